@@ -1,0 +1,14 @@
+"""The one error type that users see: what was wrong, where, and what to do next."""
+
+
+class LabError(Exception):
+    """A problem that the user can act on.
+
+    The message says what was wrong and where; ``hint`` says what to do next. The command
+    line prints both without a traceback, a notebook shows them as the last line of the cell.
+    """
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(f"{message}\n  → {hint}" if hint else message)
+        self.message = message
+        self.hint = hint
