@@ -1,0 +1,7 @@
+"""Running artifacts: tokenizer, decoder and embedder sessions, sampling, text generation."""
+
+from llmkg_lab.errors import LabError
+
+
+class InferenceError(LabError):
+    """An artifact cannot be run as asked: a bad option, too long a prompt, a broken file."""
