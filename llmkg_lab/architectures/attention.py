@@ -1,0 +1,84 @@
+"""Attention over a KV cache: the inputs and outputs that every decoder's graph shares."""
+
+import numpy as np
+from onnx import TensorProto
+
+from llmkg_lab.layers import Layers
+from llmkg_lab.store import Matrix
+
+
+class CachedAttention:
+    """The cache's side of a decoder: declares its inputs, attends, declares its outputs.
+
+    GroupQueryAttention rotates queries and keys, appends to the cache and attends, in one
+    operator. It counts a sequence's tokens from the left, so padding stands at the right. A
+    past that is longer than the tokens in it may be bound as the present too: the operator
+    then appends in place, and decoding copies nothing.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        heads: int,
+        head_dim: int,
+        inverse_frequencies: np.ndarray,
+        positions: int,
+    ):
+        self.layers = layers
+        self.heads = heads
+        self.head_dim = head_dim
+        graph = layers.graph
+        self.input_ids = graph.input("input_ids", np.int64, ["batch_size", "sequence_length"])
+        mask = graph.input("attention_mask", np.int64, ["batch_size", "total_sequence_length"])
+        with graph.scope("lengths"):
+            self._lengths(mask)
+        with graph.scope("rotary"):
+            self._rotary(inverse_frequencies, positions)
+
+    def attend(self, layer: int, qkv: str, kv_heads: int) -> str:
+        """qkv (batch, sequence, (heads + 2 kv_heads) head_dim) -> (…, heads head_dim)."""
+        graph, shape = self.layers.graph, ["batch_size", kv_heads]
+        past, present = [], []
+        for part in ("key", "value"):
+            name = f"{layer}.{part}"
+            past_shape = [*shape, "past_sequence_length", self.head_dim]
+            past.append(graph.input(f"past_key_values.{name}", np.float32, past_shape))
+            present.append(f"present.{name}")
+            present_shape = [*shape, "total_sequence_length", self.head_dim]
+            graph.output(present[-1], np.float32, present_shape)
+        inputs = [qkv, "", "", *past, self._last, self._total, self._cos, self._sin]
+        return graph.op_many(
+            "GroupQueryAttention",
+            *inputs,
+            outputs=["", *present],
+            num_heads=self.heads,
+            kv_num_heads=kv_heads,
+            scale=self.head_dim**-0.5,
+            do_rotary=1,
+        )[0]
+
+    def logits(self, x: str, head: Matrix) -> None:
+        """The graph's main output: x (batch, sequence, hidden) -> (batch, sequence, vocab)."""
+        self.layers.product(x, head, output="logits")
+        shape = ["batch_size", "sequence_length", head.rows]
+        self.layers.graph.output("logits", np.float32, shape)
+
+    def _lengths(self, mask: str) -> None:
+        graph, constant = self.layers.graph, self.layers.constant
+        one, axis = constant(np.array([1]), "one"), constant(np.array([1]), "axis")
+        count = graph.op("ReduceSum", mask, axis, keepdims=0)  # tokens a sequence: (batch,)
+        last = graph.op("Sub", count, one)
+        self._last = graph.op("Cast", last, to=TensorProto.INT32)
+        total = graph.op("Gather", graph.op("Shape", mask), constant(np.array(1), "mask_axis"))
+        self._total = graph.op("Cast", total, to=TensorProto.INT32)
+
+    def _rotary(self, inverse_frequencies: np.ndarray, positions: int) -> None:
+        # Angles (positions, head_dim / 2), folded to constants when the graph is loaded: two
+        # tables of 1 MB each for 8,192 positions that the file need not carry.
+        graph, constant = self.layers.graph, self.layers.constant
+        span = [constant(np.array(value), f"position_{value}") for value in (0, positions, 1)]
+        position = graph.op("Cast", graph.op("Range", *span), to=TensorProto.FLOAT)
+        axis = constant(np.array([1]), "rotary_axis")
+        frequencies = constant(inverse_frequencies, "inverse_frequencies")
+        angles = graph.op("Mul", graph.op("Unsqueeze", position, axis), frequencies)
+        self._cos, self._sin = graph.op("Cos", angles), graph.op("Sin", angles)

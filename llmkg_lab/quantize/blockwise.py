@@ -1,0 +1,89 @@
+"""Block-wise quantized matrices and the plainest way to make one: round to nearest.
+
+A row of a matrix (rows, columns) is cut into blocks; a block's values are
+``scale * (code - zero_point)`` with one float32 scale and one integer zero point a block.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llmkg_lab.quantize.packing import pack, unpack
+from llmkg_lab.quantize.scheme import Layout
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Some rows of a matrix, quantized and packed.
+
+    codes: uint8 (rows, blocks, block_size * bits / 8); scales: float32 (rows, blocks);
+    zero_points: uint8 (rows, ceil(blocks * bits / 8)), packed, or None where the layout is
+    symmetric and the zero point is the middle code.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    zero_points: np.ndarray | None
+    layout: Layout
+    columns: int
+    squared_error: float  # sum over the rows of (weight - dequantized)²
+
+    def dequantize(self) -> np.ndarray:
+        """The values that the runtime computes with: float32 (rows, columns)."""
+        bits, blocks = self.layout.bits, self.scales.shape[1]
+        codes = unpack(self.codes, bits, self.layout.block_size).astype(np.float32)
+        if self.zero_points is None:
+            zero_points = np.full(self.scales.shape, 2 ** (bits - 1), np.float32)
+        else:
+            zero_points = unpack(self.zero_points, bits, blocks).astype(np.float32)
+        values = (codes - zero_points[..., None]) * self.scales[..., None]
+        return values.reshape(len(values), -1)[:, : self.columns]
+
+
+def round_to_nearest(weight: np.ndarray, layout: Layout) -> Quantized:
+    """Quantize float32 (rows, columns) by its blocks' ranges, each value to the nearest code."""
+    rows, columns = weight.shape
+    blocks = _blocks(weight, layout)  # (rows, blocks, block_size)
+    scales, zero_points = _range_grid(blocks, layout)  # (rows, blocks)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(np.abs(scales) < 1e-37, 0, 1 / scales)
+    exact = blocks * inverse[..., None]  # in units of the scale, zero at zero
+    codes = np.rint(exact)
+    codes += zero_points[..., None]
+    np.clip(codes, 0, 2**layout.bits - 1, out=codes)
+    exact -= codes
+    exact += zero_points[..., None]  # now the error, in units of the scale
+    block_errors = np.einsum("rbi,rbi->rb", exact, exact)
+    squared_error = float(np.dot(block_errors.ravel(), np.square(scales).ravel()))
+    return Quantized(
+        codes=pack(codes.astype(np.uint8), layout.bits),
+        scales=scales,
+        zero_points=None if layout.symmetric else pack(zero_points.astype(np.uint8), layout.bits),
+        layout=layout,
+        columns=columns,
+        squared_error=squared_error,
+    )
+
+
+def _blocks(weight: np.ndarray, layout: Layout) -> np.ndarray:
+    rows, columns = weight.shape
+    if ragged := -columns % layout.block_size:  # zeros change no block's range: it holds zero
+        weight = np.pad(weight, ((0, 0), (0, ragged)))
+    return weight.reshape(rows, layout.blocks(columns), layout.block_size)
+
+
+def _range_grid(blocks: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """Scales float32 (rows, blocks) and zero points (the same shape, whole numbers)."""
+    low, high = blocks.min(-1), blocks.max(-1)
+    half = np.float32(2 ** (layout.bits - 1))
+    if layout.symmetric:
+        # The value of the largest magnitude lands on the lowest code, of which there is one
+        # more than of positive ones; so the scale takes the opposite of its sign.
+        scales = np.where(-low >= high, low, high) / -half
+        return scales, np.full_like(scales, half)
+    np.minimum(low, 0, out=low)
+    np.maximum(high, 0, out=high)
+    levels = np.float32(2**layout.bits - 1)
+    scales = high / levels - low / levels  # two quotients: their difference cannot overflow
+    zero_points = np.rint(-low / np.where(scales > 0, scales, 1))
+    return scales, zero_points

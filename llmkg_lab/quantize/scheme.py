@@ -1,0 +1,120 @@
+"""What to quantize to: a scheme is a short name that says how every tensor is stored.
+
+int4              4 bits, blocks of 32 along the input axis, zero points
+int4-b128-sym     blocks of 128, symmetric (no zero points)
+int4-e4           the embedding table (and a head that shares it) at 4 bits too
+fp16              half-precision weights, computed in float32
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from llmkg_lab.errors import LabError
+
+BITS = {"int4": 4, "int8": 8}
+FLOATS = {"fp32": 4, "fp16": 2}  # bytes an element
+BLOCK_SIZES = (32, 64, 128)
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "int4": "_q4"}
+
+
+class SchemeError(LabError):
+    """The name of a scheme that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one matrix (rows, columns) is stored: integer codes in blocks along a row."""
+
+    bits: int
+    block_size: int
+    symmetric: bool
+
+    def blocks(self, columns: int) -> int:
+        """Blocks in a row; the last one may be ragged."""
+        return -(-columns // self.block_size)
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """Bytes of codes, float32 scales and packed zero points together."""
+        blocks = self.blocks(columns)
+        zero_points = 0 if self.symmetric else -(-blocks * self.bits // 8)
+        return rows * (blocks * (self.block_size * self.bits // 8 + 4) + zero_points)
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A whole model's scheme. ``Scheme.parse(name).name == name`` for every canonical name."""
+
+    base: str  # fp32 | fp16 | int8 | int4
+    block_size: int = 32
+    symmetric: bool = False
+    table_bits: int | None = None  # None: 8 where a language model's head shares the table
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a name such as ``int4-b64-sym-e4``. Raises SchemeError on anything else."""
+        base, *options = text.strip().lower().split("-")
+        if base not in BITS and base not in FLOATS:
+            raise SchemeError(
+                f"unknown scheme {text!r}", f"start with one of {', '.join([*FLOATS, *BITS])}"
+            )
+        if options and base in FLOATS:
+            raise SchemeError(f"scheme {text!r}: {base} takes no options")
+        fields = {}
+        for option in options:
+            key, value = cls._option(text, option)
+            if key in fields:
+                raise SchemeError(f"scheme {text!r} says {key} twice")
+            fields[key] = value
+        return cls(base, **fields)
+
+    @staticmethod
+    def _option(text: str, option: str) -> tuple[str, int | bool]:
+        if option == "sym":
+            return "symmetric", True
+        if match := re.fullmatch(r"b(\d+)", option):
+            if int(match[1]) in BLOCK_SIZES:
+                return "block_size", int(match[1])
+            raise SchemeError(
+                f"scheme {text!r}: block size {match[1]}", f"choose one of {BLOCK_SIZES}"
+            )
+        if option in ("e4", "e8"):
+            return "table_bits", int(option[1:])
+        raise SchemeError(
+            f"scheme {text!r}: unknown option {option!r}",
+            "options are b32, b64, b128 (block size), sym (no zero points), e4, e8 (table bits)",
+        )
+
+    @property
+    def name(self) -> str:
+        """The canonical name: the base, then what differs from its defaults."""
+        parts = [self.base]
+        if self.block_size != 32:
+            parts.append(f"b{self.block_size}")
+        if self.symmetric:
+            parts.append("sym")
+        if self.table_bits is not None:
+            parts.append(f"e{self.table_bits}")
+        return "-".join(parts)
+
+    @property
+    def suffix(self) -> str:
+        """The file name suffix by which Transformers.js finds the graph (its ``dtype``)."""
+        return SUFFIXES[self.base]
+
+    def linear(self) -> Layout | None:
+        """The layout of a weight matrix, or None where it stays floating point."""
+        if self.base in FLOATS:
+            return None
+        return Layout(BITS[self.base], self.block_size, self.symmetric)
+
+    def table(self, *, is_head: bool) -> Layout | None:
+        """The layout of an embedding table or an LM head.
+
+        A head's errors go straight into the logits, so by default it keeps 8 bits; the table
+        of an encoder has no such reader and follows the matrices.
+        """
+        if self.base in FLOATS:
+            return None
+        bits = self.table_bits or (8 if is_head else BITS[self.base])
+        return Layout(bits, self.block_size, self.symmetric)
