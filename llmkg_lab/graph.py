@@ -46,7 +46,7 @@ ELEMENT_TYPES = {
 class DataFile:
     """A file of tensors' bytes, written front to back and hashed on the way."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
         self._file = path.open("wb")
@@ -76,7 +76,7 @@ class DataFile:
 class Graph:
     """Nodes and tensors of one ONNX model; values are known by their names (str)."""
 
-    def __init__(self, name: str, data: DataFile):
+    def __init__(self, name: str, data: DataFile) -> None:
         self.name = name
         self.data = data
         self._scope: list[str] = []

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.graph import Graph
 from llmkg_lab.quantize import Layout
 from llmkg_lab.quantize.blockwise import Quantized, round_to_nearest
@@ -91,7 +91,7 @@ class Stream:
         float_type: type[np.floating],
         progress: Progress,
         total: int,
-    ):
+    ) -> None:
         self.uses: list[Use] = []
         self._checkpoint = checkpoint
         self._graph = graph
@@ -109,6 +109,8 @@ class Stream:
         else:
             stored = self._store_codes(parts, rows, columns, layout, use)
         use.nbytes = self._graph.data.size - start
+        if not np.isfinite(use.energy):
+            raise CheckpointError(f"{self._checkpoint.path}: {use.name} overflows when squared")
         self.uses.append(use)
         return stored
 

@@ -42,7 +42,7 @@ class Quantized:
 
 def round_to_nearest(weight: np.ndarray, layout: Layout) -> Quantized:
     """Quantize float32 (rows, columns) by its blocks' ranges, each value to the nearest code."""
-    rows, columns = weight.shape
+    columns = weight.shape[1]
     blocks = _blocks(weight, layout)  # (rows, blocks, block_size)
     scales, zero_points = _range_grid(blocks, layout)  # (rows, blocks)
     with np.errstate(divide="ignore", over="ignore"):
@@ -54,7 +54,7 @@ def round_to_nearest(weight: np.ndarray, layout: Layout) -> Quantized:
     exact -= codes
     exact += zero_points[..., None]  # now the error, in units of the scale
     block_errors = np.einsum("rbi,rbi->rb", exact, exact)
-    squared_error = float(np.dot(block_errors.ravel(), np.square(scales).ravel()))
+    squared_error = float(np.dot(block_errors.ravel(), np.square(scales.ravel(), dtype=np.float64)))
     return Quantized(
         codes=pack(codes.astype(np.uint8), layout.bits),
         scales=scales,
