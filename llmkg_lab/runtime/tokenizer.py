@@ -143,17 +143,19 @@ class DetokenizeStream:
     """Tokens to text, one at a time, never half a character and never a space too many.
 
     The pieces, with ``flush()``, are what ``decode(prompt + tokens)`` has beyond the prompt's
-    text. A new token is decoded behind the tokens of the last piece, because its text depends
-    on them: SentencePiece drops the space before a first word. `tokenizers.DecodeStream`
-    works alike, but shows the prompt again where that ends within a character, and never
-    gives out the last text of a stream that does.
+    whole characters. A new token is decoded behind the tokens of the last piece, because its
+    text depends on them: SentencePiece drops the space before a first word.
+    `tokenizers.DecodeStream` works alike, but shows the prompt again where that ends within a
+    character, and never gives out the last text of a stream that does.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._tokens = list(prompt)
-        self._pending = 0  # tokens since the last piece
-        self._shown = tokenizer.decode(self._tokens).rstrip(REPLACEMENT)
+        text = tokenizer.decode(self._tokens)
+        self._shown = text.rstrip(REPLACEMENT)
+        # tokens since the last whole character
+        self._pending = 0 if self._shown == text else len(self._tokens)
 
     def push(self, token: int) -> str:
         """Take the next token; return the text that it completes, often one word, or ""."""
@@ -170,6 +172,4 @@ class DetokenizeStream:
 
     def flush(self) -> str:
         """The stream ended: the text held back, an incomplete character as U+FFFD."""
-        if not self._pending:
-            return ""
         return self._tokenizer.decode(self._tokens)[len(self._shown) :]
