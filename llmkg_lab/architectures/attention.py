@@ -23,7 +23,7 @@ class CachedAttention:
         head_dim: int,
         inverse_frequencies: np.ndarray,
         positions: int,
-    ):
+    ) -> None:
         self.layers = layers
         self.heads = heads
         self.head_dim = head_dim

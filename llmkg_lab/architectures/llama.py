@@ -11,7 +11,7 @@ from typing import Self
 import numpy as np
 
 from llmkg_lab.architectures.attention import CachedAttention
-from llmkg_lab.architectures.base import integer, require
+from llmkg_lab.architectures.base import UnsupportedError, integer, require
 from llmkg_lab.architectures.rope import inverse_frequencies
 from llmkg_lab.layers import Layers
 
@@ -42,6 +42,8 @@ class Config:
         hidden = integer(config, "hidden_size")
         heads = integer(config, "num_attention_heads")
         head_dim = integer(config, "head_dim") if config.get("head_dim") else hidden // heads
+        if head_dim % 16:
+            raise UnsupportedError(f"head_dim is {head_dim}", "GroupQueryAttention computes multiples of 16")
         return cls(
             vocab=integer(config, "vocab_size"),
             hidden=hidden,
