@@ -1,5 +1,6 @@
 """Artifacts on plain ONNX Runtime: a decoder with an in-place KV cache, and an embedder."""
 
+import mmap
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -64,7 +65,12 @@ class Decoder:
         self.artifact = artifact
         self.session = open_session(artifact.model_path, threads)
         self.max_length = max_length or context
-        self.vocab = self.session.get_outputs()[0].shape[-1]
+        self.vocab = _output_size(self.session, "logits")
+        if not self._past_shapes():
+            raise InferenceError(
+                f"{artifact.folder} is a {artifact.task} model: it generates no text",
+                "open it with Embedder, or give a text-generation artifact",
+            )
         self.length = 0  # tokens in the cache
         self._allocate()
 
@@ -160,8 +166,7 @@ class Decoder:
         self._cache = []  # owns the memory whose pointers are bound
         self._bound = 0  # tokens that input_ids and logits are bound for
         for name, (_, heads, _, head_dim) in self._past_shapes().items():
-            # empty, not zeros: pages that no token fills are never taken from the system
-            buffer = np.empty((1, heads, self.max_length, head_dim), np.float32)
+            buffer = _reserve((1, heads, self.max_length, head_dim))
             self._cache.append(buffer)
             present = name.replace("past_key_values", "present")
             self._bind_input(name, buffer, buffer.shape)
@@ -206,13 +211,12 @@ class Embedder:
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         self.artifact = artifact
         self.session = open_session(artifact.model_path, threads)
-        outputs = {output.name: output.shape for output in self.session.get_outputs()}
-        if "sentence_embedding" not in outputs:
+        self.hidden = _output_size(self.session, "sentence_embedding")
+        if self.hidden is None:
             raise InferenceError(
                 f"{artifact.folder} is a {artifact.task} model: it gives no sentence embeddings",
                 "convert the checkpoint with task='sentence-embedding'",
             )
-        self.hidden = outputs["sentence_embedding"][-1]
         self.tokenizer = Tokenizer.from_folder(artifact.folder)
         pooling = artifact.manifest["pooling"] or {}
         self.max_length = pooling.get("max_length") or context_length(artifact.config)
@@ -235,3 +239,19 @@ class Embedder:
 def context_length(config: dict) -> int:
     """The positions that config.json gives the model; OpenELM has a name of its own for them."""
     return config.get("max_position_embeddings") or config["max_context_length"]
+
+
+def _reserve(shape: Sequence[int]) -> np.ndarray:
+    """A float32 array of zeros, whose pages are taken from the system when they are written.
+
+    Not by numpy, which asks for huge pages: each head's first token would take 2 MB.
+    """
+    memory = mmap.mmap(-1, int(np.prod(shape)) * 4)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.float32).reshape(shape)
+
+
+def _output_size(session: onnxruntime.InferenceSession, name: str) -> int | None:
+    """The last dimension of an output, None where the graph has no such output."""
+    return next((out.shape[-1] for out in session.get_outputs() if out.name == name), None)
