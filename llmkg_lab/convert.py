@@ -7,17 +7,18 @@ time over a ``Stream``, which moves the weights.
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from llmkg_lab import __version__
 from llmkg_lab.architectures import Architecture, architecture_of, is_unused, task_of
-from llmkg_lab.artifact import Artifact, publishing, write_manifest
+from llmkg_lab.artifact import Artifact, ArtifactError, publishing, write_manifest
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.graph import DataFile, Graph
 from llmkg_lab.layers import ACCURACY_LEVEL, Layers
@@ -71,6 +72,45 @@ def convert(
         }
         manifest = write_manifest(staging, manifest, {f"{name}_data": data.sha256()})
     return Artifact(Path(out), manifest)
+
+
+def convert_all(
+    checkpoint: Checkpoint, schemes: Sequence[str], folder: Path, *, source: dict
+) -> dict[str, Artifact]:
+    """One artifact a scheme in ``folder``/<scheme>, with a text progress bar for each.
+
+    An artifact that is there already, whole and made from the same weights by the same
+    version, is kept: a report that is run again starts where it was cut off.
+    """
+    artifacts = {}
+    for name in schemes:
+        scheme, out = Scheme.parse(name), Path(folder) / name
+        artifacts[name] = _existing(out, checkpoint, scheme, source)
+        if artifacts[name] is None:
+            with tqdm(desc=name, unit="B", unit_scale=True, mininterval=2, leave=False) as bar:
+                artifacts[name] = convert(
+                    checkpoint, scheme, out, source=source, force=True, progress=_into(bar)
+                )
+    return artifacts
+
+
+def _into(bar: tqdm) -> Progress:
+    def progress(done: int, total: int, name: str) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    return progress
+
+
+def _existing(out: Path, checkpoint: Checkpoint, scheme: Scheme, source: dict) -> Artifact | None:
+    try:
+        artifact = Artifact.open(out)
+    except ArtifactError:
+        return None
+    manifest = artifact.manifest
+    wanted = {**source, "fingerprint": checkpoint.fingerprint()}
+    same = manifest["source"] == wanted and manifest["scheme"]["name"] == scheme.name
+    return artifact if same and manifest["versions"] == _versions() else None
 
 
 def _plan(architecture: Architecture, checkpoint: Checkpoint, scheme: Scheme, task: str) -> Plan:
