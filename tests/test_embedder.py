@@ -1,0 +1,68 @@
+"""Sentence embeddings against transformers, pooled and normalized as sentence-transformers does."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.convert import convert
+from llmkg_lab.quantize import Scheme
+from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.ort import Embedder
+
+TEXTS = [
+    "A man is eating food.",
+    "",
+    "The girl is carrying a baby, and the baby is sleeping in the sun.",
+    "A cheetah runs. " * 60,  # 241 tokens, more than its tokenizer.json allows by itself
+    "Café",
+]
+
+
+@pytest.fixture(scope="module")
+def embedder(make_artifact):
+    return Embedder(make_artifact("minilm", "fp32"))
+
+
+def reference(folder, texts: list[str], max_length: int) -> np.ndarray:
+    """Mean of the token states under the mask, then unit length: (texts, 384)."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+    inputs = tokenizer(
+        texts, padding=True, truncation=True, max_length=max_length, return_tensors="pt"
+    )
+    with torch.no_grad():
+        states = model.eval()(**inputs).last_hidden_state
+    mask = inputs["attention_mask"].unsqueeze(-1)
+    means = (states * mask).sum(1) / mask.sum(1)
+    return torch.nn.functional.normalize(means).numpy()
+
+
+def test_embeddings_are_those_of_pytorch(embedder, minilm_folder):
+    ours = embedder.embed(TEXTS)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(
+        ours, reference(minilm_folder, TEXTS, embedder.max_length), rtol=0, atol=1e-5
+    )
+
+
+def test_a_text_s_embedding_does_not_depend_on_its_batch(embedder):
+    together = embedder.embed(TEXTS)
+    for batch_size in (1, 2):
+        np.testing.assert_allclose(embedder.embed(TEXTS, batch_size), together, atol=1e-6)
+    np.testing.assert_allclose(embedder.embed(TEXTS[::-1])[::-1], together, atol=1e-6)
+    assert embedder.embed([]).shape == (0, 384)
+
+
+def test_what_is_beyond_the_maximal_length_is_cut_off(embedder):
+    long = "word " * embedder.max_length
+    np.testing.assert_allclose(*embedder.embed([long, long + "and more"]), atol=1e-6)
+
+
+def test_an_encoder_without_pooling_gives_no_embeddings(minilm_folder, tmp_path):
+    checkpoint = open_checkpoint(minilm_folder)
+    artifact = convert(
+        checkpoint, Scheme.parse("int4"), tmp_path / "plain", task="feature-extraction"
+    )
+    with pytest.raises(InferenceError, match="feature-extraction"):
+        Embedder(artifact)
