@@ -1,0 +1,128 @@
+"""What every form of checkpoint has in common."""
+
+import difflib
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import ClassVar
+
+import numpy as np
+
+from llmkg_lab.errors import LabError
+
+
+class CheckpointError(LabError):
+    """A checkpoint that cannot be read, or that holds no numbers."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as it is stored: dtype is the format's own name (F32, BF16, Q4_1 …)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    nbytes: int
+
+
+class Checkpoint(ABC):
+    """An opened checkpoint. ``tensors`` by Hugging Face name; ``config`` as in config.json."""
+
+    format: ClassVar[str]
+
+    def __init__(
+        self,
+        path: Path,
+        config: dict,
+        tensors: Mapping[str, TensorInfo],
+        weight_files: Sequence[Path],
+    ) -> None:
+        self.path = path
+        self.config = config
+        self.tensors = dict(tensors)
+        self._weight_files = weight_files
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """A tensor, or a slice of its rows, as float32 in C order.
+
+        Raises CheckpointError on an unknown name and on values that are not finite.
+        """
+        if name not in self.tensors:
+            near = ", ".join(difflib.get_close_matches(name, self.tensors, n=3))
+            raise CheckpointError(f"{self.path} has no tensor {name}", near and f"it has {near}")
+        values = self._read(self.tensors[name], rows)
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"{self.path}: {name} holds NaN or infinite values",
+                "the weights are damaged, or overflowed when they were saved: fetch them again",
+            )
+        return values
+
+    @abstractmethod
+    def _read(self, info: TensorInfo, rows: slice | None) -> np.ndarray:
+        """The same, unchecked."""
+
+    @abstractmethod
+    def sidecars(self) -> dict[str, bytes]:
+        """Files by name that go beside the graph: the tokenizer's and the generation config."""
+
+    @property
+    def pooling(self) -> dict | None:
+        """How a sentence embedder pools: mode (mean, cls, …), normalize, max_length."""
+        return None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weight files: of the one file, or of all files' names and hashes."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        hashes = [_sha256(path) for path in self._weight_files]
+        if len(hashes) == 1:
+            return hashes[0]
+        lines = [f"{digest}  {path.name}" for digest, path in zip(hashes, self._weight_files)]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object from a file. Raises CheckpointError with the file's name."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}", "fetch it again") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def shard_files(index: Path) -> list[Path]:
+    """The shards that an index names, each checked to be a file beside the index."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index} has no weight_map")
+    files = []
+    for name in sorted({str(name) for name in weight_map.values()}):
+        if PurePath(name).name != name:  # a hostile index may point anywhere
+            raise CheckpointError(f"{index} names {name!r}, which is no file beside it")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index.parent} lacks the shard {name}", "fetch it again")
+        files.append(index.parent / name)
+    return files
+
+
+def canonical(name: str) -> str:
+    """Today's name of a tensor: checkpoints of 2018 call a norm's parts gamma and beta."""
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+        "LayerNorm.beta", "LayerNorm.bias"
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
