@@ -161,3 +161,13 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(InferenceError, match=tmp_path.name):
         Tokenizer.from_folder(tmp_path)
+
+
+def test_a_template_may_stand_among_others_or_in_a_file_of_its_own(minilm_folder, tmp_path):
+    messages = [{"role": "user", "content": "hi"}]
+    expected = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    named = [{"name": "tools", "template": "?"}, {"name": "default", "template": CHATML}]
+    assert Tokenizer(byte_level(), {"chat_template": named}).chat(messages) == expected
+    (tmp_path / "tokenizer.json").write_bytes((minilm_folder / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text(CHATML)
+    assert Tokenizer.from_folder(tmp_path).chat(messages) == expected

@@ -85,7 +85,7 @@ class Decoder:
         a token outside the vocabulary, or more tokens than the cache has room for.
         """
         ids = np.asarray(ids, np.int64)
-        self._check(ids)
+        self._check(ids, self.length + len(ids), self.max_length)
         for start in range(0, len(ids), PREFILL_CHUNK):
             logits = self._run(ids[start : start + PREFILL_CHUNK])
         return logits
@@ -108,7 +108,7 @@ class Decoder:
         InferenceError, as do a prompt that is empty or too long.
         """
         self.reset()
-        self._check(np.asarray(prompt_ids, np.int64))
+        self._check(np.asarray(prompt_ids, np.int64), len(prompt_ids), self.max_length)
         return self._generate(list(prompt_ids), max_tokens, sampler or Sampler(), stop_ids)
 
     def logits(self, input_ids: np.ndarray, lengths: Sequence[int] | None = None) -> np.ndarray:
@@ -120,9 +120,8 @@ class Decoder:
         """
         input_ids = np.asarray(input_ids, np.int64)
         batch, sequence = input_ids.shape
+        self._check(input_ids, sequence, context_length(self.artifact.config))
         lengths = np.full(batch, sequence) if lengths is None else np.asarray(lengths)
-        if sequence > context_length(self.artifact.config):
-            raise InferenceError(f"{sequence} tokens are more than the model has positions")
         feeds = {
             "input_ids": input_ids,
             "attention_mask": (np.arange(sequence) < lengths[:, None]).astype(np.int64),
@@ -164,7 +163,6 @@ class Decoder:
         self._mask = np.ones(self.max_length, np.int64)  # its prefixes are the masks of any length
         self._logits = np.empty((chunk, self.vocab), np.float32)
         self._cache = []  # owns the memory whose pointers are bound
-        self._bound = 0  # tokens that input_ids and logits are bound for
         for name, (_, heads, _, head_dim) in self._past_shapes().items():
             buffer = _reserve((1, heads, self.max_length, head_dim))
             self._cache.append(buffer)
@@ -175,11 +173,9 @@ class Decoder:
     def _run(self, ids: np.ndarray) -> np.ndarray:
         count = len(ids)
         self._ids[:count] = ids
-        if count != self._bound:
-            self._bind_input("input_ids", self._ids, (1, count))
-            self._bind_output("logits", self._logits, (1, count, self.vocab))
-            self._bound = count
+        self._bind_input("input_ids", self._ids, (1, count))
         self._bind_input("attention_mask", self._mask, (1, self.length + count))
+        self._bind_output("logits", self._logits, (1, count, self.vocab))
         self.session.run_with_iobinding(self._binding)
         self.length += count  # only now: an interrupted run leaves the cache as it was
         return self._logits[count - 1]
@@ -190,18 +186,18 @@ class Decoder:
     def _bind_output(self, name: str, array: np.ndarray, shape: Sequence[int]) -> None:
         self._binding.bind_output(name, "cpu", 0, array.dtype, shape, array.ctypes.data)
 
-    def _check(self, ids: np.ndarray) -> None:
-        if len(ids) == 0:
+    def _check(self, ids: np.ndarray, total: int, room: int) -> None:
+        if ids.size == 0:
             raise InferenceError("there are no tokens to run", "give a prompt of one token or more")
         if ids.min() < 0 or ids.max() >= self.vocab:
             raise InferenceError(
                 f"a token id is outside the vocabulary of {self.vocab}: {ids.min()} to {ids.max()}",
                 "encode the text with the artifact's own tokenizer",
             )
-        if self.length + len(ids) > self.max_length:
+        if total > room:
             raise InferenceError(
-                f"{self.length + len(ids)} tokens do not fit the {self.max_length} of the cache",
-                "shorten the prompt, or open the Decoder with a larger max_length",
+                f"{total} tokens do not fit the {room} positions",
+                "shorten the prompt; the room is the model's context, or the Decoder's max_length",
             )
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -84,41 +83,38 @@ class Tokenizer:
 
         Raises InferenceError where there is no template or it refuses the messages.
         """
-        from jinja2 import TemplateError  # only chats need it
+        # A template is a stranger's program: transformers' sandbox keeps it in. Imported here
+        # because it takes half a second that plain prompts need not wait.
+        from jinja2 import TemplateError
+        from transformers.utils.chat_template_utils import render_jinja_template
 
+        template = self._chat_template()
+        special = {name: self._special(name) for name in self.config if name.endswith("_token")}
         try:
-            return self._chat_template().render(
-                messages=list(messages),
+            rendered, _ = render_jinja_template(
+                [list(messages)],
+                chat_template=template,
                 add_generation_prompt=add_generation_prompt,
-                **{name: self._special(name) for name in self.config if name.endswith("_token")},
+                **special,
             )
-        except (TemplateError, TypeError) as error:
+        except (TemplateError, TypeError, ValueError) as error:
             raise InferenceError(
                 f"the chat template refuses these messages: {error}",
                 "give messages with a role (system, user, assistant, in turns) and a content",
             ) from error
+        return rendered[0]
 
-    def _chat_template(self):  # noqa: ANN202 - jinja2.Template, imported late
-        """The compiled template, in the environment that transformers gives to templates."""
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        source = self.config.get("chat_template")
-        if isinstance(source, list):  # several by name
-            source = {entry["name"]: entry["template"] for entry in source}.get("default")
-        if not source:
+    def _chat_template(self) -> str:
+        template = self.config.get("chat_template")
+        if isinstance(template, list):  # several by name
+            named = {entry["name"]: entry["template"] for entry in template}
+            template = named.get("default")
+        if not template:
             raise InferenceError(
                 "this model has no chat template: it continues text and was not taught to chat",
                 "give the prompt as text, or use the -Instruct or -Chat variant",
             )
-        environment = ImmutableSandboxedEnvironment(  # a template is a stranger's program
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = lambda value, **options: json.dumps(
-            value, ensure_ascii=False, **options
-        )
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        return environment.from_string(source)
+        return template
 
     def token_id(self, token: str) -> int | None:
         """The id of a token given as it stands in the vocabulary, None where there is none."""
@@ -131,12 +127,6 @@ class Tokenizer:
     def _token_id(self, name: str) -> int | None:
         token = self._special(name)
         return None if token is None else self.token_id(token)
-
-
-def _raise_exception(message: str) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
 
 
 class DetokenizeStream:
