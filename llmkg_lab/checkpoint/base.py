@@ -84,7 +84,10 @@ class Checkpoint(ABC):
         hashes = [_sha256(path) for path in self._weight_files]
         if len(hashes) == 1:
             return hashes[0]
-        lines = [f"{digest}  {path.name}" for digest, path in zip(hashes, self._weight_files)]
+        lines = [
+            f"{digest}  {path.name}"
+            for digest, path in zip(hashes, self._weight_files, strict=True)
+        ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
