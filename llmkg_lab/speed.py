@@ -105,7 +105,7 @@ def summarize(samples: list[float]) -> Measurement:
 
 
 def weight_bytes_per_token(artifact: Artifact) -> int:
-    """Bytes of weights that one decode step reads.
+    """Bytes of weights, as the file stores them, that one decode step reads.
 
     All but an embedding table that is not the LM head's too: of that, one row is read.
     """
@@ -184,8 +184,8 @@ def _embedder_samples(artifact: Artifact, work: Workload) -> Samples:
     start = time.perf_counter()
     embedder = Embedder(artifact, work.threads)
     load = time.perf_counter() - start
-    special = len(embedder.tokenizer.encode(""))
-    text = " ".join(["the"] * (work.text_tokens - special))
+    embedder.max_length = work.text_tokens  # cuts the text to exactly so many
+    text = "the " * work.text_tokens
     batch = [text] * work.batch_size
     embedder.embed(batch)  # warms up
     singles = _timed(lambda: embedder.embed([text]), work.embeddings)
