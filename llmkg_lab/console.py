@@ -1,0 +1,108 @@
+"""What the command line shows: errors, tables, progress bars. JSON goes to stdout alone."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from llmkg_lab.errors import LabError
+
+if TYPE_CHECKING:
+    from llmkg_lab.artifact import Artifact
+    from llmkg_lab.store import Progress as ProgressCallback
+
+out = Console()
+err = Console(stderr=True)  # progress and errors: stdout stays clean for a program
+STYLES = {
+    "pass": "green",
+    "done": "green",
+    "below target": "yellow",
+    "fail": "bold red",
+    "failed": "bold red",
+    "running": "cyan",
+}
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def print_error(error: LabError) -> None:
+    """The message and, below it, what to do next."""
+    err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
+    if error.hint:
+        err.print(Text.assemble(("  → ", "cyan"), error.hint), soft_wrap=True)
+
+
+def state(word: str) -> Text:
+    """A state or verdict in its colour."""
+    return Text(word, style=STYLES.get(word, ""))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
+    """A plain table; columns in which every cell begins with a digit align right."""
+    grid = Table(box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        numeric = rows and all(str(row[i])[:1].isdigit() or not str(row[i]) for row in rows)
+        grid.add_column(column, justify="right" if numeric else "left", header_style="dim")
+    for row in rows:
+        grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return grid
+
+
+@contextmanager
+def conversion_bar(name: str) -> Iterator["ProgressCallback"]:
+    """A progress callback for ``convert`` that draws bytes, rate and time left on a terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task(name, total=None)
+
+        def update(done: int, total: int, tensor: str) -> None:
+            progress.update(task, completed=done, total=total)
+
+        yield update
+
+
+def print_conversion(artifact: "Artifact", nbytes_read: int, seconds: float) -> None:
+    """The artifact's totals, then size and rounding error by group of tensors."""
+    scheme = artifact.manifest["scheme"]["name"]
+    out.print(
+        f"[bold]{scheme}[/]: {artifact.nbytes / 1e6:.1f} MB, {artifact.bits_per_weight:.2f} bits a "
+        f"weight, in {seconds:.1f} s ({nbytes_read / 1e6 / seconds:,.0f} MB/s) → ",
+        Text(str(artifact.folder)),
+        sep="",
+        soft_wrap=True,
+        highlight=False,
+    )
+    rows = [
+        (
+            group["name"],
+            str(group["tensors"]),
+            f"{group['bytes'] / 1e6:.1f}",
+            f"{group['bits_per_weight']:.2f}",
+            f"{group['rms_error']:.2%}",
+        )
+        for group in artifact.manifest["groups"]
+    ]
+    out.print(table(("group", "tensors", "MB", "bits a weight", "RMS error"), rows), "")
