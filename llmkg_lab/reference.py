@@ -1,0 +1,242 @@
+"""What the original model computes: transformers in float32, on the checkpoint as it was read.
+
+The model is filled from our own ``Checkpoint``, tensor by tensor, so that safetensors, pickles
+and GGUF go one way, and the reference and the graph see the same weights. Code that comes with
+a checkpoint is never run. Outputs are cached by content; where the cache has them, neither
+torch nor transformers is imported.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tokenizers
+
+from llmkg_lab import cache
+from llmkg_lab.architectures import UnsupportedError, architecture_of, is_unused
+from llmkg_lab.checkpoint import Checkpoint, CheckpointError
+
+if TYPE_CHECKING:
+    import transformers
+
+BATCH = 32  # texts that an embedder sees at once
+DEFAULT_POOLING = {"mode": "mean", "normalize": True}
+
+Progress = Callable[[int, int, str], None]  # done, total, what
+
+
+@dataclass
+class DecoderReference:
+    """Reference outputs of a decoder.
+
+    Kept are the hidden states behind the last norm: with a vocabulary of 49 k they take a
+    hundredth of the logits' room, and one matrix product gives the logits again.
+    """
+
+    checkpoint: Checkpoint
+    windows: np.ndarray  # (windows, tokens) int64
+    prompts: list[list[int]]
+    hidden: np.ndarray  # (windows, tokens, hidden) float32
+    continuations: list[list[int]]  # of the prompts, greedy; the end of text stops none
+
+    def logits(self, i: int) -> np.ndarray:
+        """The logits at each position of window ``i``, (tokens, vocab) float32."""
+        return self.hidden[i] @ self._head.T
+
+    @cached_property
+    def _head(self) -> np.ndarray:
+        """The output projection, (vocab, hidden) float32."""
+        tied = self.checkpoint.config.get("tie_word_embeddings", False)
+        return self.checkpoint.read("model.embed_tokens.weight" if tied else "lm_head.weight")
+
+
+@dataclass(frozen=True)
+class EmbedderReference:
+    """Reference embeddings of texts."""
+
+    texts: list[str]
+    embeddings: np.ndarray  # (texts, hidden) float32, pooled and normalized as the model says
+
+
+def decoder_reference(
+    checkpoint: Checkpoint,
+    windows: np.ndarray,
+    prompts: Sequence[Sequence[int]],
+    continuation: int,
+    progress: Progress = lambda done, total, what: None,
+) -> DecoderReference:
+    """Run a decoder over ``windows`` (n, tokens) int64 and continue ``prompts`` (token ids).
+
+    continuation: tokens of each greedy continuation.
+    Raises CheckpointError or UnsupportedError where the weights do not fill the model.
+    """
+    prompts = [list(map(int, prompt)) for prompt in prompts]
+
+    def compute() -> cache.Arrays:
+        model = load_model(checkpoint)
+        total = len(windows) + len(prompts)
+        hidden, continued = [], []
+        for i, window in enumerate(windows):
+            progress(i, total, "reference logits")
+            hidden.append(_hidden(model, window))
+        for i, prompt in enumerate(prompts, len(windows)):
+            progress(i, total, "reference continuations")
+            continued.append(_continue(model, prompt, continuation))
+        progress(total, total, "reference")
+        return {"hidden": np.stack(hidden), "continuations": np.array(continued, np.int64)}
+
+    key = {"windows": _sha256(windows), "prompts": prompts, "continuation": continuation}
+    stored = cache.arrays("reference", {**_key(checkpoint), **key}, compute)
+    continuations = stored["continuations"].tolist()
+    return DecoderReference(checkpoint, windows, prompts, stored["hidden"], continuations)
+
+
+def embedder_reference(
+    checkpoint: Checkpoint,
+    texts: Sequence[str],
+    progress: Progress = lambda done, total, what: None,
+) -> EmbedderReference:
+    """Embed ``texts`` with an encoder, pooled and normalized as ``checkpoint.pooling`` says.
+
+    Raises CheckpointError or UnsupportedError where the weights do not fill the model.
+    """
+    pooling = checkpoint.pooling or DEFAULT_POOLING
+    ids = _tokenize(checkpoint, texts, pooling)
+
+    def compute() -> cache.Arrays:
+        model = load_model(checkpoint)
+        embeddings = np.empty((len(ids), model.config.hidden_size), np.float32)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding in a batch
+        for start in range(0, len(order), BATCH):
+            progress(start, len(order), "reference embeddings")
+            batch = order[start : start + BATCH]
+            embeddings[batch] = _embed(model, [ids[i] for i in batch], pooling)
+        progress(len(order), len(order), "reference")
+        return {"embeddings": embeddings}
+
+    key = {**_key(checkpoint), "ids": ids, "pooling": pooling}
+    stored = cache.arrays("reference", key, compute)
+    return EmbedderReference(list(texts), stored["embeddings"])
+
+
+def load_model(checkpoint: Checkpoint) -> "transformers.PreTrainedModel":
+    """The transformers model that config.json describes, in float32, filled from ``checkpoint``.
+
+    Every parameter must have its tensor, and every tensor a place or a known reason to have
+    none. Raises CheckpointError or UnsupportedError, which names the tensor.
+    """
+    import torch  # seconds, and half a gigabyte
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    architecture_of(checkpoint)  # refuses what transformers may know and this project does not
+    kind = checkpoint.config["model_type"]
+    if kind not in transformers.CONFIG_MAPPING:
+        raise UnsupportedError(f"transformers has no model of the type {kind!r} to compare with")
+    config = transformers.CONFIG_MAPPING[kind].from_dict(checkpoint.config)
+    settings = {"attn_implementation": "eager", "dtype": torch.float32, "trust_remote_code": False}
+    # On the CPU and never on the meta device: buffers that no checkpoint holds, as the rotary
+    # frequencies, are computed by the constructors, and would stay empty there.
+    with torch.device("cpu"), no_init_weights():
+        if kind == "bert":  # embeddings pool hidden states: the pooler's weights go unused
+            model = transformers.AutoModel.from_config(config, add_pooling_layer=False, **settings)
+        else:
+            model = transformers.AutoModelForCausalLM.from_config(config, **settings)
+    model.tie_weights()  # left out with the initialization
+    _fill(model, checkpoint)
+    return model.eval()
+
+
+def _fill(model: "transformers.PreTrainedModel", checkpoint: Checkpoint) -> None:
+    parameters = dict(model.named_parameters())  # a tied head is there once, as the embedding
+    source = {_without_head(name, model): name for name in checkpoint.tensors}
+    unknown = [name for key, name in source.items() if key not in parameters]
+    architecture = architecture_of(checkpoint)
+    if unknown := [name for name in unknown if not is_unused(architecture, name)]:
+        raise CheckpointError(f"{checkpoint.path}: {unknown[0]} has no place in the model")
+    for name, parameter in parameters.items():
+        if name not in source:
+            raise CheckpointError(f"{checkpoint.path} lacks the tensor {name}")
+        shape = checkpoint.tensors[source[name]].shape
+        if shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"{checkpoint.path}: {source[name]} has the shape {shape}",
+                f"config.json implies {tuple(parameter.shape)}",
+            )
+        parameter.detach().numpy()[...] = checkpoint.read(source[name])
+
+
+def _without_head(name: str, model: "transformers.PreTrainedModel") -> str:
+    """A tensor's name in a bare encoder, where a checkpoint with a head on top has a prefix."""
+    is_bare = model.base_model is model
+    return name.removeprefix(f"{model.base_model_prefix}.") if is_bare else name
+
+
+def _hidden(model: "transformers.PreTrainedModel", window: np.ndarray) -> np.ndarray:
+    """Hidden states behind the last norm, (tokens, hidden) float32."""
+    import torch
+
+    with torch.inference_mode():
+        ids = torch.tensor(window)[None]
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0].numpy()
+
+
+def _continue(model: "transformers.PreTrainedModel", prompt: list[int], count: int) -> list[int]:
+    """The ``count`` most likely tokens, one after another, behind ``prompt``."""
+    import torch
+    import transformers
+
+    # No end of text: continuations of one length compare on one scale.
+    model.generation_config = transformers.GenerationConfig(
+        do_sample=False, max_new_tokens=count, pad_token_id=0
+    )
+    ids = torch.tensor([prompt])
+    with torch.inference_mode():
+        output = model.generate(ids, attention_mask=torch.ones_like(ids))
+    return output[0, len(prompt) :].tolist()
+
+
+def _tokenize(checkpoint: Checkpoint, texts: Sequence[str], pooling: dict) -> list[list[int]]:
+    tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
+    tokenizer.no_padding()
+    positions = checkpoint.config["max_position_embeddings"]
+    tokenizer.enable_truncation(pooling.get("max_length") or positions)
+    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+
+
+def _embed(
+    model: "transformers.PreTrainedModel", ids: list[list[int]], pooling: dict
+) -> np.ndarray:
+    """Token ids of a batch of texts -> (batch, hidden) float32."""
+    import torch
+
+    rows = [torch.tensor(row) for row in ids]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, tokens)
+    mask = torch.tensor([[1] * len(r) + [0] * (padded.shape[1] - len(r)) for r in ids])
+    with torch.inference_mode():
+        states = model(input_ids=padded, attention_mask=mask).last_hidden_state
+        weights = mask[:, :, None].float()  # (batch, tokens, 1)
+        mean = (states * weights).sum(1) / weights.sum(1)
+        pooled = states[:, 0] if pooling["mode"] == "cls" else mean  # (batch, hidden)
+        if pooling["normalize"]:
+            pooled = torch.nn.functional.normalize(pooled, dim=1)
+    return pooled.numpy()
+
+
+def _key(checkpoint: Checkpoint) -> dict:
+    """What reference outputs depend on, besides the inputs."""
+    return {
+        "fingerprint": checkpoint.fingerprint(),
+        "config": checkpoint.config,
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def _sha256(array: np.ndarray) -> str:
+    shape = json.dumps([array.dtype.str, *array.shape]).encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(array).tobytes()).hexdigest()
