@@ -57,7 +57,7 @@ class Quality:
     A decoder's samples: ``kl``, ``nll_reference``, ``nll_candidate`` and ``same_top1``, each
     (windows * (tokens - 1),) float64, the prediction behind token t of window i standing at
     i * (tokens - 1) + t; ``continuations`` (prompts, tokens) int64, -1 where one ended early.
-    An embedder's: ``cosine`` (texts,).
+    An embedder's: ``cosine`` (different texts,).
     ``detail`` is the protocol: corpus, SHA-256, windows, tokens scored, reference, interval.
     """
 
@@ -98,7 +98,7 @@ def validate_decoder(
         continued = _continue_prompts(decoder, reference, progress)
         outputs = {"predictions": continued, "references": reference.continuations}
         metrics |= Continuation(keep_in_memory=True).compute(**outputs)
-        samples["continuations"] = _padded(continued)
+        samples["continuations"] = _padded(continued, len(reference.continuations[0]))
     return Quality(_estimates(metrics), samples, _decoder_protocol(reference, text))
 
 
@@ -113,17 +113,19 @@ def validate_embedder(
     from llmkg_lab.metrics.embedding_fidelity import EmbeddingFidelity, cosines
     from llmkg_lab.metrics.human_agreement import HumanAgreement
 
-    embeddings = embedder.embed(reference.texts)
-    _check(embeddings, reference.embeddings.shape, "embeddings")
-    outputs = {"predictions": embeddings, "references": reference.embeddings}
+    row = {text: i for i, text in enumerate(reference.texts)}  # a text that is there twice, once
+    expected = reference.embeddings[list(row.values())]
+    embeddings = embedder.embed(list(row))
+    _check(embeddings, expected.shape, "embeddings")
+    outputs = {"predictions": embeddings, "references": expected}
     metrics = EmbeddingFidelity(keep_in_memory=True).compute(**outputs)
     if pairs is not None:
-        row = {text: i for i, text in enumerate(reference.texts)}
-        left, right = ([row[text] for text in side] for side in (pairs.left, pairs.right))
+        place = {text: i for i, text in enumerate(row)}
+        left, right = ([place[text] for text in side] for side in (pairs.left, pairs.right))
         ranked = {name: cosines(vectors[left], vectors[right]) for name, vectors in outputs.items()}
         metrics |= HumanAgreement(keep_in_memory=True).compute(**ranked, scores=pairs.scores)
-    samples = {"cosine": cosines(embeddings, reference.embeddings)}
-    return Quality(_estimates(metrics), samples, _embedder_protocol(reference, pairs))
+    samples = {"cosine": cosines(embeddings, expected)}
+    return Quality(_estimates(metrics), samples, _embedder_protocol(len(row), pairs))
 
 
 def judge(quality: Quality, limits: Mapping[str, float], targets: Mapping[str, float]) -> Verdict:
@@ -221,8 +223,8 @@ def _continue_prompts(
     return continued
 
 
-def _padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
-    padded = np.full((len(rows), max(map(len, rows))), -1, np.int64)
+def _padded(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
+    padded = np.full((len(rows), length), -1, np.int64)
     for target, row in zip(padded, rows, strict=True):
         target[: len(row)] = row
     return padded
@@ -252,8 +254,8 @@ def _decoder_protocol(reference: DecoderReference, text: Text) -> dict:
     }
 
 
-def _embedder_protocol(reference: EmbedderReference, pairs: Pairs | None) -> dict:
-    detail = {"texts": len(reference.texts), "reference": _reference_name()}
+def _embedder_protocol(texts: int, pairs: Pairs | None) -> dict:
+    detail = {"texts": texts, "reference": _reference_name()}
     detail["interval"] = f"{CONFIDENCE:.0%} percentile bootstrap, {RESAMPLES} resamples"
     if pairs is not None:
         detail |= {"corpus": pairs.name, "origin": pairs.origin, "sha256": pairs.sha256}

@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 
 from llmkg_lab import cache
-from llmkg_lab.architectures import UnsupportedError, architecture_of, is_unused
+from llmkg_lab.architectures import architecture_of, is_unused
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 
 if TYPE_CHECKING:
@@ -136,8 +136,6 @@ def load_model(checkpoint: Checkpoint) -> "transformers.PreTrainedModel":
 
     architecture_of(checkpoint)  # refuses what transformers may know and this project does not
     kind = checkpoint.config["model_type"]
-    if kind not in transformers.CONFIG_MAPPING:
-        raise UnsupportedError(f"transformers has no model of the type {kind!r} to compare with")
     config = transformers.CONFIG_MAPPING[kind].from_dict(checkpoint.config)
     settings = {"attn_implementation": "eager", "dtype": torch.float32, "trust_remote_code": False}
     # On the CPU and never on the meta device: buffers that no checkpoint holds, as the rotary

@@ -60,11 +60,6 @@ class Pairs:
     scores: np.ndarray  # (pairs,) float64; only their order counts
     split: str
 
-    @property
-    def texts(self) -> list[str]:
-        """All sentences, each once."""
-        return list(dict.fromkeys([*self.left, *self.right]))
-
     def spread(self, count: int) -> "Pairs":
         """``count`` pairs at even distances: files are ordered by genre, a head would be biased."""
         chosen = np.linspace(0, len(self.left) - 1, min(count, len(self.left))).astype(int)
