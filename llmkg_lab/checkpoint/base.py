@@ -91,6 +91,16 @@ class Checkpoint(ABC):
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
+    """uint8 (count,): read, not mapped; a map would keep the whole file resident."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = np.fromfile(file, np.uint8, count)
+    if data.size != count:  # checked when it was opened: it was cut off since
+        raise CheckpointError(f"{path} ends at {offset + data.size:,} bytes", "fetch it again")
+    return data
+
+
 def read_json(path: Path) -> dict:
     """A JSON object from a file. Raises CheckpointError with the file's name."""
     try:

@@ -1,50 +1,25 @@
-"""GGUF, the file format of llama.cpp (ggml-org/ggml, docs/gguf.md), under Hugging Face names.
+"""GGUF, the file format of llama.cpp, under Hugging Face names.
 
 A quantized tensor is dequantized when it is read: its values on the grid are the weights.
 """
 
 import json
-import os
-import struct
 from pathlib import Path
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGUFReader
 from gguf.quants import dequantize
 
 from llmkg_lab.checkpoint import gguf_tokenizer
-from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo
+from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo, read_bytes
+from llmkg_lab.checkpoint.gguf_file import StoredTensor, read_header
+from llmkg_lab.checkpoint.gguf_models import MODELS
 
 POOLING = {1: "mean", 2: "cls"}  # llama.cpp's pooling types
-LLAMA_NAMES = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-    "attn_norm": "input_layernorm",
-    "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
+# Weights and biases whose rows llama.cpp's converter permutes; the config's key for their heads
+PERMUTED = {
+    "self_attn.q_proj": "num_attention_heads",
+    "self_attn.k_proj": "num_key_value_heads",
 }
-BERT_NAMES = {
-    "token_embd": "embeddings.word_embeddings",
-    "position_embd": "embeddings.position_embeddings",
-    "token_types": "embeddings.token_type_embeddings",
-    "token_embd_norm": "embeddings.LayerNorm",
-    "attn_q": "attention.self.query",
-    "attn_k": "attention.self.key",
-    "attn_v": "attention.self.value",
-    "attn_output": "attention.output.dense",
-    "attn_output_norm": "attention.output.LayerNorm",
-    "ffn_up": "intermediate.dense",
-    "ffn_down": "output.dense",
-    "layer_output_norm": "output.LayerNorm",
-}
-NAMES = {"llama": ("model.layers", LLAMA_NAMES), "bert": ("encoder.layer", BERT_NAMES)}
 
 
 class GGUFCheckpoint(Checkpoint):
@@ -53,29 +28,45 @@ class GGUFCheckpoint(Checkpoint):
     format = "gguf"
 
     def __init__(self, path: Path) -> None:
-        reader = _open(path)
-        self._metadata = dict(reader.fields)
-        self._architecture = str(self._field("general.architecture"))
-        if self._architecture not in NAMES:
+        self._metadata, stored = read_header(path)
+        self._refuse_parts(path)
+        architecture = self._metadata.get("general.architecture", str)
+        if architecture not in MODELS:
             raise CheckpointError(
-                f"{path}: GGUF of the architecture {self._architecture!r}",
-                f"supported are {', '.join(NAMES)}",
+                f"{path}: GGUF of the architecture {architecture!r}",
+                f"supported are {', '.join(MODELS)}",
             )
-        self._stored = {self._hugging_face_name(path, t.name): t for t in reader.tensors}
-        tensors = {name: _info(path, name, tensor) for name, tensor in self._stored.items()}
-        super().__init__(path, {}, tensors, [path])
-        self.config = self._llama_config() if self._architecture == "llama" else self._bert_config()
+        self._stored = _renamed(path, architecture, stored)
+        tensors = {
+            name: TensorInfo(name, tensor.shape, tensor.type.name, tensor.nbytes)
+            for name, tensor in self._stored.items()
+        }
+        shapes = {name: tensor.shape for name, tensor in self._stored.items()}
+        config = MODELS[architecture].config(self._metadata, shapes)
+        super().__init__(path, config, tensors, [path])
+
+    def _refuse_parts(self, path: Path) -> None:
+        parts = self._metadata.get("split.count", int, 1)
+        if parts > 1:
+            raise CheckpointError(
+                f"{path} is one of {parts} parts of a model",
+                "put them together with llama-gguf-split --merge",
+            )
 
     def _read(self, info: TensorInfo, rows: slice | None) -> np.ndarray:
-        start, stop, _ = (rows or slice(None)).indices(info.shape[0])
+        count = info.shape[0]
+        start, stop, _ = (rows or slice(None)).indices(count)
         heads = self._permuted_heads(info.name)
         if not heads:
             return self._rows(info, start, stop)
+        if count % (2 * heads):
+            raise CheckpointError(f"{self.path}: {info.name}: {heads} heads of {count} rows")
         # Rows change places inside a head only: read whole heads, then cut.
-        size = info.shape[0] // heads
+        size = count // heads
         first, last = start // size, -(-stop // size)
         block = self._rows(info, first * size, last * size)
-        # llama.cpp interleaves the two halves that rotary embedding pairs; put them apart again
+        # llama.cpp interleaves the two halves that rotary embedding pairs; put them apart again:
+        # (heads, half, 2, …) -> (heads, 2, half, …)
         block = block.reshape(last - first, size // 2, 2, *info.shape[1:]).swapaxes(1, 2)
         block = block.reshape(-1, *info.shape[1:])
         return np.ascontiguousarray(block[start - first * size : stop - first * size])
@@ -83,137 +74,53 @@ class GGUFCheckpoint(Checkpoint):
     def _rows(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
         """Rows as they are stored, dequantized."""
         tensor = self._stored[info.name]
-        row = info.nbytes // info.shape[0]  # bytes
-        with self.path.open("rb") as file:
-            file.seek(int(tensor.data_offset) + start * row)
-            data = np.fromfile(file, np.uint8, (stop - start) * row)
-        if data.size != (stop - start) * row:
-            raise CheckpointError(f"{self.path} ends inside {info.name}", "fetch it again")
-        if len(info.shape) == 1:
-            return dequantize(data, tensor.tensor_type).reshape(-1)
-        return dequantize(data.reshape(stop - start, row), tensor.tensor_type)
+        if len(info.shape) == 1:  # it is one row, of blocks that may hold several elements
+            return self._dequantize(tensor, tensor.offset, tensor.nbytes)[start:stop]
+        row = tensor.nbytes // info.shape[0]  # bytes
+        values = self._dequantize(tensor, tensor.offset + start * row, (stop - start) * row)
+        return values.reshape(stop - start, *info.shape[1:])
+
+    def _dequantize(self, tensor: StoredTensor, offset: int, nbytes: int) -> np.ndarray:
+        data = read_bytes(self.path, offset, nbytes)
+        try:
+            return dequantize(data, tensor.type)
+        except NotImplementedError:
+            raise CheckpointError(
+                f"{self.path} has tensors of the type {tensor.type.name}",
+                "supported are F32, F16, BF16 and the types that llama.cpp quantizes to",
+            ) from None
+
+    def _permuted_heads(self, name: str) -> int:
+        """Heads of a tensor whose rows are permuted, else 0. A name ends in module.weight."""
+        module = ".".join(name.split(".")[-3:-1])
+        return self.config[PERMUTED[module]] if module in PERMUTED else 0
 
     def sidecars(self) -> dict[str, bytes]:
-        config = {"bos_token_id": self.config.get("bos_token_id")}
-        config["eos_token_id"] = self.config.get("eos_token_id")
-        generation = {key: value for key, value in config.items() if value is not None}
-        files = gguf_tokenizer.build(self.path, self._values("tokenizer."))
-        if self._architecture == "llama":
-            files["generation_config.json"] = json.dumps(generation, indent=2).encode()
+        length = self.config["max_position_embeddings"]
+        files = gguf_tokenizer.build(self._metadata, length)
+        if self.config["model_type"] == "llama":
+            special = {key: self.config[key] for key in self.config if key.endswith("_token_id")}
+            files["generation_config.json"] = json.dumps(special, indent=2).encode()
         return files
 
     @property
     def pooling(self) -> dict | None:
-        kind = self._field("bert.pooling_type", 0)
-        if kind not in POOLING:
+        """As the metadata says. llama.cpp normalizes embeddings, so that is what a file means."""
+        mode = POOLING.get(self._metadata.get("bert.pooling_type", int, 0))
+        if mode is None:
             return None
-        length = self.config.get("max_position_embeddings")
-        return {"mode": POOLING[kind], "normalize": True, "max_length": length}
-
-    def _llama_config(self) -> dict:
-        if "rope_freqs.weight" in self._stored or "llama.expert_count" in self._metadata:
-            raise CheckpointError(f"{self.path}: rope factors and experts are not supported")
-        heads = self._need("attention.head_count")
-        head_dim = self._of("rope.dimension_count", self._need("embedding_length") // heads)
-        config = {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_act": "silu",
-            "vocab_size": self.tensors["model.embed_tokens.weight"].shape[0],
-            "hidden_size": self._need("embedding_length"),
-            "intermediate_size": self._need("feed_forward_length"),
-            "num_hidden_layers": self._need("block_count"),
-            "num_attention_heads": heads,
-            "num_key_value_heads": self._of("attention.head_count_kv", heads),
-            "head_dim": self._of("attention.key_length", head_dim),
-            "max_position_embeddings": self._need("context_length"),
-            "rms_norm_eps": _shortest(self._need("attention.layer_norm_rms_epsilon")),
-            "rope_theta": self._of("rope.freq_base", 10000.0),
-            "tie_word_embeddings": "lm_head.weight" not in self.tensors,
-            "attention_bias": "model.layers.0.self_attn.q_proj.bias" in self.tensors,
-            "mlp_bias": "model.layers.0.mlp.up_proj.bias" in self.tensors,
-        }
-        scaling = self._of("rope.scaling.type", "none")
-        if scaling != "none":
-            factor = self._need("rope.scaling.factor")
-            config["rope_scaling"] = {"rope_type": scaling, "factor": factor}
-        return config | self._special_ids()
-
-    def _bert_config(self) -> dict:
-        return {
-            "architectures": ["BertModel"],
-            "model_type": "bert",
-            "hidden_act": "gelu",
-            "vocab_size": self.tensors["embeddings.word_embeddings.weight"].shape[0],
-            "type_vocab_size": self.tensors["embeddings.token_type_embeddings.weight"].shape[0],
-            "hidden_size": self._need("embedding_length"),
-            "intermediate_size": self._need("feed_forward_length"),
-            "num_hidden_layers": self._need("block_count"),
-            "num_attention_heads": self._need("attention.head_count"),
-            "max_position_embeddings": self._need("context_length"),
-            "layer_norm_eps": _shortest(self._need("attention.layer_norm_epsilon")),
-        } | self._special_ids()
-
-    def _special_ids(self) -> dict:
-        keys = {"bos": "bos", "eos": "eos", "padding": "pad"}
-        found = {k: self._field(f"tokenizer.ggml.{k}_token_id") for k in keys}
-        return {f"{keys[k]}_token_id": int(v) for k, v in found.items() if v is not None}
-
-    def _permuted_heads(self, name: str) -> int:
-        """Heads of a tensor whose rows llama.cpp's converter permutes, else 0."""
-        if self._architecture != "llama":
-            return 0
-        if ".self_attn.q_proj." in name:
-            return self.config["num_attention_heads"]
-        return self.config["num_key_value_heads"] if ".self_attn.k_proj." in name else 0
-
-    def _hugging_face_name(self, path: Path, name: str) -> str:
-        layers, names = NAMES[self._architecture]
-        stem, _, kind = name.rpartition(".")
-        prefix = ""
-        if stem.startswith("blk."):
-            _, number, stem = stem.split(".", 2)
-            prefix = f"{layers}.{number}."
-        if stem not in names:
-            raise CheckpointError(f"{path}: the tensor {name} has no place in a plain model")
-        return f"{prefix}{names[stem]}.{kind}"
-
-    def _need(self, key: str) -> int | float | str:
-        value = self._of(key)
-        if value is None:
-            raise CheckpointError(f"{self.path} lacks the key {self._architecture}.{key}")
-        return value
-
-    def _of(self, key: str, default: object = None) -> int | float | str | None:
-        return self._field(f"{self._architecture}.{key}", default)
-
-    def _field(self, key: str, default: object = None) -> object:
-        return self._metadata[key].contents() if key in self._metadata else default
-
-    def _values(self, prefix: str) -> dict:
-        keys = [key for key in self._metadata if key.startswith(prefix)]
-        return {key: self._metadata[key].contents() for key in keys}
+        length = self.config["max_position_embeddings"]
+        return {"mode": mode, "normalize": True, "max_length": length}
 
 
-def _open(path: Path) -> GGUFReader:
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, KeyError, IndexError, OverflowError, struct.error, OSError) as error:
+def _renamed(
+    path: Path, architecture: str, stored: dict[str, StoredTensor]
+) -> dict[str, StoredTensor]:
+    """The tensors by Hugging Face name. Raises CheckpointError on one that has none."""
+    names = {name: MODELS[architecture].hugging_face_name(name) for name in stored}
+    if unknown := [name for name, renamed in names.items() if renamed is None]:
         raise CheckpointError(
-            f"{path} ({os.path.getsize(path):,} bytes) is no whole GGUF file: {error}",
-            "the download may be cut off: fetch it again",
-        ) from None
-    return reader
-
-
-def _info(path: Path, name: str, tensor: object) -> TensorInfo:
-    shape = tuple(int(n) for n in reversed(tensor.shape))  # ggml counts the fastest axis first
-    block, size = GGML_QUANT_SIZES[tensor.tensor_type]
-    if shape[-1] % block or tensor.n_bytes != int(np.prod(shape)) // block * size:
-        raise CheckpointError(f"{path}: {name} has the wrong number of bytes for {shape}")
-    return TensorInfo(name, shape, tensor.tensor_type.name, int(tensor.n_bytes))
-
-
-def _shortest(value: float) -> float:
-    """The shortest decimal that is this float32: 1e-05 rather than 9.99999974e-06."""
-    return float(str(np.float32(value)))
+            f"{path}: the tensor {unknown[0]} has no place in a plain {architecture}",
+            "a model with it would be converted wrongly, so it is refused",
+        )
+    return {names[name]: tensor for name, tensor in stored.items()}

@@ -5,7 +5,6 @@ GGUF keeps a tokenizer's vocabulary and names its algorithm; the algorithm's fix
 """
 
 import json
-from pathlib import Path
 
 from tokenizers import (
     AddedToken,
@@ -18,70 +17,93 @@ from tokenizers import (
 )
 
 from llmkg_lab.checkpoint.base import CheckpointError
+from llmkg_lab.checkpoint.gguf_file import Metadata
 
-# llama.cpp's token types
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # llama.cpp's token types
 SPACE = "▁"  # how SentencePiece writes a space
+# tokenizer_config.json's names; "seperator" is how GGUF spells it
+SPECIAL = {
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "pad": "padding",
+    "sep": "seperator",
+    "cls": "cls",
+    "mask": "mask",
+}
 
 
-def build(path: Path, metadata: dict) -> dict[str, bytes]:
-    """tokenizer.json and tokenizer_config.json. Raises CheckpointError on unknown kinds."""
-    kind = metadata.get("tokenizer.ggml.model")
+def build(metadata: Metadata, max_length: int) -> dict[str, bytes]:
+    """tokenizer.json and tokenizer_config.json, for a model of ``max_length`` positions.
+
+    Raises CheckpointError on a kind of tokenizer that is not known, and on broken metadata.
+    """
+    kind = metadata.get("tokenizer.ggml.model", str)
     builders = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _word_piece}
     if kind not in builders:
         raise CheckpointError(
-            f"{path}: tokenizer of the kind {kind!r}", f"supported are {', '.join(builders)}"
+            f"{metadata.path}: tokenizer of the kind {kind!r}",
+            f"supported are {', '.join(builders)}",
         )
-    tokens = metadata["tokenizer.ggml.tokens"]
-    tokenizer = builders[kind](path, tokens, metadata)
-    if kind != "bert":
-        _add_special(tokenizer, tokens, metadata)
-        _add_bos(tokenizer, tokens, metadata, default=kind == "llama")
-    config = _config(tokens, metadata)
+    special = _special_tokens(metadata)
+    try:
+        tokenizer = builders[kind](metadata, special)
+    except CheckpointError:
+        raise
+    except Exception as error:  # what tokenizers raises on a vocabulary that makes no sense
+        raise CheckpointError(
+            f"{metadata.path}: its tokenizer cannot be rebuilt: {error}", "fetch it again"
+        ) from error
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "clean_up_tokenization_spaces": False,
+        **{f"{name}_token": token for name, token in special.items()},
+    }
+    if "tokenizer.chat_template" in metadata:
+        config["chat_template"] = metadata.get("tokenizer.chat_template", str)
     return {
         "tokenizer.json": tokenizer.to_str().encode(),
         "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),
     }
 
 
-def _byte_level(path: Path, tokens: list[str], metadata: dict) -> Tokenizer:
+def _byte_level(metadata: Metadata, special: dict[str, str]) -> Tokenizer:
     """Byte-level BPE (GPT-2)."""
-    split = metadata.get("tokenizer.ggml.pre", "default")
+    split = metadata.get("tokenizer.ggml.pre", str, "none")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     digits = pre_tokenizers.Digits(individual_digits=True)
-    splits = {
-        "default": byte_level,
-        "gpt-2": byte_level,
-        "smollm": pre_tokenizers.Sequence([digits, byte_level]),
-    }
+    splits = {"gpt-2": byte_level, "smollm": pre_tokenizers.Sequence([digits, byte_level])}
     if split not in splits:
         raise CheckpointError(
-            f"{path}: pre-tokenizer {split!r}", f"supported are {', '.join(splits)}"
+            f"{metadata.path}: pre-tokenizer {split!r}", f"supported are {', '.join(splits)}"
         )
-    merges = [tuple(merge.split(" ", 1)) for merge in metadata["tokenizer.ggml.merges"]]
-    tokenizer = Tokenizer(models.BPE(_vocabulary(tokens), merges))
+    merges = metadata.items("tokenizer.ggml.merges", str)
+    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    tokenizer = Tokenizer(models.BPE(_vocabulary(metadata), pairs))
     tokenizer.pre_tokenizer, tokenizer.decoder = splits[split], decoders.ByteLevel()
+    _add_special(tokenizer, metadata)
+    _add_ends(tokenizer, metadata, special, bos=False)
     return tokenizer
 
 
-def _sentencepiece(path: Path, tokens: list[str], metadata: dict) -> Tokenizer:
+def _sentencepiece(metadata: Metadata, special: dict[str, str]) -> Tokenizer:
     """SentencePiece's BPE with byte fall-back (Llama 1 and 2, TinyLlama)."""
-    vocabulary = _vocabulary(tokens)
-    types = metadata["tokenizer.ggml.token_type"]
-    unknown = next(
-        (token for token, kind in zip(tokens, types, strict=True) if kind == UNKNOWN), None
+    vocabulary = _vocabulary(metadata)
+    merges = _merges(vocabulary, metadata.items("tokenizer.ggml.scores", float))
+    unknown = next((token for token, kind in _typed_tokens(metadata) if kind == UNKNOWN), None)
+    tokenizer = Tokenizer(
+        models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     )
-    scores = metadata["tokenizer.ggml.scores"]
-    merges = _merges(vocabulary, scores)
-    model = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
-    tokenizer = Tokenizer(model)
-    prefix = metadata.get("tokenizer.ggml.add_space_prefix", True)
+    prefix = metadata.get("tokenizer.ggml.add_space_prefix", bool, True)
     steps = [normalizers.Prepend(SPACE)] if prefix else []
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
+    _add_special(tokenizer, metadata)
+    _add_ends(tokenizer, metadata, special, bos=True)
     return tokenizer
 
 
@@ -95,59 +117,80 @@ def _merges(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, 
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
             if left in vocabulary and right in vocabulary:
-                rank = (-scores[index], vocabulary[left], vocabulary[right])
-                found.append((rank, (left, right)))
+                # of two ways to the same token the longer left part, as transformers has it
+                found.append(((-scores[index], index, -cut), (left, right)))
     return [merge for _, merge in sorted(found)]
 
 
-def _word_piece(path: Path, tokens: list[str], metadata: dict) -> Tokenizer:
-    """BERT's WordPiece, uncased; GGUF marks a word's start where BERT marks its inside."""
-    types = metadata["tokenizer.ggml.token_type"]
-    vocabulary = {}
-    for index, (token, kind) in enumerate(zip(tokens, types, strict=True)):
-        special = kind in (CONTROL, UNKNOWN)
-        word = token if special else token.removeprefix(SPACE)
-        inside = not special and not token.startswith(SPACE)
-        vocabulary[f"##{token}" if inside else word] = index
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+def _word_piece(metadata: Metadata, special: dict[str, str]) -> Tokenizer:
+    """BERT's WordPiece, uncased, as llama.cpp runs every one of them."""
+    tokens = metadata.items("tokenizer.ggml.tokens", str)
+    vocabulary = _unique(metadata, [_word_piece_of(token) for token in tokens])
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=special.get("unk", "[UNK]")))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    ends = [(token, vocabulary[token]) for token in ("[SEP]", "[CLS]")]
-    tokenizer.post_processor = processors.BertProcessing(*ends)
-    tokenizer.add_special_tokens(["[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"])
+    ends = [special.get("sep", "[SEP]"), special.get("cls", "[CLS]")]
+    tokenizer.post_processor = processors.BertProcessing(*((t, vocabulary[t]) for t in ends))
+    tokenizer.add_special_tokens(list(dict.fromkeys([*special.values(), *ends])))
     return tokenizer
 
 
-def _add_special(tokenizer: Tokenizer, tokens: list[str], metadata: dict) -> None:
-    for token, kind in zip(tokens, metadata["tokenizer.ggml.token_type"], strict=True):
-        if kind in (CONTROL, UNKNOWN):
-            tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        elif kind == USER_DEFINED:
-            tokenizer.add_tokens([AddedToken(token, normalized=False)])
+def _word_piece_of(token: str) -> str:
+    """GGUF marks the start of a word, BERT its inside; [CLS] and the like stay as they are."""
+    if token.startswith("[") and token.endswith("]"):
+        return token
+    return token.removeprefix(SPACE) if token.startswith(SPACE) else f"##{token}"
 
 
-def _add_bos(tokenizer: Tokenizer, tokens: list[str], metadata: dict, *, default: bool) -> None:
-    if not metadata.get("tokenizer.ggml.add_bos_token", default):
-        return
-    index = metadata["tokenizer.ggml.bos_token_id"]
-    bos = tokens[index]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{bos} $A", pair=f"{bos} $A {bos} $B:1", special_tokens=[(bos, index)]
-    )
+def _add_special(tokenizer: Tokenizer, metadata: Metadata) -> None:
+    typed = _typed_tokens(metadata)
+    special = [token for token, kind in typed if kind in (CONTROL, UNKNOWN)]
+    own = [token for token, kind in typed if kind == USER_DEFINED]
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in own])
 
 
-def _config(tokens: list[str], metadata: dict) -> dict:
-    config: dict = {"tokenizer_class": "PreTrainedTokenizerFast"}
-    names = {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
-    for key, name in names.items():
-        index = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        if index is not None:
-            config[f"{name}_token"] = tokens[index]
-    if template := metadata.get("tokenizer.chat_template"):
-        config["chat_template"] = template
-    return config
+def _add_ends(
+    tokenizer: Tokenizer, metadata: Metadata, special: dict[str, str], *, bos: bool
+) -> None:
+    """The tokens before and after a text. bos: whether one comes before where nothing is said."""
+    first = metadata.get("tokenizer.ggml.add_bos_token", bool, bos)
+    last = metadata.get("tokenizer.ggml.add_eos_token", bool, False)
+    start = [special["bos"]] if first else []
+    end = [special["eos"]] if last else []
+    if start or end:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*start, "$A", *end],
+            pair=[*start, "$A", *end, *start, "$B", *end],
+            special_tokens=[(token, tokenizer.token_to_id(token)) for token in start + end],
+        )
 
 
-def _vocabulary(tokens: list[str]) -> dict[str, int]:
-    return {token: index for index, token in enumerate(tokens)}
+def _special_tokens(metadata: Metadata) -> dict[str, str]:
+    """bos, eos, unk, … -> token, for those that the file names."""
+    tokens = metadata.items("tokenizer.ggml.tokens", str)
+    keys = {name: f"tokenizer.ggml.{key}_token_id" for name, key in SPECIAL.items()}
+    ids = {name: metadata.get(key, int) for name, key in keys.items() if key in metadata}
+    if outside := [name for name, index in ids.items() if not 0 <= index < len(tokens)]:
+        raise CheckpointError(
+            f"{metadata.path}: {keys[outside[0]]} is outside of the vocabulary", "fetch it again"
+        )
+    return {name: tokens[index] for name, index in ids.items()}
+
+
+def _typed_tokens(metadata: Metadata) -> list[tuple[str, int]]:
+    tokens = metadata.items("tokenizer.ggml.tokens", str)
+    kinds = metadata.items("tokenizer.ggml.token_type", int)
+    return list(zip(tokens, kinds, strict=True))
+
+
+def _vocabulary(metadata: Metadata) -> dict[str, int]:
+    return _unique(metadata, metadata.items("tokenizer.ggml.tokens", str))
+
+
+def _unique(metadata: Metadata, tokens: list[str]) -> dict[str, int]:
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    if len(vocabulary) != len(tokens):  # a token's place in the list is its id
+        raise CheckpointError(f"{metadata.path}: its vocabulary holds a token twice")
+    return vocabulary

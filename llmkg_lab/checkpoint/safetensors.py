@@ -1,14 +1,20 @@
 """Safetensors, single or sharded (the format: huggingface/safetensors, README)."""
 
 import json
-import os
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from llmkg_lab.checkpoint.base import CheckpointError, TensorInfo, canonical, shard_files
+from llmkg_lab.checkpoint.base import (
+    CheckpointError,
+    TensorInfo,
+    canonical,
+    read_bytes,
+    shard_files,
+)
 from llmkg_lab.checkpoint.folder import FolderCheckpoint
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -47,12 +53,9 @@ class SafetensorsCheckpoint(FolderCheckpoint):
             )
         dtype, place = DTYPES[info.dtype], self._places[info.name]
         start, stop, _ = (rows or slice(None)).indices(info.shape[0] if info.shape else 1)
-        row = int(np.prod(info.shape[1:])) * dtype.itemsize  # bytes
-        stored = np.empty((stop - start, *info.shape[1:]) if info.shape else (), dtype)
-        with place.path.open("rb", buffering=0) as file:
-            done = os.preadv(file.fileno(), [stored.reshape(-1).data], place.offset + start * row)
-        if done != stored.nbytes:
-            raise CheckpointError(f"{place.path} ends inside {info.name}", "fetch it again")
+        row = math.prod(info.shape[1:]) * dtype.itemsize  # bytes
+        data = read_bytes(place.path, place.offset + start * row, (stop - start) * row)
+        stored = data.view(dtype).reshape((stop - start, *info.shape[1:]) if info.shape else ())
         if info.dtype == "BF16":  # the upper half of a float32
             return (stored.astype(np.uint32) << 16).view(np.float32)
         return stored.astype(np.float32, copy=False)
