@@ -6,10 +6,13 @@ tensor names that transformers uses.
 
 from pathlib import Path
 
+from llmkg_lab.checkpoint import safetensors
 from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo
-from llmkg_lab.checkpoint.safetensors import SafetensorsCheckpoint
+from llmkg_lab.checkpoint.shards import found_in
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
+
+PICKLE = "pytorch_model.bin"
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -18,23 +21,41 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises CheckpointError where there is nothing to open or it is broken.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist", "name a folder or a .gguf file")
-    if path.is_file():
-        return _open_gguf(path)
-    if SafetensorsCheckpoint.found_in(path):
-        return SafetensorsCheckpoint(path)
-    if (path / "pytorch_model.bin").exists() or (path / "pytorch_model.bin.index.json").exists():
+    try:
+        return _open_folder(path) if path.is_dir() else _open_file(path)
+    except OSError as error:  # no permission, a broken disk
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    if found_in(path, safetensors.SINGLE):
+        return safetensors.SafetensorsCheckpoint(path)
+    if found_in(path, PICKLE):
         from llmkg_lab.checkpoint.pytorch import PyTorchCheckpoint  # imports torch
 
         return PyTorchCheckpoint(path)
-    if len(files := sorted(path.glob("*.gguf"))) == 1:
+    files = sorted(path.glob("*.gguf"))
+    if len(files) == 1:
         return _open_gguf(files[0])
+    if files:
+        raise CheckpointError(
+            f"{path} holds {len(files)} GGUF files", f"name one of them, such as {files[0]}"
+        )
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:8]) or "nothing"
     raise CheckpointError(
         f"{path} holds no weights: found {names}",
-        "expected model.safetensors, pytorch_model.bin, an index of either, or one .gguf file",
+        f"expected {safetensors.SINGLE}, {PICKLE}, an index of either, or a .gguf file",
     )
+
+
+def _open_file(path: Path) -> Checkpoint:
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist", "name a folder or a .gguf file")
+    if path.suffix in (".safetensors", ".bin"):
+        raise CheckpointError(
+            f"{path} holds weights without their config", f"name its folder, {path.parent}"
+        )
+    return _open_gguf(path)
 
 
 def _open_gguf(path: Path) -> Checkpoint:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -54,7 +54,10 @@ class Checkpoint(ABC):
         if name not in self.tensors:
             near = ", ".join(difflib.get_close_matches(name, self.tensors, n=3))
             raise CheckpointError(f"{self.path} has no tensor {name}", near and f"it has {near}")
-        values = self._read(self.tensors[name], rows)
+        info = self.tensors[name]
+        start, stop, step = (rows or slice(None)).indices(info.shape[0] if info.shape else 1)
+        assert step == 1
+        values = self._read(info, start, max(start, stop))
         if not np.isfinite(values).all():
             raise CheckpointError(
                 f"{self.path}: {name} holds NaN or infinite values",
@@ -63,8 +66,8 @@ class Checkpoint(ABC):
         return values
 
     @abstractmethod
-    def _read(self, info: TensorInfo, rows: slice | None) -> np.ndarray:
-        """The same, unchecked."""
+    def _read(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
+        """Rows start to stop as float32, unchecked; of a scalar its one value."""
 
     @abstractmethod
     def sidecars(self) -> dict[str, bytes]:
@@ -72,7 +75,7 @@ class Checkpoint(ABC):
 
     @property
     def pooling(self) -> dict | None:
-        """How a sentence embedder pools: mode (mean, cls, …), normalize, max_length."""
+        """How a sentence embedder pools: mode (mean or cls), normalize, max_length in tokens."""
         return None
 
     def fingerprint(self) -> str:
@@ -107,33 +110,11 @@ def read_json(path: Path) -> dict:
         content = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", "fetch it again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
     return content
-
-
-def shard_files(index: Path) -> list[Path]:
-    """The shards that an index names, each checked to be a file beside the index."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise CheckpointError(f"{index} has no weight_map")
-    files = []
-    for name in sorted({str(name) for name in weight_map.values()}):
-        if PurePath(name).name != name:  # a hostile index may point anywhere
-            raise CheckpointError(f"{index} names {name!r}, which is no file beside it")
-        if not (index.parent / name).is_file():
-            raise CheckpointError(f"{index.parent} lacks the shard {name}", "fetch it again")
-        files.append(index.parent / name)
-    return files
-
-
-def canonical(name: str) -> str:
-    """Today's name of a tensor: checkpoints of 2018 call a norm's parts gamma and beta."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )
 
 
 def _sha256(path: Path) -> str:

@@ -1,13 +1,16 @@
-"""A checkpoint folder as the Hub has it: config.json, tokenizer files, pooling modules."""
+"""A checkpoint folder as the Hub has it: config.json and tokenizer files around the weights."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo, read_json
+from tokenizers import Tokenizer
 
-COPIED = ("tokenizer.json", "generation_config.json", "special_tokens_map.json")
+from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo, read_json
+from llmkg_lab.checkpoint.pooling import read_pooling
+
+COPIED = ("generation_config.json", "special_tokens_map.json")
 # what a folder may hold in place of tokenizer.json
 SLOW_TOKENIZERS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt")
 
@@ -23,59 +26,61 @@ class FolderCheckpoint(Checkpoint):
         super().__init__(folder, read_json(folder / "config.json"), tensors, weight_files)
 
     def sidecars(self) -> dict[str, bytes]:
-        files = {
-            name: (self.path / name).read_bytes() for name in COPIED if (self.path / name).exists()
+        copied = [name for name in COPIED if (self.path / name).exists()]
+        return self._tokenizer() | {name: (self.path / name).read_bytes() for name in copied}
+
+    @property
+    def pooling(self) -> dict | None:
+        return read_pooling(self.path, self.config)
+
+    def _tokenizer(self) -> dict[str, bytes]:
+        """tokenizer.json and tokenizer_config.json, none where the folder has no tokenizer."""
+        path = self.path / "tokenizer.json"
+        if path.exists():
+            content, config = path.read_bytes(), {}
+            _check(path, content)
+        elif any((self.path / name).exists() for name in SLOW_TOKENIZERS):
+            content, config = _fast_tokenizer(self.path)
+        else:
+            return {}
+        config |= self._tokenizer_config()
+        return {
+            "tokenizer.json": content,
+            "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),
         }
-        if "tokenizer.json" not in files:
-            files |= self._fast_tokenizer()
-        config = self._tokenizer_config()
-        if config or "tokenizer.json" in files:
-            files["tokenizer_config.json"] = json.dumps(config, indent=2).encode()
-        return files
 
     def _tokenizer_config(self) -> dict:
         path, template = self.path / "tokenizer_config.json", self.path / "chat_template.jinja"
         config = read_json(path) if path.exists() else {}
         if template.exists():  # Transformers.js reads the template only from the config
-            config["chat_template"] = template.read_text()
+            try:
+                config["chat_template"] = template.read_text(encoding="utf-8")
+            except ValueError as error:
+                raise CheckpointError(f"{template} is no UTF-8: {error}") from None
         return config
 
-    def _fast_tokenizer(self) -> dict[str, bytes]:
-        """tokenizer.json made from an older form, by transformers."""
-        if not any((self.path / name).exists() for name in SLOW_TOKENIZERS):
-            return {}
-        from transformers import AutoTokenizer  # seconds to import, and rarely needed
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
-            with TemporaryDirectory() as folder:
-                tokenizer.save_pretrained(folder)
-                return {"tokenizer.json": (Path(folder) / "tokenizer.json").read_bytes()}
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{self.path}: its tokenizer cannot be read: {error}") from error
+def _check(path: Path, content: bytes) -> None:
+    try:
+        Tokenizer.from_buffer(content)
+    except Exception as error:  # tokenizers has no type of its own for it
+        raise CheckpointError(f"{path} is no tokenizer: {error}", "fetch it again") from None
 
-    @property
-    def pooling(self) -> dict | None:
-        """From sentence-transformers' modules.json and the files that it names."""
-        if not (self.path / "modules.json").exists():
-            return None
-        modules = json.loads((self.path / "modules.json").read_text())
-        kinds = {module["type"].rsplit(".", 1)[-1] for module in modules}
-        config = read_json(self.path / "1_Pooling" / "config.json")
-        modes = [key for key, value in config.items() if key.startswith("pooling_mode") and value]
-        names = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-        if len(modes) != 1 or modes[0] not in names:
-            raise CheckpointError(
-                f"{self.path}: pooling by {', '.join(modes) or 'nothing'} is not supported",
-                "supported are the mean over tokens and the first token",
-            )
-        return {
-            "mode": names[modes[0]],
-            "normalize": "Normalize" in kinds,
-            "max_length": self._max_length(),
-        }
 
-    def _max_length(self) -> int:
-        path = self.path / "sentence_bert_config.json"
-        length = read_json(path).get("max_seq_length") if path.exists() else None
-        return int(length or self.config["max_position_embeddings"])
+def _fast_tokenizer(folder: Path) -> tuple[bytes, dict]:
+    """tokenizer.json and its config, made by transformers from an older form."""
+    from transformers import AutoTokenizer  # seconds to import, and rarely needed
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+        with TemporaryDirectory() as saved:
+            tokenizer.save_pretrained(saved)
+            config = read_json(Path(saved) / "tokenizer_config.json")
+            return (Path(saved) / "tokenizer.json").read_bytes(), config
+    except Exception as error:  # whatever transformers makes of a damaged file
+        raise CheckpointError(
+            f"{folder}: its tokenizer cannot be converted: {error}",
+            "a folder with a tokenizer.json needs no conversion",
+        ) from error

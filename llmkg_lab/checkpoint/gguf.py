@@ -53,10 +53,8 @@ class GGUFCheckpoint(Checkpoint):
                 "put them together with llama-gguf-split --merge",
             )
 
-    def _read(self, info: TensorInfo, rows: slice | None) -> np.ndarray:
-        count = info.shape[0]
-        start, stop, _ = (rows or slice(None)).indices(count)
-        heads = self._permuted_heads(info.name)
+    def _read(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
+        count, heads = info.shape[0], self._permuted_heads(info.name)
         if not heads:
             return self._rows(info, start, stop)
         if count % (2 * heads):

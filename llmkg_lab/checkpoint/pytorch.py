@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llmkg_lab.checkpoint.base import CheckpointError, TensorInfo, canonical, shard_files
+from llmkg_lab.checkpoint.base import CheckpointError, TensorInfo
 from llmkg_lab.checkpoint.folder import FolderCheckpoint
+from llmkg_lab.checkpoint.shards import read_all
 
-SINGLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+SINGLE = "pytorch_model.bin"
 DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
@@ -20,20 +21,19 @@ class PyTorchCheckpoint(FolderCheckpoint):
     format = "pytorch"
 
     def __init__(self, folder: Path) -> None:
-        files = [folder / SINGLE] if (folder / SINGLE).exists() else shard_files(folder / INDEX)
-        self._stored = {
-            canonical(name): tensor
-            for path in files
-            for name, tensor in _load(path).items()
-            if tensor.is_floating_point()  # position ids and the like are no weights
-        }
-        tensors = {name: _info(folder, name, tensor) for name, tensor in self._stored.items()}
+        self._stored, files = read_all(folder, SINGLE, _load)
+        tensors = {name: _info(name, tensor) for name, tensor in self._stored.items()}
         super().__init__(folder, tensors, files)
 
-    def _read(self, info: TensorInfo, rows: slice | None) -> np.ndarray:
+    def _read(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
+        if info.dtype not in DTYPES.values():
+            raise CheckpointError(
+                f"{self.path}: {info.name} is of type {info.dtype}",
+                f"supported are {', '.join(DTYPES.values())}",
+            )
         stored = self._stored[info.name]
-        part = stored if rows is None else stored[rows]
-        return np.ascontiguousarray(part.detach().to(torch.float32).numpy())
+        rows = stored[start:stop] if stored.ndim else stored
+        return np.ascontiguousarray(rows.to(torch.float32).numpy(force=True)).reshape(rows.shape)
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:
@@ -46,18 +46,17 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
             f"{path} is refused: {reason}",
             "a pickle with code in it may do anything: get the model as safetensors",
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the unpickler raises nearly anything on damaged bytes
+        reason = (str(error).splitlines() or [repr(error)])[0]
         raise CheckpointError(f"{path} cannot be read: {reason}", "fetch it again") from None
-    if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
-        raise CheckpointError(f"{path} holds no state of named tensors")
+    if not isinstance(state, dict) or not all(map(_is_named_tensor, state.items())):
+        raise CheckpointError(f"{path} holds no state of named, dense tensors")
     return state
 
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
-    if _is_zip(path):
-        return torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    return torch.load(path, weights_only=True, map_location="cpu")  # before PyTorch 1.6
+    # PyTorch before 1.6 wrote no zip files; those cannot be mapped
+    return torch.load(path, weights_only=True, mmap=_is_zip(path), map_location="cpu")
 
 
 def _is_zip(path: Path) -> bool:
@@ -65,8 +64,16 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
-def _info(folder: Path, name: str, tensor: torch.Tensor) -> TensorInfo:
-    if tensor.dtype not in DTYPES:
-        raise CheckpointError(f"{folder}: {name} is of type {tensor.dtype}")
-    shape, nbytes = tuple(tensor.shape), tensor.numel() * tensor.element_size()
-    return TensorInfo(name, shape, DTYPES[tensor.dtype], nbytes)
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    name, tensor = item
+    return (
+        isinstance(name, str)
+        and isinstance(tensor, torch.Tensor)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+    )
+
+
+def _info(name: str, tensor: torch.Tensor) -> TensorInfo:
+    dtype = DTYPES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+    return TensorInfo(name, tuple(tensor.shape), dtype, tensor.numel() * tensor.element_size())

@@ -8,60 +8,55 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from llmkg_lab.checkpoint.base import (
-    CheckpointError,
-    TensorInfo,
-    canonical,
-    read_bytes,
-    shard_files,
-)
+from llmkg_lab.checkpoint.base import CheckpointError, TensorInfo, read_bytes
 from llmkg_lab.checkpoint.folder import FolderCheckpoint
+from llmkg_lab.checkpoint.shards import read_all
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Entry:
+    """One tensor of a header, and where its first byte lies."""
+
     path: Path
-    offset: int  # of the tensor's first byte in the file
+    offset: int
+    nbytes: int
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class SafetensorsCheckpoint(FolderCheckpoint):
-    """The bytes of a tensor are read, not mapped: a map would keep the whole file resident."""
+    """Weights in model.safetensors, or in shards with model.safetensors.index.json."""
 
     format = "safetensors"
 
     def __init__(self, folder: Path) -> None:
-        files = [folder / SINGLE] if (folder / SINGLE).exists() else shard_files(folder / INDEX)
-        self._places: dict[str, _Place] = {}
-        tensors = {}
-        for path in files:
-            for info, place in _tensors_of(path):
-                tensors[info.name], self._places[info.name] = info, place
+        self._entries, files = read_all(folder, SINGLE, _read_header)
+        tensors = {
+            name: TensorInfo(name, entry.shape, entry.dtype, entry.nbytes)
+            for name, entry in self._entries.items()
+        }
         super().__init__(folder, tensors, files)
 
-    @staticmethod
-    def found_in(folder: Path) -> bool:
-        return (folder / SINGLE).exists() or (folder / INDEX).exists()
-
-    def _read(self, info: TensorInfo, rows: slice | None) -> np.ndarray:
-        if info.dtype not in DTYPES:
+    def _read(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
+        entry = self._entries[info.name]
+        if entry.dtype not in DTYPES:
             raise CheckpointError(
-                f"{self.path}: {info.name} is of type {info.dtype}",
+                f"{entry.path}: {info.name} is of type {entry.dtype}",
                 f"supported are {', '.join(DTYPES)}",
             )
-        dtype, place = DTYPES[info.dtype], self._places[info.name]
-        start, stop, _ = (rows or slice(None)).indices(info.shape[0] if info.shape else 1)
-        row = math.prod(info.shape[1:]) * dtype.itemsize  # bytes
-        data = read_bytes(place.path, place.offset + start * row, (stop - start) * row)
-        stored = data.view(dtype).reshape((stop - start, *info.shape[1:]) if info.shape else ())
-        if info.dtype == "BF16":  # the upper half of a float32
+        dtype = DTYPES[entry.dtype]
+        row = math.prod(entry.shape[1:]) * dtype.itemsize  # bytes
+        data = read_bytes(entry.path, entry.offset + start * row, (stop - start) * row)
+        stored = data.view(dtype).reshape((stop - start, *entry.shape[1:]) if entry.shape else ())
+        if entry.dtype == "BF16":  # the upper half of a float32
             return (stored.astype(np.uint32) << 16).view(np.float32)
         return stored.astype(np.float32, copy=False)
 
 
-def _tensors_of(path: Path) -> list[tuple[TensorInfo, _Place]]:
+def _read_header(path: Path) -> dict[str, _Entry]:
     """The header of one file, after the library has checked it against the file's size."""
     try:
         with safe_open(path, framework="np"):
@@ -75,10 +70,9 @@ def _tensors_of(path: Path) -> list[tuple[TensorInfo, _Place]]:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
-    found = []
+    entries = {}
     for name, entry in header.items():
         start, stop = entry["data_offsets"]
         shape = tuple(entry["shape"])
-        info = TensorInfo(canonical(name), shape, entry["dtype"], stop - start)
-        found.append((info, _Place(path, 8 + size + start)))
-    return found
+        entries[name] = _Entry(path, 8 + size + start, stop - start, shape, entry["dtype"])
+    return entries
