@@ -59,7 +59,7 @@ def _mode(path: Path) -> str:
     modes = config.get("pooling_mode") or [
         mode for switch, mode in SWITCHES.items() if config.get(switch)
     ]
-    modes = [modes] if isinstance(modes, str) else modes
+    modes = modes if isinstance(modes, list) else [modes]
     if len(modes) != 1 or modes[0] not in MODES:
         raise CheckpointError(
             f"{path}: pooling by {', '.join(map(str, modes)) or 'nothing'} is not supported",

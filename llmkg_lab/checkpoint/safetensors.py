@@ -57,22 +57,45 @@ class SafetensorsCheckpoint(FolderCheckpoint):
 
 
 def _read_header(path: Path) -> dict[str, _Entry]:
-    """The header of one file, after the library has checked it against the file's size."""
+    """The tensors of one file, after the library has checked its header against its size."""
     try:
         with safe_open(path, framework="np"):
             pass
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} ({path.stat().st_size:,} bytes) is no whole safetensors file: {error}",
+            f"{path} ({path.stat().st_size:,} bytes{_promise(path)}) is no whole safetensors "
+            f"file: {error}",
             "the download may be cut off: fetch it again",
         ) from None
+    start, header = _header(path)
+    return {
+        name: _Entry(
+            path,
+            start + entry["data_offsets"][0],
+            entry["data_offsets"][1] - entry["data_offsets"][0],
+            tuple(entry["shape"]),
+            entry["dtype"],
+        )
+        for name, entry in header.items()
+    }
+
+
+def _header(path: Path) -> tuple[int, dict[str, dict]]:
+    """Where the weights start in the file, and what is said of each tensor."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            raise ValueError("no header is longer than its file")
         header = json.loads(file.read(size))
     header.pop("__metadata__", None)
-    entries = {}
-    for name, entry in header.items():
-        start, stop = entry["data_offsets"]
-        shape = tuple(entry["shape"])
-        entries[name] = _Entry(path, 8 + size + start, stop - start, shape, entry["dtype"])
-    return entries
+    return 8 + size, header
+
+
+def _promise(path: Path) -> str:
+    """The size that the header of a broken file implies, where it can be read."""
+    try:
+        start, header = _header(path)
+        end = max(entry["data_offsets"][1] for entry in header.values())
+        return f", and its header promises {start + end:,}"
+    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return ""
