@@ -7,12 +7,11 @@ from tempfile import TemporaryDirectory
 
 from tokenizers import Tokenizer
 
+from llmkg_lab.checkpoint import spm
 from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo, read_json
 from llmkg_lab.checkpoint.pooling import read_pooling
 
 COPIED = ("generation_config.json", "special_tokens_map.json")
-# what a folder may hold in place of tokenizer.json
-SLOW_TOKENIZERS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt")
 
 
 class FolderCheckpoint(Checkpoint):
@@ -35,15 +34,18 @@ class FolderCheckpoint(Checkpoint):
 
     def _tokenizer(self) -> dict[str, bytes]:
         """tokenizer.json and tokenizer_config.json, none where the folder has no tokenizer."""
-        path = self.path / "tokenizer.json"
-        if path.exists():
-            content, config = path.read_bytes(), {}
-            _check(path, content)
-        elif any((self.path / name).exists() for name in SLOW_TOKENIZERS):
-            content, config = _fast_tokenizer(self.path)
+        said = self._tokenizer_config()
+        if (path := self.path / "tokenizer.json").exists():
+            content, config = _checked(path), said
+        elif (path := self.path / "tokenizer.model").exists():
+            tokenizer, config = spm.from_model(path, said)
+            content = tokenizer.to_str().encode()
+            config |= said | {"tokenizer_class": "PreTrainedTokenizerFast"}
+        elif (self.path / "vocab.txt").exists():
+            content, config = _converted(self.path)
+            config |= said
         else:
             return {}
-        config |= self._tokenizer_config()
         return {
             "tokenizer.json": content,
             "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),
@@ -60,15 +62,17 @@ class FolderCheckpoint(Checkpoint):
         return config
 
 
-def _check(path: Path, content: bytes) -> None:
+def _checked(path: Path) -> bytes:
+    content = path.read_bytes()
     try:
         Tokenizer.from_buffer(content)
     except Exception as error:  # tokenizers has no type of its own for it
         raise CheckpointError(f"{path} is no tokenizer: {error}", "fetch it again") from None
+    return content
 
 
-def _fast_tokenizer(folder: Path) -> tuple[bytes, dict]:
-    """tokenizer.json and its config, made by transformers from an older form."""
+def _converted(folder: Path) -> tuple[bytes, dict]:
+    """tokenizer.json and its config, made by transformers of a BERT's vocab.txt."""
     from transformers import AutoTokenizer  # seconds to import, and rarely needed
 
     try:

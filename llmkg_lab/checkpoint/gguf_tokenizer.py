@@ -6,21 +6,12 @@ GGUF keeps a tokenizer's vocabulary and names its algorithm; the algorithm's fix
 
 import json
 
-from tokenizers import (
-    AddedToken,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from llmkg_lab.checkpoint import spm
 from llmkg_lab.checkpoint.base import CheckpointError
 from llmkg_lab.checkpoint.gguf_file import Metadata
 
-UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4  # llama.cpp's token types
-SPACE = "▁"  # how SentencePiece writes a space
 # tokenizer_config.json's names; "seperator" is how GGUF spells it
 SPECIAL = {
     "bos": "bos",
@@ -80,46 +71,24 @@ def _byte_level(metadata: Metadata, special: dict[str, str]) -> Tokenizer:
         )
     merges = metadata.items("tokenizer.ggml.merges", str)
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
-    tokenizer = Tokenizer(models.BPE(_vocabulary(metadata), pairs))
+    vocabulary = _vocabulary(metadata)
+    tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
     tokenizer.pre_tokenizer, tokenizer.decoder = splits[split], decoders.ByteLevel()
-    _add_special(tokenizer, metadata)
+    kinds = metadata.items("tokenizer.ggml.token_type", int)
+    spm.add_special(tokenizer, list(vocabulary), kinds)
     _add_ends(tokenizer, metadata, special, bos=False)
     return tokenizer
 
 
 def _sentencepiece(metadata: Metadata, special: dict[str, str]) -> Tokenizer:
-    """SentencePiece's BPE with byte fall-back (Llama 1 and 2, TinyLlama)."""
-    vocabulary = _vocabulary(metadata)
-    merges = _merges(vocabulary, metadata.items("tokenizer.ggml.scores", float))
-    unknown = next((token for token, kind in _typed_tokens(metadata) if kind == UNKNOWN), None)
-    tokenizer = Tokenizer(
-        models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    tokenizer = spm.bpe(
+        list(_vocabulary(metadata)),
+        metadata.items("tokenizer.ggml.scores", float),
+        metadata.items("tokenizer.ggml.token_type", int),
+        prefix=metadata.get("tokenizer.ggml.add_space_prefix", bool, True),
     )
-    prefix = metadata.get("tokenizer.ggml.add_space_prefix", bool, True)
-    steps = [normalizers.Prepend(SPACE)] if prefix else []
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
-    strip = [decoders.Strip(" ", 1, 0)] if prefix else []
-    tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
-    )
-    _add_special(tokenizer, metadata)
     _add_ends(tokenizer, metadata, special, bos=True)
     return tokenizer
-
-
-def _merges(vocabulary: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """Every way to put a token together of two others, the best-scored tokens first.
-
-    SentencePiece stores scores and no merges: it joins the pair whose result scores best.
-    """
-    found = []
-    for token, index in vocabulary.items():
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in vocabulary and right in vocabulary:
-                # of two ways to the same token the longer left part, as transformers has it
-                found.append(((-scores[index], index, -cut), (left, right)))
-    return [merge for _, merge in sorted(found)]
 
 
 def _word_piece(metadata: Metadata, special: dict[str, str]) -> Tokenizer:
@@ -140,15 +109,7 @@ def _word_piece_of(token: str) -> str:
     """GGUF marks the start of a word, BERT its inside; [CLS] and the like stay as they are."""
     if token.startswith("[") and token.endswith("]"):
         return token
-    return token.removeprefix(SPACE) if token.startswith(SPACE) else f"##{token}"
-
-
-def _add_special(tokenizer: Tokenizer, metadata: Metadata) -> None:
-    typed = _typed_tokens(metadata)
-    special = [token for token, kind in typed if kind in (CONTROL, UNKNOWN)]
-    own = [token for token, kind in typed if kind == USER_DEFINED]
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
-    tokenizer.add_tokens([AddedToken(t, normalized=False) for t in own])
+    return token.removeprefix(spm.SPACE) if token.startswith(spm.SPACE) else f"##{token}"
 
 
 def _add_ends(
@@ -157,14 +118,7 @@ def _add_ends(
     """The tokens before and after a text. bos: whether one comes before where nothing is said."""
     first = metadata.get("tokenizer.ggml.add_bos_token", bool, bos)
     last = metadata.get("tokenizer.ggml.add_eos_token", bool, False)
-    start = [special["bos"]] if first else []
-    end = [special["eos"]] if last else []
-    if start or end:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=[*start, "$A", *end],
-            pair=[*start, "$A", *end, *start, "$B", *end],
-            special_tokens=[(token, tokenizer.token_to_id(token)) for token in start + end],
-        )
+    spm.add_ends(tokenizer, [special["bos"]] if first else [], [special["eos"]] if last else [])
 
 
 def _special_tokens(metadata: Metadata) -> dict[str, str]:
@@ -177,12 +131,6 @@ def _special_tokens(metadata: Metadata) -> dict[str, str]:
             f"{metadata.path}: {keys[outside[0]]} is outside of the vocabulary", "fetch it again"
         )
     return {name: tokens[index] for name, index in ids.items()}
-
-
-def _typed_tokens(metadata: Metadata) -> list[tuple[str, int]]:
-    tokens = metadata.items("tokenizer.ggml.tokens", str)
-    kinds = metadata.items("tokenizer.ggml.token_type", int)
-    return list(zip(tokens, kinds, strict=True))
 
 
 def _vocabulary(metadata: Metadata) -> dict[str, int]:
