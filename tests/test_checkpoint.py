@@ -1,6 +1,8 @@
 """Every form of checkpoint reads alike, and hostile files end in a clear error."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -65,6 +67,22 @@ def test_the_packaged_embedder(minilm_folder):
     for name in stored:
         if stored[name].dtype == np.float32:
             np.testing.assert_array_equal(checkpoint.read(name), stored[name])
+
+
+def test_reading_takes_no_framework(minilm_folder, smollm2_gguf):
+    """torch and transformers take seconds to import, which a conversion need not wait."""
+    program = """
+import sys
+from llmkg_lab.checkpoint import open_checkpoint
+for path in sys.argv[1:]:
+    checkpoint = open_checkpoint(path)
+    checkpoint.read(max(checkpoint.tensors), slice(0, 2))
+    checkpoint.sidecars(), checkpoint.pooling
+print(*({"torch", "transformers", "scipy"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", program, minilm_folder, smollm2_gguf]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.stdout, run.stderr) == ("\n", "")
 
 
 def test_norms_of_2018_get_todays_names(tmp_path):

@@ -44,6 +44,11 @@ class FolderCheckpoint(Checkpoint):
         elif (self.path / "vocab.txt").exists():
             content, config = _converted(self.path)
             config |= said
+        elif (path := self.path / "sentencepiece.bpe.model").exists():
+            raise CheckpointError(
+                f"{path} alone is no tokenizer that can be read",
+                "open it in transformers and save it: that writes tokenizer.json",
+            )
         else:
             return {}
         return {
