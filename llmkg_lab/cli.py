@@ -1,7 +1,10 @@
 """The command line. What a command needs is imported when it runs, so that --help is fast."""
 
+import os
+import signal
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +40,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and no
 ArtifactFolder = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="A folder with a manifest.json.")
 ]
+Family = Annotated[str | None, typer.Option(help="Only this family.")]
+Tier = Annotated[int | None, typer.Option(help="Only this tier.")]
+Outputs = Annotated[Path | None, typer.Option(help="The outputs folder.", show_default="outputs")]
 
 
 @app.command(
@@ -78,7 +84,7 @@ def convert(
     summaries = []
     for wanted in schemes:
         start = time.perf_counter()
-        with console.conversion_bar(wanted.name) as progress:
+        with console.transfer_bar(wanted.name) as progress:
             artifact = convert_checkpoint(
                 opened, wanted, out / wanted.name, source=source, progress=progress, force=force
             )
@@ -193,12 +199,111 @@ def embed(
     console.out.print(console.table(("text", *numbers), rows))
 
 
+@app.command("list", epilog=_examples("list", "list --family minilm --json"))
+def list_variants(
+    family: Family = None,
+    tier: Tier = None,
+    out: Outputs = None,
+    as_json: Json = False,
+) -> None:
+    """List the roster: tier, licence, sources and the state of the last run.
+
+    A source is marked ✓ where it can serve without a network: a package or folder that is
+    here, a repository in the Hub's cache.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else each variant would wait for the Hub
+    from llmkg_lab import batch, paths
+    from llmkg_lab.sources import availability
+
+    outputs = out or paths.outputs()
+    rows = []
+    for variant in batch.select(family=family, tier=tier, everything=True):
+        sources = [
+            {"source": str(spec), "kind": spec.kind, "available": available, "reason": reason}
+            for spec, available, reason in availability(variant)
+        ]
+        state = batch.last_state(outputs / variant.family / variant.id)
+        facts = ("id", "title", "family", "tier", "task", "license")
+        row = {name: getattr(variant, name) for name in facts}
+        rows.append(row | {"sources": sources, "last_run": state})
+    if as_json:
+        console.print_json(rows)
+    else:
+        console.out.print(console.roster_table(rows))
+
+
+@app.command(
+    epilog=_examples(
+        "run all_minilm_l6_v2 smollm2_135m_instruct",
+        "run --family minilm --scheme int8 --scheme int4-b64",
+        "run --all --set quick=true --jobs 2 --out /tmp/smoke",
+    )
+)
+def run(
+    variants: Annotated[
+        list[str] | None, typer.Argument(metavar="[VARIANT]...", help="Ids from `list`.")
+    ] = None,
+    family: Family = None,
+    tier: Tier = None,
+    everything: Annotated[bool, typer.Option("--all", help="All variants.")] = False,
+    source: Annotated[
+        str, typer.Option(help="hub, package, or a path; by default the first available.")
+    ] = "",
+    scheme: Annotated[
+        list[str] | None,
+        typer.Option(help="Instead of the variant's own schemes. Repeatable."),
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A notebook parameter. Repeatable."),
+    ] = None,
+    out: Outputs = None,
+    force: Annotated[bool, typer.Option("--force", help="Run what is done, too.")] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Notebooks at a time; more than one disturbs the timings.")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """Convert, validate and measure variants: one notebook each, kept as its report.
+
+    Makes `report.ipynb`, `report.html`, `result.json` and `artifacts/` in OUT/FAMILY/VARIANT, and
+    `OUT/registry.json`. What is done already is not run again unless its notebook, parameters or
+    the package's code changed; after Ctrl-C the same command goes on.
+
+    Exits with 1 if a variant failed.
+    """
+    from llmkg_lab import batch, paths, watch
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end as on Ctrl-C
+    outputs = out or paths.outputs()
+    chosen = batch.select(variants or (), family, tier, everything)
+    planned = batch.plan(chosen, outputs, scheme or (), source, batch.parse_settings(setting or ()))
+    try:
+        with watch.watching(planned) as follow:
+            outcomes = batch.run(planned, outputs, force=force, parallel=jobs, follow=follow)
+    except KeyboardInterrupt:
+        console.err.print("interrupted; the same command goes on where it stopped")
+        raise
+    if as_json:
+        console.print_json([batch.as_json(outcome) for outcome in outcomes])
+    else:
+        watch.print_summary(outcomes)
+    raise typer.Exit(1 if any(outcome.verdict == "fail" for outcome in outcomes) else 0)
+
+
 def _open_source(name: str) -> tuple["Checkpoint", dict]:
     """A checkpoint by path or by Hub id, and its origin for the manifest."""
     from llmkg_lab.checkpoint import open_checkpoint
 
-    origin = {"kind": "local", "detail": name, "revision": None, "synthetic": False}
-    return open_checkpoint(name), origin
+    if Path(name).exists():  # the Hub's client need not be loaded
+        origin = {"kind": "local", "detail": name, "revision": None, "synthetic": False}
+        return open_checkpoint(name), origin
+    from llmkg_lab.sources import fetch_repo
+
+    with console.transfer_bar("download") as progress:
+        fetched = fetch_repo(name, progress=progress)
+    origin = asdict(fetched)
+    return open_checkpoint(origin.pop("path")), origin
 
 
 def main() -> None:

@@ -66,8 +66,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table
 
 
 @contextmanager
-def conversion_bar(name: str) -> Iterator["ProgressCallback"]:
-    """A progress callback for ``convert`` that draws bytes, rate and time left on a terminal."""
+def transfer_bar(name: str) -> Iterator["ProgressCallback"]:
+    """A callback for ``convert`` and ``fetch`` that draws bytes, rate and time left."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -106,3 +106,28 @@ def print_conversion(artifact: "Artifact", nbytes_read: int, seconds: float) -> 
         for group in artifact.manifest["groups"]
     ]
     out.print(table(("group", "tensors", "MB", "bits a weight", "RMS error"), rows), "")
+
+
+def roster_table(rows: Sequence[dict]) -> Table:
+    """The rows of ``llmkg-lab list``."""
+    return table(
+        ("variant", "family", "tier", "licence", "sources", "last run"),
+        [
+            (
+                row["id"],
+                row["family"],
+                str(row["tier"]),
+                row["license"],
+                _sources(row["sources"]),
+                state(row["last_run"]),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _sources(sources: Sequence[dict]) -> Text:
+    marks = [("✓ ", "green") if entry["available"] else ("✗ ", "dim") for entry in sources]
+    kinds = [entry["kind"] for entry in sources]
+    parts = [part for mark, kind in zip(marks, kinds, strict=True) for part in (mark, f"{kind}  ")]
+    return Text.assemble(*parts)

@@ -1,0 +1,95 @@
+"""Executes one variant's notebook: the program that the workflow's rule starts.
+
+    python -m llmkg_lab.execute notebooks/minilm.ipynb outputs/minilm/all_minilm_l6_v2
+
+The folder holds run.yaml, whose ``parameters`` the notebook takes. While the notebook runs it is
+saved there as running.ipynb. A run that ends well leaves report.ipynb and report.html, one that
+fails leaves failed.ipynb, and one that is interrupted leaves nothing.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+
+from llmkg_lab.notebook import (
+    FAILED,
+    PLAN,
+    REPORT,
+    RUNNING,
+    Failure,
+    NotebookError,
+    describe,
+    record_failure,
+)
+
+
+def execute(template: Path, folder: Path) -> None:
+    """Run ``template`` with the parameters of the folder's run.yaml and keep its report.
+
+    Raises NotebookError where it fails, having kept failed.ipynb.
+    """
+    running = folder / RUNNING
+    _clear(folder)
+    try:
+        _run(template, running)
+        _publish(running, folder)
+    except Exception as error:
+        failure = _keep_failed(template, running, folder / FAILED, error)
+        raise NotebookError(f"{folder}: {failure}", f"open {folder / FAILED}") from error
+    finally:
+        running.unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run left, a killed one included; whole artifacts stay."""
+    for name in (RUNNING, FAILED, REPORT, "report.html", "result.json"):
+        (folder / name).unlink(missing_ok=True)
+    for half_written in (folder / "artifacts").glob(".*"):
+        shutil.rmtree(half_written, ignore_errors=True)
+
+
+def _run(template: Path, running: Path) -> None:
+    folder = running.parent
+    papermill.execute_notebook(
+        template,
+        running,
+        yaml.safe_load((folder / PLAN).read_text())["parameters"],
+        cwd=template.parent,  # as Jupyter opens it
+        progress_bar=False,
+        report_mode=True,  # code cells are folded
+    )
+    if not (folder / "result.json").is_file():
+        raise NotebookError(f"{template.name} wrote no result.json")
+
+
+def _publish(running: Path, folder: Path) -> None:
+    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True)
+    html, _ = exporter.from_filename(str(running))
+    temporary = folder / ".report.html"
+    temporary.write_text(html)
+    temporary.replace(folder / "report.html")
+    running.replace(folder / REPORT)
+
+
+def _keep_failed(template: Path, running: Path, target: Path, error: Exception) -> Failure:
+    """Write the notebook as far as it came, with the failure in its metadata."""
+    notebook: NotebookNode = nbformat.read(running if running.exists() else template, as_version=4)
+    failure = describe(notebook, error)
+    record_failure(notebook, failure)
+    temporary = target.with_name(f".{target.name}")
+    nbformat.write(notebook, temporary)
+    temporary.replace(target)
+    return failure
+
+
+if __name__ == "__main__":
+    try:
+        execute(Path(sys.argv[1]), Path(sys.argv[2]))
+    except NotebookError as error:
+        sys.exit(str(error))
