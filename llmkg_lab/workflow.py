@@ -93,7 +93,7 @@ def _command(
     if forced:
         options["--forcerun"] = [f"{report}/report.ipynb" for report in forced]
     arguments = [str(part) for option, values in options.items() for part in (option, *values)]
-    return [sys.executable, "-m", "snakemake", *arguments, "--", "registry"]
+    return [sys.executable, "-m", "snakemake", *arguments]
 
 
 def _stop(process: subprocess.Popen) -> None:

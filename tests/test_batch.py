@@ -1,0 +1,295 @@
+"""The batch in real processes: Snakemake, papermill, kernels; failures, interruption, resuming.
+
+The roster is the test's own, its notebook is tests/notebooks/tiny.ipynb, its weights are real.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+
+from llmkg_lab import batch, notebook, paths, watch
+from llmkg_lab.artifact import verify
+from llmkg_lab.errors import LabError
+from llmkg_lab.execute import execute
+from llmkg_lab.notebook import NotebookError
+
+VARIANT = """\
+title: {name}
+tier: {tier}
+task: sentence-embedding
+architecture: bert
+license: apache-2.0
+description: For tests.
+schemes: [fp32, int8]
+limits: {{fp32: {{cosine_min: 0.9999}}, int8: {{cosine_mean: {limit}}}}}
+sources: [{{local: {source}}}]
+"""
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory, minilm_folder):
+    """Environment variables that point at a roster of three: two that run, one without weights."""
+    params = tmp_path_factory.mktemp("params")
+    shutil.copy(paths.ROOT / "params" / "defaults.yaml", params)
+    (params / "tiny").mkdir()
+    variants = {
+        "absent": VARIANT.format(name="Absent", tier=1, limit=0.9, source="/nowhere/model"),
+        "good": VARIANT.format(name="Good", tier=2, limit=0.9, source=minilm_folder),
+        "strict": VARIANT.format(name="Strict", tier=2, limit=0.99999, source=minilm_folder),
+    }
+    for name, text in variants.items():
+        (params / "tiny" / f"{name}.yaml").write_text(text)
+    folders = {"PARAMS": params, "NOTEBOOKS": Path(__file__).parent / "notebooks"}
+    return {f"LLMKG_LAB_{name}": str(folder) for name, folder in folders.items()}
+
+
+@pytest.fixture
+def in_process(environment, monkeypatch):
+    """The same roster for code that runs in this process."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def start(environment, *arguments):
+    """`llmkg-lab` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "llmkg_lab.cli", *map(str, arguments)],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def call(environment, *arguments):
+    """Run `llmkg-lab` to its end: (exit code, stdout, stderr)."""
+    process = start(environment, *arguments)
+    stdout, stderr = process.communicate(timeout=120)
+    return process.returncode, stdout, stderr
+
+
+@pytest.fixture(scope="module")
+def finished(environment, tmp_path_factory):
+    """A batch of all three: its outputs folder, and what the command said."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    return outputs, call(environment, "run", "--all", "--out", outputs, "--jobs", "2", "--json")
+
+
+def test_one_failure_does_not_stop_the_others(finished):
+    outputs, (code, stdout, stderr) = finished
+    outcomes = {outcome["variant"]: outcome for outcome in json.loads(stdout)}
+    assert code == 1
+    states = {name: (outcome["state"], outcome["verdict"]) for name, outcome in outcomes.items()}
+    assert states == {
+        "absent": ("failed", "fail"),
+        "good": ("done", "pass"),
+        "strict": ("done", "fail"),  # it ran; int8 lost more than its limit allows
+    }
+    assert outcomes["strict"]["schemes"]["fp32"]["verdict"] == "pass"
+    assert outcomes["strict"]["schemes"]["int8"]["verdict"] == "fail"
+    started = re.findall(r"variant=(\w+)", (outputs / "batch.log").read_text())
+    assert started == ["absent", "good", "strict"]  # tier by tier
+    assert "good · running · " in stderr
+    assert "convert" in stderr
+
+
+def test_a_report_is_complete(finished):
+    folder = finished[0] / "tiny" / "good"
+    assert names(folder) == {"report.ipynb", "report.html", "result.json", "run.yaml", "artifacts"}
+    report = nbformat.read(folder / "report.ipynb", as_version=4)
+    assert all(cell.metadata.papermill.status == "completed" for cell in report.cells)
+    html = (folder / "report.html").read_text()
+    assert "A small family for the batch" in html
+    assert "convert_all" not in html  # the code is hidden
+    result = json.loads((folder / "result.json").read_text())
+    assert [verify(folder / s["artifact"]) for s in result["schemes"].values()] == [[], []]
+
+
+def test_a_failed_run_keeps_its_notebook_and_says_where(finished):
+    outputs, (_, stdout, _) = finished
+    folder = outputs / "tiny" / "absent"
+    assert names(folder) == {"failed.ipynb", "run.yaml"}
+    failure = json.loads(stdout)[0]["failure"]
+    assert (failure["cell"], failure["step"]) == (4, "fetch")
+    assert failure["error"].startswith("UnavailableError: absent: no source is available")
+    assert "/nowhere/model does not exist" in failure["error"]
+    kept = nbformat.read(folder / "failed.ipynb", as_version=4)
+    assert "An Exception was encountered at" in kept.cells[0].source
+    cells = notebook.code_cells(kept)
+    assert cells[3].outputs[-1].ename == "UnavailableError"
+    assert cells[4].execution_count is None
+
+
+def test_the_registry_lists_what_passed(finished):
+    registry = (finished[0] / "registry.json").read_text()
+    assert "tiny/good/artifacts/int8" in registry
+    assert "tiny/strict/artifacts/fp32" in registry
+    assert "tiny/strict/artifacts/int8" not in registry
+    assert "absent" not in registry
+
+
+def test_list_tells_the_state_of_the_last_run(finished, environment):
+    code, stdout, _ = call(environment, "list", "--out", finished[0], "--json")
+    rows = {row["id"]: row for row in json.loads(stdout)}
+    assert code == 0
+    states = {name: row["last_run"] for name, row in rows.items()}
+    assert states == {"absent": "failed", "good": "pass", "strict": "fail"}
+    assert rows["good"]["sources"][0]["available"]
+    assert "does not exist" in rows["absent"]["sources"][0]["reason"]
+    code, stdout, _ = call(environment, "list", "--out", finished[0], "--tier", "2")
+    assert "good" in stdout
+    assert "absent" not in stdout
+
+
+def test_what_is_done_is_not_run_again_until_something_changed(finished, environment):
+    outputs, _ = finished
+    good, strict = outputs / "tiny" / "good", outputs / "tiny" / "strict"
+    stamps = [(folder / "report.ipynb").stat().st_mtime_ns for folder in (good, strict)]
+    command = ("run", "good", "strict", "--out", outputs, "--jobs", "2", "--json")
+    _, stdout, _ = call(environment, *command)
+    assert [outcome["state"] for outcome in json.loads(stdout)] == ["up to date", "up to date"]
+    assert [(folder / "report.ipynb").stat().st_mtime_ns for folder in (good, strict)] == stamps
+
+    variant = Path(environment["LLMKG_LAB_PARAMS"]) / "tiny" / "good.yaml"
+    variant.write_text(variant.read_text().replace("For tests.", "For tests, changed."))
+    (strict / "artifacts" / "int8" / "config.json").unlink()
+    kept = (strict / "artifacts" / "fp32" / "manifest.json").stat().st_mtime_ns
+    _, stdout, _ = call(environment, *command)
+    assert [outcome["state"] for outcome in json.loads(stdout)] == ["done", "done"]
+    assert verify(strict / "artifacts" / "int8") == []
+    assert (strict / "artifacts" / "fp32" / "manifest.json").stat().st_mtime_ns == kept
+
+
+def start_paused(environment, outputs):
+    """A run that holds still while an artifact is half written, and all its child processes."""
+    process = start(environment, "run", "good", "--out", outputs, "--set", "pause=100")
+    half = outputs / "tiny" / "good" / "artifacts"
+    before = set(half.glob(".slow*/half"))
+    deadline = time.monotonic() + 60
+    while not set(half.glob(".slow*/half")) - before:
+        assert time.monotonic() < deadline, (outputs / "batch.log").read_text()
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("ipykernel_launcher" in " ".join(child.cmdline()) for child in children)
+    return process, children
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_an_interrupted_batch_leaves_nothing_half_written_and_goes_on(environment, tmp_path):
+    folder = tmp_path / "tiny" / "good"
+    process, children = start_paused(environment, tmp_path)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "goes on where it stopped" in stderr
+    assert "Traceback" not in stderr
+    assert psutil.wait_procs(children, timeout=5)[1] == []  # none is alive
+    assert names(folder) == {"artifacts", "run.yaml"}
+    assert names(folder / "artifacts") == {"fp32", "int8"}
+
+    process, children = start_paused(environment, tmp_path)
+    for each in [psutil.Process(process.pid), *children]:  # as when the machine goes down
+        each.kill()
+    process.communicate()
+    assert "running.ipynb" in names(folder)
+
+    converted = (folder / "artifacts" / "int8" / "manifest.json").stat().st_mtime_ns
+    code, stdout, stderr = call(environment, "run", "good", "--out", tmp_path, "--json")
+    assert (code, json.loads(stdout)[0]["state"]) == (0, "done"), stderr
+    assert names(folder / "artifacts") == {"fp32", "int8"}
+    assert (folder / "artifacts" / "int8" / "manifest.json").stat().st_mtime_ns == converted
+
+
+def test_two_batches_do_not_share_a_folder(environment, tmp_path):
+    with (tmp_path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, stderr = call(environment, "run", "good", "--out", tmp_path)
+    assert code == 2
+    assert "another batch is writing" in stderr
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def ask(**options):
+    return batch.plan(batch.select(["good"]), Path("outputs"), **options)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (lambda: batch.select(["goood"]), "did you mean 'good'"),
+        (lambda: batch.select(family="tine"), "did you mean 'tiny'"),
+        (lambda: batch.select(), "give --all"),
+        (lambda: batch.select(tier=9), "no variant is chosen"),
+        (lambda: batch.parse_settings(["pause"]), "write KEY=VALUE"),
+        (lambda: batch.parse_settings(["pause=[1"]), "no YAML"),
+        (lambda: ask(settings={"paus": 1}), "did you mean 'pause'"),
+        (lambda: ask(settings={"out": "x"}), "use: --out"),
+        (lambda: ask(schemes=["int5"]), "unknown scheme 'int5'"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_runs(request_, message, in_process):
+    with pytest.raises(LabError, match=message):
+        request_()
+
+
+def test_settings_are_typed_as_yaml(in_process):
+    parsed = batch.parse_settings(["pause=3", "quick=true", "note=a=b"])
+    assert parsed == {"pause": 3, "quick": True, "note": "a=b"}
+    job = ask(settings={"pause": 3}, schemes=["INT8"])[0]
+    expected = {"variant": "good", "schemes": ["int8"], "source": "", "quick": False, "pause": 3}
+    assert job.parameters == expected | {"out": str(Path("outputs/tiny/good").resolve())}
+
+
+def write_notebook(path, *cells):
+    new = nbformat.v4
+    sources = ["# papermill_description=first\nprint('hello')", *cells]
+    cells = [new.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("# papermill_description=die\nimport os; os._exit(1)", r"\(die\): DeadKernelError"),
+        ("1 + 1", "wrote no result.json"),
+    ],
+)
+def test_a_notebook_may_fail_without_an_error_of_its_own(cell, message, tmp_path):
+    write_notebook(tmp_path / "template.ipynb", cell)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "run.yaml").write_text("parameters: {}\n")
+    with pytest.raises(NotebookError, match=message):
+        execute(tmp_path / "template.ipynb", folder)
+    assert names(folder) == {"failed.ipynb", "run.yaml"}
+    assert notebook.failure(folder / "failed.ipynb").cell == 2
+
+
+def test_progress_survives_a_half_written_notebook(finished, tmp_path):
+    whole = (finished[0] / "tiny" / "strict" / "report.ipynb").read_bytes()
+    path = tmp_path / "running.ipynb"
+    path.write_bytes(whole[: len(whole) // 2])
+    assert notebook.progress(path) is None
+    path.write_bytes(whole)
+    progress = notebook.progress(path)
+    assert (progress.cell, progress.cells, progress.step) == (8, 8, "verdict")
+
+
+def test_the_clock():
+    assert [watch.clock(seconds) for seconds in (6.6, 750, 3723)] == ["0:07", "12:30", "1:02:03"]

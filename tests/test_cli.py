@@ -1,0 +1,200 @@
+"""The command line in processes of its own: what a user types, sees and gets as exit code."""
+
+import inspect
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from llmkg_lab import cli
+from llmkg_lab.artifact import Artifact, verify
+from llmkg_lab.runtime.generate import GenerationConfig
+from llmkg_lab.runtime.ort import Embedder
+
+COMMAND = [sys.executable, "-m", "llmkg_lab.cli"]
+
+
+def call(*arguments):
+    """Run a command: (exit code, stdout, stderr)."""
+    result = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True)
+    return result.returncode, result.stdout, result.stderr
+
+
+def start(*arguments):
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def smollm2(make_artifact):
+    return make_artifact("smollm2", "int4").folder
+
+
+@pytest.fixture(scope="module")
+def minilm(make_artifact):
+    return make_artifact("minilm", "int8").folder
+
+
+def test_help_teaches_every_command():
+    code, text, _ = call("--help")
+    assert code == 0
+    for command in ("list", "run", "convert", "verify", "generate", "embed"):
+        assert f" {command} " in text
+    code, text, _ = call("run", "--help")
+    assert "Examples" in text
+    assert "llmkg-lab run all_minilm_l6_v2" in text
+
+
+def test_a_wrong_command_or_option_is_explained():
+    code, _, stderr = call("convrt")
+    assert code == 2
+    assert "Did you mean 'convert'" in stderr
+    code, _, stderr = call("convert", "somewhere")
+    assert code == 2
+    assert "--out" in stderr
+
+
+def test_convert_makes_one_artifact_a_scheme(minilm_folder, tmp_path):
+    arguments = ("convert", minilm_folder, "--out", tmp_path / "out")
+    code, stdout, _ = call(*arguments, "--scheme", "int8", "--scheme", "int4-b64", "--json")
+    assert code == 0
+    int8, int4 = json.loads(stdout)
+    assert [int8["scheme"], int4["scheme"]] == ["int8", "int4-b64"]
+    assert verify(int8["artifact"]) == verify(tmp_path / "out" / "int4-b64") == []
+    assert int4["bytes"] == Artifact.open(int4["artifact"]).nbytes < int8["bytes"]
+
+    before = verify_stamp = (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns
+    code, _, stderr = call(*arguments, "--scheme", "int8")
+    assert code == 2
+    assert "exists" in stderr
+    assert (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns == before
+    code, stdout, _ = call(*arguments, "--scheme", "int8", "--force")
+    assert code == 0
+    assert (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns > verify_stamp
+    assert "MB/s" in stdout
+    assert "feed-forward" in stdout
+
+
+def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):
+    code = (
+        "import sys; from llmkg_lab.cli import main\n"
+        "try: main()\n"
+        "finally: print(*sys.modules, file=sys.stderr)"
+    )
+    for arguments in (["--help"], ["convert", minilm_folder, "--out", tmp_path / "out"]):
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0
+        loaded = set(result.stderr.split())
+        heavy = {"torch", "transformers", "onnxruntime", "huggingface_hub", "papermill", "scipy"}
+        assert not heavy & loaded
+        assert ("numpy" in loaded) == ("convert" in arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["convert", "/nowhere/model", "--out", "{out}"], "neither a path here nor a repository"),
+        (["convert", "{minilm}", "--scheme", "int5", "--out", "{out}"], "unknown scheme 'int5'"),
+        (["verify", "{out}"], "is no artifact"),
+        (["generate", "{minilm_int8}", "Hello"], "it generates no text"),
+        (["generate", "{smollm2}", "Hello", "--top-p", "2"], "top_p is 2"),
+        (["embed", "{smollm2}", "Hello"], "it gives no sentence embeddings"),
+        (["run", "all_minilm_l6", "--out", "{out}"], "did you mean 'all_minilm_l6_v2'"),
+    ],
+)
+def test_a_mistake_gets_a_message_and_a_hint(
+    arguments, message, minilm_folder, minilm, smollm2, tmp_path
+):
+    places = {"out": tmp_path / "out", "minilm": minilm_folder, "minilm_int8": minilm}
+    code, stdout, stderr = call(*(a.format(**places, smollm2=smollm2) for a in arguments))
+    assert code == 2
+    assert stdout == ""
+    assert message in stderr
+    assert "→" in stderr
+    assert "Traceback" not in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verify_tells_whole_from_damaged(minilm, tmp_path):
+    assert call("verify", minilm)[0] == 0
+    shutil.copytree(minilm, tmp_path / "copy")
+    (tmp_path / "copy" / "tokenizer.json").write_text("{}")
+    code, stdout, _ = call("verify", tmp_path / "copy", "--json")
+    assert code == 1
+    report = json.loads(stdout)
+    assert not report["whole"]
+    assert "tokenizer.json" in report["problems"][0]
+
+
+def test_verify_asks_onnx_runtime_too(minilm, tmp_path):
+    """A manifest may agree with a graph that no runtime accepts."""
+    shutil.copytree(minilm, tmp_path / "copy")
+    path = tmp_path / "copy" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["model"] = "config.json"  # whole, and no graph
+    path.write_text(json.dumps(manifest))
+    code, stdout, _ = call("verify", tmp_path / "copy")
+    assert code == 1
+    assert "ONNX Runtime cannot load" in stdout
+
+
+def test_generate_is_reproducible_and_answers_chats(smollm2):
+    options = ("--seed", "7", "--max-tokens", "12")
+    code, first, _ = call("generate", smollm2, "The capital of France is", *options)
+    assert code == 0
+    _, second, _ = call("generate", smollm2, "The capital of France is", *options, "--json")
+    assert json.loads(second)["text"] + "\n" == first
+    question = ("generate", smollm2, "What is the capital of France?", "--temperature", "0")
+    _, answer, _ = call(*question, "--chat", "--max-tokens", "20")
+    assert "Paris" in answer
+    _, stopped, _ = call(*question, "--chat", "--max-tokens", "20", "--stop", "Paris")
+    assert answer.startswith(stopped.rstrip("\n"))
+    assert "Paris" not in stopped
+
+
+def test_generate_has_the_defaults_of_the_runtime():
+    parameters = inspect.signature(cli.generate).parameters
+    names = ("temperature", "top_k", "top_p", "repetition_penalty", "seed", "max_tokens")
+    defaults = {name: parameters[name].default for name in names}
+    assert defaults == {name: getattr(GenerationConfig(), name) for name in names}
+
+
+def test_ctrl_c_ends_a_generation_cleanly(smollm2):
+    process = start("generate", smollm2, "Once upon a time", "--repetition-penalty", "1.5")
+    first = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    rest, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert (first + rest).endswith("\n")
+    assert stderr == ""
+
+
+def test_ctrl_c_ends_a_conversion_with_nothing_left(smollm2_gguf, tmp_path):
+    process = start("convert", smollm2_gguf, "--scheme", "fp32", "--out", tmp_path / "out")
+    deadline = time.monotonic() + 30
+    while not list(tmp_path.glob("out/.fp32.*/onnx/*_data")):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_embed_gives_vectors_to_programs_and_similarities_to_people(minilm):
+    texts = ["A cat sleeps", "A kitten naps", "Stocks fell"]
+    code, stdout, _ = call("embed", minilm, *texts, "--json")
+    assert code == 0
+    vectors = np.array([entry["embedding"] for entry in json.loads(stdout)], np.float32)
+    expected = Embedder(Artifact.open(minilm)).embed(texts)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    _, stdout, _ = call("embed", minilm, *texts)
+    assert f"{float(expected[0] @ expected[1]):.3f}" in stdout
