@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from llmkg_lab.artifact import Artifact
     from llmkg_lab.store import Progress as ProgressCallback
 
-out = Console()
-err = Console(stderr=True)  # progress and errors: stdout stays clean for a program
+LOG_WIDTH = 120  # columns where there is no terminal to ask
+
+out = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
+# progress and errors: stdout stays clean for a program
+err = Console(stderr=True, width=None if sys.stderr.isatty() else LOG_WIDTH)
 STYLES = {
     "pass": "green",
     "done": "green",
@@ -59,7 +62,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table
     grid = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         numeric = rows and all(str(row[i])[:1].isdigit() or not str(row[i]) for row in rows)
-        grid.add_column(column, justify="right" if numeric else "left", header_style="dim")
+        justify = "right" if numeric else "left"
+        grid.add_column(column, justify=justify, header_style="dim", no_wrap=i == 0)
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return grid

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -13,11 +14,11 @@ from llmkg_lab.batch import Job, Outcome, read_result, stamps
 
 # metric -> how the summary says it; the first that was measured is shown
 QUALITY = {
-    "perplexity_ratio": "perplexity ×{:.4f}",
+    "perplexity_ratio": "perplexity ×{:.3f}",
     "kl_mean": "KL {:.4f} nats",
     "cosine_mean": "cosine {:.5f}",
 }
-SPEED = {"decode_ms": "{:.2f} ms a token", "embed_ms": "{:.2f} ms an embedding"}
+SPEED = {"decode_ms": "{:.2f} ms/token", "embed_ms": "{:.2f} ms/text"}
 
 
 @dataclass
@@ -82,13 +83,19 @@ class Watch:
     started: float = field(default_factory=time.monotonic)
 
     def table(self) -> Table:
-        """The jobs' states, and in the last line how long the batch has run."""
+        """The jobs' states; where they are more than the terminal's lines, those that matter."""
+        room = console.err.height - 4
+        shown = self.jobs
+        if len(shown) > room:
+            shown = [w for w in shown if w.state in ("running", "failed", "fail")][-room:]
         rows = []
-        for watched in self.jobs:
+        for watched in shown:
             state, *rest = watched.cells()
             rows.append((watched.job.variant.id, console.state(state), *rest))
         table = console.table(("variant", "state", "cell", "step", "elapsed", "left"), rows)
-        table.caption = f"{clock(time.monotonic() - self.started)} in all"
+        counts = Counter(watched.state for watched in self.jobs)
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        table.caption = f"{states} · {clock(time.monotonic() - self.started)} in all"
         table.caption_justify = "left"
         return table
 
