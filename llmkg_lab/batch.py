@@ -114,7 +114,7 @@ def plan(
         if name in OWN_OPTIONS:
             raise BatchError(f"{name} is not set this way", f"use: {OWN_OPTIONS[name]}")
     shared = {
-        "schemes": [Scheme.parse(name).name for name in schemes],
+        "schemes": [Scheme.parse(name).name for name in dict.fromkeys(schemes)],
         "source": str(Path(source).resolve()) if source and Path(source).exists() else source,
         "quick": False,
         **settings,
@@ -141,8 +141,9 @@ def run(
 
     force: run what is done already, too.
     follow: called twice a second while the batch runs.
-    Raises WorkflowError where another batch uses ``outputs``. On Ctrl-C all children are ended
-    and KeyboardInterrupt goes on; the next run takes up what is missing.
+    Raises WorkflowError where ``outputs`` cannot be used, BatchError where Snakemake itself
+    failed. On Ctrl-C all children are ended and KeyboardInterrupt goes on; the next run takes
+    up what is missing.
     """
     names = [job.name for job in jobs]
     code = _code_hash()
@@ -152,10 +153,15 @@ def run(
         before = {job.name: stamps(job.folder) for job in jobs}
         forced = [job.name for job in jobs if force or not _artifacts_are_whole(job)]
         try:
-            workflow.run(names, outputs, forced=forced, parallel=parallel, lock=lock, follow=follow)
+            whole = workflow.run(
+                names, outputs, forced=forced, parallel=parallel, lock=lock, follow=follow
+            )
         finally:  # a job that was begun took its result away, however it ended
             registry.save(registry.build(outputs), outputs)
-    return [_outcome(job, before[job.name], outputs) for job in jobs]
+    outcomes = [_outcome(job, before[job.name], outputs) for job in jobs]
+    if not whole and all(outcome.result for outcome in outcomes):
+        raise BatchError("Snakemake failed beside the notebooks", f"see {outputs / workflow.LOG}")
+    return outcomes
 
 
 def stamps(folder: Path) -> dict[str, int | None]:

@@ -15,6 +15,7 @@ from llmkg_lab.errors import LabError
 
 if TYPE_CHECKING:
     from llmkg_lab.checkpoint import Checkpoint
+    from llmkg_lab.quantize import Scheme
 
 
 def _examples(*commands: str) -> str:
@@ -75,34 +76,18 @@ def convert(
     Memory stays within the largest chunk of a tensor, not the model. An artifact is written
     whole or not at all.
     """
-    from llmkg_lab.convert import convert as convert_checkpoint
     from llmkg_lab.quantize import Scheme
 
     schemes = [Scheme.parse(name) for name in dict.fromkeys(scheme or ["int4"])]
-    opened, source = _open_source(checkpoint)
-    nbytes = sum(tensor.nbytes for tensor in opened.tensors.values())
-    summaries = []
+    opened, origin = _open_source(checkpoint)
+    conversions = []
     for wanted in schemes:
-        start = time.perf_counter()
-        with console.transfer_bar(wanted.name) as progress:
-            artifact = convert_checkpoint(
-                opened, wanted, out / wanted.name, source=source, progress=progress, force=force
-            )
-        seconds = time.perf_counter() - start
+        conversion = _convert(opened, origin, wanted, out / wanted.name, force)
         if not as_json:
-            console.print_conversion(artifact, nbytes, seconds)
-        summaries.append(
-            {
-                "artifact": str(artifact.folder),
-                "scheme": wanted.name,
-                "bytes": artifact.nbytes,
-                "bits_per_weight": artifact.bits_per_weight,
-                "seconds": seconds,
-                "groups": artifact.manifest["groups"],
-            }
-        )
+            console.print_conversion(conversion)
+        conversions.append(conversion)
     if as_json:
-        console.print_json(summaries)
+        console.print_json(conversions)
 
 
 @app.command(epilog=_examples("verify smollm2/int4"))
@@ -274,8 +259,7 @@ def run(
     """
     from llmkg_lab import batch, paths, watch
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to end as on Ctrl-C
-    outputs = out or paths.outputs()
+    outputs = (out or paths.outputs()).resolve()
     chosen = batch.select(variants or (), family, tier, everything)
     planned = batch.plan(chosen, outputs, scheme or (), source, batch.parse_settings(setting or ()))
     try:
@@ -296,7 +280,8 @@ def _open_source(name: str) -> tuple["Checkpoint", dict]:
     from llmkg_lab.checkpoint import open_checkpoint
 
     if Path(name).exists():  # the Hub's client need not be loaded
-        origin = {"kind": "local", "detail": name, "revision": None, "synthetic": False}
+        detail = f"local {Path(name).resolve().name}"
+        origin = {"kind": "local", "detail": detail, "revision": None, "synthetic": False}
         return open_checkpoint(name), origin
     from llmkg_lab.sources import fetch_repo
 
@@ -306,8 +291,31 @@ def _open_source(name: str) -> tuple["Checkpoint", dict]:
     return open_checkpoint(origin.pop("path")), origin
 
 
+def _convert(
+    checkpoint: "Checkpoint", origin: dict, scheme: "Scheme", out: Path, force: bool
+) -> dict:
+    """Make one artifact under a progress bar; return what is to tell about it."""
+    from llmkg_lab.convert import convert
+
+    start = time.perf_counter()
+    with console.transfer_bar(scheme.name) as progress:
+        artifact = convert(checkpoint, scheme, out, source=origin, progress=progress, force=force)
+    seconds = time.perf_counter() - start
+    read = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    return {
+        "artifact": str(out),
+        "scheme": scheme.name,
+        "bytes": artifact.nbytes,
+        "bits_per_weight": artifact.bits_per_weight,
+        "groups": artifact.manifest["groups"],
+        "seconds": seconds,
+        "megabytes_per_second": read / 1e6 / seconds,
+    }
+
+
 def main() -> None:
     """Run the command line; an error that the user can act on ends it with exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up as on Ctrl-C
     try:
         app(prog_name="llmkg-lab")
     except LabError as error:

@@ -21,7 +21,6 @@ from rich.text import Text
 from llmkg_lab.errors import LabError
 
 if TYPE_CHECKING:
-    from llmkg_lab.artifact import Artifact
     from llmkg_lab.store import Progress as ProgressCallback
 
 LOG_WIDTH = 120  # columns where there is no terminal to ask
@@ -88,13 +87,13 @@ def transfer_bar(name: str) -> Iterator["ProgressCallback"]:
         yield update
 
 
-def print_conversion(artifact: "Artifact", nbytes_read: int, seconds: float) -> None:
-    """The artifact's totals, then size and rounding error by group of tensors."""
-    scheme = artifact.manifest["scheme"]["name"]
+def print_conversion(conversion: dict) -> None:
+    """A conversion's totals, then size and rounding error by group of tensors."""
     out.print(
-        f"[bold]{scheme}[/]: {artifact.nbytes / 1e6:.1f} MB, {artifact.bits_per_weight:.2f} bits a "
-        f"weight, in {seconds:.1f} s ({nbytes_read / 1e6 / seconds:,.0f} MB/s) → ",
-        Text(str(artifact.folder)),
+        f"[bold]{conversion['scheme']}[/]: {conversion['bytes'] / 1e6:.1f} MB, "
+        f"{conversion['bits_per_weight']:.2f} bits a weight, in {conversion['seconds']:.1f} s "
+        f"({conversion['megabytes_per_second']:,.0f} MB/s) → ",
+        Text(conversion["artifact"]),
         sep="",
         soft_wrap=True,
         highlight=False,
@@ -107,7 +106,7 @@ def print_conversion(artifact: "Artifact", nbytes_read: int, seconds: float) -> 
             f"{group['bits_per_weight']:.2f}",
             f"{group['rms_error']:.2%}",
         )
-        for group in artifact.manifest["groups"]
+        for group in conversion["groups"]
     ]
     out.print(table(("group", "tensors", "MB", "bits a weight", "RMS error"), rows), "")
 

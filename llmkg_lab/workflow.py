@@ -34,10 +34,14 @@ class WorkflowError(LabError):
 def locked(outputs: Path) -> Iterator[IO]:
     """The outputs folder for one batch alone. The system drops the lock of a killed process.
 
-    Raises WorkflowError where another batch has it.
+    Raises WorkflowError where another batch has it or nothing can be written to it.
     """
-    outputs.mkdir(parents=True, exist_ok=True)
-    with (outputs / ".lock").open("w") as lock:
+    try:
+        outputs.mkdir(parents=True, exist_ok=True)
+        lock = (outputs / ".lock").open("w")
+    except OSError as error:
+        raise WorkflowError(f"cannot write to {outputs}: {error.strerror}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -55,10 +59,11 @@ def run(
     parallel: int,
     lock: IO,
     follow: Callable[[], object],
-) -> None:
+) -> bool:
     """Make ``reports`` (FAMILY/VARIANT) and the registry in ``outputs``, those ``forced`` anew.
 
-    follow: called twice a second. The outputs tell what came of it, batch.log what was done.
+    follow: called twice a second.
+    Returns whether all went well. The outputs tell what came of it, batch.log what was done.
     """
     with (outputs / LOG).open("w") as log:
         process = subprocess.Popen(
@@ -75,6 +80,7 @@ def run(
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(POLL_SECONDS)
             follow()
+            return process.returncode == 0
         finally:
             if process.poll() is None:
                 _stop(process)

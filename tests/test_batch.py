@@ -152,23 +152,13 @@ def test_list_tells_the_state_of_the_last_run(finished, environment):
     assert "absent" not in stdout
 
 
-def test_what_is_done_is_not_run_again_until_something_changed(finished, environment):
+def test_what_is_done_is_not_run_again(finished, environment):
     outputs, _ = finished
-    good, strict = outputs / "tiny" / "good", outputs / "tiny" / "strict"
-    stamps = [(folder / "report.ipynb").stat().st_mtime_ns for folder in (good, strict)]
-    command = ("run", "good", "strict", "--out", outputs, "--jobs", "2", "--json")
-    _, stdout, _ = call(environment, *command)
+    reports = [outputs / "tiny" / name / "report.ipynb" for name in ("good", "strict")]
+    stamps = [report.stat().st_mtime_ns for report in reports]
+    _, stdout, _ = call(environment, "run", "good", "strict", "--out", outputs, "--json")
     assert [outcome["state"] for outcome in json.loads(stdout)] == ["up to date", "up to date"]
-    assert [(folder / "report.ipynb").stat().st_mtime_ns for folder in (good, strict)] == stamps
-
-    variant = Path(environment["LLMKG_LAB_PARAMS"]) / "tiny" / "good.yaml"
-    variant.write_text(variant.read_text().replace("For tests.", "For tests, changed."))
-    (strict / "artifacts" / "int8" / "config.json").unlink()
-    kept = (strict / "artifacts" / "fp32" / "manifest.json").stat().st_mtime_ns
-    _, stdout, _ = call(environment, *command)
-    assert [outcome["state"] for outcome in json.loads(stdout)] == ["done", "done"]
-    assert verify(strict / "artifacts" / "int8") == []
-    assert (strict / "artifacts" / "fp32" / "manifest.json").stat().st_mtime_ns == kept
+    assert [report.stat().st_mtime_ns for report in reports] == stamps
 
 
 def start_paused(environment, outputs):
@@ -189,29 +179,38 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_an_interrupted_batch_leaves_nothing_half_written_and_goes_on(environment, tmp_path):
-    folder = tmp_path / "tiny" / "good"
-    process, children = start_paused(environment, tmp_path)
+def test_an_interrupted_batch_leaves_nothing_half_written_and_goes_on(finished, environment):
+    outputs, _ = finished
+    good, strict = outputs / "tiny" / "good", outputs / "tiny" / "strict"
+    manifests = [folder / "artifacts" / "fp32" / "manifest.json" for folder in (good, strict)]
+    converted = [manifest.stat().st_mtime_ns for manifest in manifests]
+
+    process, children = start_paused(environment, outputs)  # a new parameter: it runs again
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "goes on where it stopped" in stderr
     assert "Traceback" not in stderr
     assert psutil.wait_procs(children, timeout=5)[1] == []  # none is alive
-    assert names(folder) == {"artifacts", "run.yaml"}
-    assert names(folder / "artifacts") == {"fp32", "int8"}
+    assert names(good) == {"artifacts", "run.yaml"}
+    assert names(good / "artifacts") == {"fp32", "int8"}
+    assert "tiny/good" not in (outputs / "registry.json").read_text()
 
-    process, children = start_paused(environment, tmp_path)
+    process, children = start_paused(environment, outputs)
     for each in [psutil.Process(process.pid), *children]:  # as when the machine goes down
         each.kill()
     process.communicate()
-    assert "running.ipynb" in names(folder)
+    assert "running.ipynb" in names(good)
 
-    converted = (folder / "artifacts" / "int8" / "manifest.json").stat().st_mtime_ns
-    code, stdout, stderr = call(environment, "run", "good", "--out", tmp_path, "--json")
-    assert (code, json.loads(stdout)[0]["state"]) == (0, "done"), stderr
-    assert names(folder / "artifacts") == {"fp32", "int8"}
-    assert (folder / "artifacts" / "int8" / "manifest.json").stat().st_mtime_ns == converted
+    (strict / "artifacts" / "int8" / "config.json").unlink()  # reason enough to run again, too
+    command = ("run", "good", "strict", "--out", outputs, "--jobs", "2", "--json")
+    _, stdout, stderr = call(environment, *command)
+    assert [outcome["state"] for outcome in json.loads(stdout)] == ["done", "done"], stderr
+    assert names(good) == {"report.ipynb", "report.html", "result.json", "run.yaml", "artifacts"}
+    assert names(good / "artifacts") == {"fp32", "int8"}
+    assert verify(strict / "artifacts" / "int8") == []
+    assert [manifest.stat().st_mtime_ns for manifest in manifests] == converted  # not made again
+    assert "tiny/good" in (outputs / "registry.json").read_text()
 
 
 def test_two_batches_do_not_share_a_folder(environment, tmp_path):

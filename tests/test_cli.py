@@ -13,8 +13,9 @@ import pytest
 
 from llmkg_lab import cli
 from llmkg_lab.artifact import Artifact, verify
-from llmkg_lab.runtime.generate import GenerationConfig
-from llmkg_lab.runtime.ort import Embedder
+from llmkg_lab.runtime.generate import GenerationConfig, generate_text
+from llmkg_lab.runtime.ort import Decoder, Embedder
+from llmkg_lab.runtime.tokenizer import Tokenizer
 
 COMMAND = [sys.executable, "-m", "llmkg_lab.cli"]
 
@@ -69,14 +70,14 @@ def test_convert_makes_one_artifact_a_scheme(minilm_folder, tmp_path):
     assert verify(int8["artifact"]) == verify(tmp_path / "out" / "int4-b64") == []
     assert int4["bytes"] == Artifact.open(int4["artifact"]).nbytes < int8["bytes"]
 
-    before = verify_stamp = (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns
+    before = (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns
     code, _, stderr = call(*arguments, "--scheme", "int8")
     assert code == 2
     assert "exists" in stderr
     assert (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns == before
     code, stdout, _ = call(*arguments, "--scheme", "int8", "--force")
     assert code == 0
-    assert (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns > verify_stamp
+    assert (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns > before
     assert "MB/s" in stdout
     assert "feed-forward" in stdout
 
@@ -145,18 +146,23 @@ def test_verify_asks_onnx_runtime_too(minilm, tmp_path):
     assert "ONNX Runtime cannot load" in stdout
 
 
-def test_generate_is_reproducible_and_answers_chats(smollm2):
+def test_generate_streams_what_the_runtime_generates(smollm2):
     options = ("--seed", "7", "--max-tokens", "12")
-    code, first, _ = call("generate", smollm2, "The capital of France is", *options)
-    assert code == 0
-    _, second, _ = call("generate", smollm2, "The capital of France is", *options, "--json")
-    assert json.loads(second)["text"] + "\n" == first
-    question = ("generate", smollm2, "What is the capital of France?", "--temperature", "0")
-    _, answer, _ = call(*question, "--chat", "--max-tokens", "20")
+    code, stdout, _ = call("generate", smollm2, "The capital of France is", *options)
+    decoder = Decoder(Artifact.open(smollm2))
+    config = GenerationConfig(seed=7, max_tokens=12)
+    tokenizer = Tokenizer.from_folder(smollm2)
+    expected = "".join(generate_text(decoder, tokenizer, "The capital of France is", config))
+    assert (code, stdout) == (0, expected + "\n")
+
+
+def test_generate_answers_chats_up_to_a_stop_text(smollm2):
+    question = ("generate", smollm2, "What is the capital of France?", "--chat")
+    options = ("--temperature", "0", "--max-tokens", "20", "--json")
+    answer = json.loads(call(*question, *options)[1])["text"]
     assert "Paris" in answer
-    _, stopped, _ = call(*question, "--chat", "--max-tokens", "20", "--stop", "Paris")
-    assert answer.startswith(stopped.rstrip("\n"))
-    assert "Paris" not in stopped
+    stopped = json.loads(call(*question, *options, "--stop", "Paris")[1])["text"]
+    assert stopped == answer.partition("Paris")[0]
 
 
 def test_generate_has_the_defaults_of_the_runtime():
