@@ -8,7 +8,7 @@ class LabError(Exception):
     line prints both without a traceback, a notebook shows them as the last line of the cell.
     """
 
-    def __init__(self, message: str, hint: str = ""):
+    def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(f"{message}\n  → {hint}" if hint else message)
         self.message = message
         self.hint = hint

@@ -162,11 +162,11 @@ def continuations(
     """The reference's greedy continuations beside each scheme's; what differs is in bold."""
     rows = []
     for i, prompt in enumerate(prompts):
-        expected = reference.continuations[i]
+        expected = np.array(reference.continuations[i])
         row = {"prompt": html.escape(prompt), "PyTorch float32": _text(tokenizer, expected)}
         for name, quality in qualities.items():
             written = quality.samples["continuations"][i]
-            same = int(quality.samples["common_prefix"][i])
+            same = int(np.cumprod(written == expected).sum())  # tokens before the first difference
             rest = _text(tokenizer, written[same:])
             row[name] = _text(tokenizer, written[:same]) + (f"<b>{rest}</b>" if rest else "")
         rows.append(

@@ -139,9 +139,7 @@ def test_bert_computes_what_transformers_computes(kind, tmp_path):
     assert artifact.task == kind
     feed = batch(config.vocab_size, types=True)
     with torch.no_grad():
-        expected = model(
-            **{k: torch.tensor(v) for k, v in feed.items()}, output_hidden_states=True
-        )
+        expected = model(**{k: torch.tensor(v) for k, v in feed.items()}, output_hidden_states=True)
     outputs, real = run(artifact, feed), feed["attention_mask"].astype(bool)
     hidden = expected.hidden_states[-1].numpy()
     np.testing.assert_allclose(outputs["last_hidden_state"][real], hidden[real], atol=1e-5)

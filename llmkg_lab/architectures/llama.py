@@ -43,7 +43,9 @@ class Config:
         heads = integer(config, "num_attention_heads")
         head_dim = integer(config, "head_dim") if config.get("head_dim") else hidden // heads
         if head_dim % 16:
-            raise UnsupportedError(f"head_dim is {head_dim}", "GroupQueryAttention computes multiples of 16")
+            raise UnsupportedError(
+                f"head_dim is {head_dim}", "GroupQueryAttention computes multiples of 16"
+            )
         return cls(
             vocab=integer(config, "vocab_size"),
             hidden=hidden,
