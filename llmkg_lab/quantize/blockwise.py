@@ -11,6 +11,8 @@ import numpy as np
 from llmkg_lab.quantize.packing import pack, unpack
 from llmkg_lab.quantize.scheme import Layout
 
+TINY = np.finfo(np.float32).tiny  # the smallest normal number: 1 / TINY is still finite
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -46,7 +48,7 @@ def round_to_nearest(weight: np.ndarray, layout: Layout) -> Quantized:
     blocks = _blocks(weight, layout)  # (rows, blocks, block_size)
     scales, zero_points = _range_grid(blocks, layout)  # (rows, blocks)
     with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.where(np.abs(scales) < 1e-37, 0, 1 / scales)
+        inverse = np.where(np.abs(scales) < TINY, 0, 1 / scales)  # such a block is all zeros
     exact = blocks * inverse[..., None]  # in units of the scale, zero at zero
     codes = np.rint(exact)
     codes += zero_points[..., None]
