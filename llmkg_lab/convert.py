@@ -7,6 +7,7 @@ time over a ``Stream``, which moves the weights.
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -87,7 +88,7 @@ def convert_all(
         scheme, out = Scheme.parse(name), Path(folder) / name
         artifacts[name] = _existing(out, checkpoint, scheme, source)
         if artifacts[name] is None:
-            with tqdm(desc=name, unit="B", unit_scale=True, mininterval=2, leave=False) as bar:
+            with tqdm(desc=name, unit="B", unit_scale=True, mininterval=2, file=sys.stdout) as bar:
                 artifacts[name] = convert(
                     checkpoint, scheme, out, source=source, force=True, progress=_into(bar)
                 )

@@ -39,7 +39,7 @@ def color(scheme: str) -> str:
 
 def sizes(artifacts: Mapping[str, Artifact]) -> Figure:
     """Bytes by group of tensors, one bar a scheme."""
-    figure, axes = plt.subplots(figsize=(7, 0.6 + 0.45 * len(artifacts)))
+    figure, axes = plt.subplots(figsize=(8, 0.6 + 0.45 * len(artifacts)))
     names = [group["name"] for group in next(iter(artifacts.values())).manifest["groups"]]
     left = np.zeros(len(artifacts))
     for i, name in enumerate(names):
@@ -54,7 +54,7 @@ def sizes(artifacts: Mapping[str, Artifact]) -> Figure:
         )
     axes.invert_yaxis()
     axes.set(title="Size by group of tensors", xlabel="MB", xlim=(0, 1.45 * left.max()))
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside right center", frameon=False)
     return _finish(figure)
 
 

@@ -17,6 +17,9 @@ from llmkg_lab.sources import Fetched
 from llmkg_lab.speed import Measurement, Speed
 from llmkg_lab.texts import Pairs
 
+# text may break anywhere, or one long word would push the table off the page
+TEXT = "text-align:left;vertical-align:top;overflow-wrap:anywhere"
+NUMBER = "text-align:right;vertical-align:top"
 COLORS = {"pass": "#1a7f37", "below target": "#9a6700", "fail": "#cf222e"}
 
 # metric -> (column title, format); a table shows those that were measured, in this order
@@ -48,21 +51,19 @@ def badge(state: str) -> str:
     return f'<b style="color:{COLORS[state]}">{state}</b>'
 
 
-def rows_table(rows: Sequence[Mapping[str, str]], caption: str = "") -> HTML:
-    """Rows of HTML fragments under their keys; the first column is left-aligned."""
+def rows_table(
+    rows: Sequence[Mapping[str, str]], caption: str = "", text: Sequence[str] = ()
+) -> HTML:
+    """Rows of HTML fragments under their keys; the first column and those in ``text`` hold text."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    head = "".join(f"<th>{key}</th>" for key in keys)
+    styles = {key: TEXT if key in (keys[0], *text) else NUMBER for key in keys}
+    head = "".join(f'<th style="{styles[key]};overflow-wrap:normal">{key}</th>' for key in keys)
     body = "".join(
-        "<tr>" + "".join(_cell(row.get(key, ""), i) for i, key in enumerate(keys)) + "</tr>"
+        "<tr>" + "".join(f'<td style="{styles[k]}">{row.get(k, "")}</td>' for k in keys) + "</tr>"
         for row in rows
     )
     note = f"<p><small>{caption}</small></p>" if caption else ""
     return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}")
-
-
-def _cell(content: str, column: int) -> str:
-    align = "left" if column == 0 else "right"
-    return f'<td style="text-align:{align}">{content}</td>'
 
 
 def checkpoint(fetched: Fetched, checkpoint: Checkpoint) -> HTML:
@@ -83,7 +84,8 @@ def checkpoint(fetched: Fetched, checkpoint: Checkpoint) -> HTML:
         "vocabulary": config["vocab_size"],
         "SHA-256": checkpoint.fingerprint(),
     }
-    return rows_table([{"": key, " ": html.escape(str(value))} for key, value in facts.items()])
+    rows = [{"": key, " ": html.escape(str(value))} for key, value in facts.items()]
+    return rows_table(rows, text=[" "])
 
 
 def sizes(artifacts: Mapping[str, Artifact]) -> HTML:
@@ -114,7 +116,7 @@ def headline(schemes: Mapping[str, Mapping]) -> HTML:
         row["verdict"] = badge(entry["verdict"])
         row["why"] = html.escape("; ".join(entry["reasons"]))
         rows.append(row)
-    return rows_table(rows)
+    return rows_table(rows, text=["why"])
 
 
 def qualities(qualities: Mapping[str, Quality], verdicts: Mapping[str, Verdict]) -> HTML:
@@ -169,10 +171,9 @@ def continuations(
             same = int(np.cumprod(written == expected).sum())  # tokens before the first difference
             rest = _text(tokenizer, written[same:])
             row[name] = _text(tokenizer, written[:same]) + (f"<b>{rest}</b>" if rest else "")
-        rows.append(
-            {key: f'<div style="text-align:left">{cell}</div>' for key, cell in row.items()}
-        )
-    return rows_table(rows, "Greedy; in bold from where a scheme leaves the reference.")
+        rows.append(row)
+    note = "Greedy; in bold from where a scheme leaves the reference."
+    return rows_table(rows, note, text=list(rows[0]))
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
