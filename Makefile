@@ -21,7 +21,7 @@ test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks a
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks
 
 lab: .venv/installed  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 lint: .venv/installed-dev  ## style only
 	$(BIN)/ruff check
