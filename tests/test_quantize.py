@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as hnp
 from llmkg_lab.graph import DataFile, Graph
 from llmkg_lab.layers import Layers
 from llmkg_lab.quantize import Layout, Scheme, SchemeError
-from llmkg_lab.quantize.blockwise import TINY, round_to_nearest
+from llmkg_lab.quantize.blockwise import round_to_nearest
+from llmkg_lab.quantize.grid import TINY
 from llmkg_lab.quantize.packing import pack, unpack
 from llmkg_lab.store import Matrix
 

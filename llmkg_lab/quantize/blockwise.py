@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llmkg_lab.quantize.grid import inverse, range_grid
 from llmkg_lab.quantize.packing import pack, unpack
 from llmkg_lab.quantize.scheme import Layout
-
-TINY = np.finfo(np.float32).tiny  # the smallest normal number: 1 / TINY is still finite
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,8 @@ def round_to_nearest(weight: np.ndarray, layout: Layout) -> Quantized:
     """Quantize float32 (rows, columns) by its blocks' ranges, each value to the nearest code."""
     columns = weight.shape[1]
     blocks = _blocks(weight, layout)  # (rows, blocks, block_size)
-    scales, zero_points = _range_grid(blocks, layout)  # (rows, blocks)
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.where(np.abs(scales) < TINY, 0, 1 / scales)  # such a block is all zeros
-    exact = blocks * inverse[..., None]  # in units of the scale, zero at zero
+    scales, zero_points = range_grid(blocks, layout)  # (rows, blocks)
+    exact = blocks * inverse(scales)[..., None]  # in units of the scale, zero at zero
     codes = np.rint(exact)
     codes += zero_points[..., None]
     np.clip(codes, 0, 2**layout.bits - 1, out=codes)
@@ -72,20 +69,3 @@ def _blocks(weight: np.ndarray, layout: Layout) -> np.ndarray:
     if ragged := -columns % layout.block_size:  # zeros change no block's range: it holds zero
         weight = np.pad(weight, ((0, 0), (0, ragged)))
     return weight.reshape(rows, layout.blocks(columns), layout.block_size)
-
-
-def _range_grid(blocks: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """Scales float32 (rows, blocks) and zero points (the same shape, whole numbers)."""
-    low, high = blocks.min(-1), blocks.max(-1)
-    half = np.float32(2 ** (layout.bits - 1))
-    if layout.symmetric:
-        # The value of the largest magnitude lands on the lowest code, of which there is one
-        # more than of positive ones; so the scale takes the opposite of its sign.
-        scales = np.where(-low >= high, low, high) / -half
-        return scales, np.full_like(scales, half)
-    np.minimum(low, 0, out=low)
-    np.maximum(high, 0, out=high)
-    levels = np.float32(2**layout.bits - 1)
-    scales = high / levels - low / levels  # two quotients: their difference cannot overflow
-    zero_points = np.rint(-low / np.where(scales > 0, scales, 1))
-    return scales, zero_points
