@@ -64,6 +64,11 @@ class Artifact:
         return json.loads((self.folder / "config.json").read_text())
 
     @property
+    def context_length(self) -> int:
+        """Tokens that the model has positions for; OpenELM has a name of its own for them."""
+        return self.config.get("max_position_embeddings") or self.config["max_context_length"]
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the graph and its weights, without tokenizer and configs."""
         files = self.manifest["files"].items()

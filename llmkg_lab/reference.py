@@ -1,6 +1,8 @@
-"""What the original model computes: transformers in float32, on the checkpoint as it was read.
+"""What the original model computes: PyTorch in float32, on the checkpoint as it was read.
 
-The model is filled from our own ``Checkpoint``, tensor by tensor, so that safetensors, pickles
+The models are transformers', but for OpenELM, which it lacks and ``openelm_model`` computes.
+
+They are filled from our own ``Checkpoint``, tensor by tensor, so that safetensors, pickles
 and GGUF go one way, and the reference and the graph see the same weights. Code that comes with
 a checkpoint is never run. Outputs are cached by content; where the cache has them, neither
 torch nor transformers is imported.
@@ -15,6 +17,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import tokenizers
 
 from llmkg_lab import cache
@@ -22,9 +25,13 @@ from llmkg_lab.architectures import architecture_of, is_unused
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 
 if TYPE_CHECKING:
+    import torch
     import transformers
 
+    from llmkg_lab.openelm_model import OpenELM
+
 BATCH = 32  # texts that an embedder sees at once
+WINDOWS = 4  # windows that a decoder sees at once
 DEFAULT_POOLING = {"mode": "mean", "normalize": True}
 
 Progress = Callable[[int, int, str], None]  # done, total, what
@@ -51,8 +58,7 @@ class DecoderReference:
     @cached_property
     def _head(self) -> np.ndarray:
         """The output projection, (vocab, hidden) float32."""
-        tied = self.checkpoint.config.get("tie_word_embeddings", False)
-        return self.checkpoint.read("model.embed_tokens.weight" if tied else "lm_head.weight")
+        return self.checkpoint.read(architecture_of(self.checkpoint).head(self.checkpoint.config))
 
 
 @dataclass(frozen=True)
@@ -80,15 +86,14 @@ def decoder_reference(
     def compute() -> cache.Arrays:
         model = load_model(checkpoint)
         total = len(windows) + len(prompts)
-        hidden, continued = [], []
-        for i, window in enumerate(windows):
-            progress(i, total, "reference logits")
-            hidden.append(_hidden(model, window))
-        for i, prompt in enumerate(prompts, len(windows)):
-            progress(i, total, "reference continuations")
-            continued.append(_continue(model, prompt, continuation))
+        hidden = []
+        for start in range(0, len(windows), WINDOWS):
+            progress(start, total, "reference logits")
+            hidden.append(_hidden(model, windows[start : start + WINDOWS]))
+        progress(len(windows), total, "reference continuations")
+        continued = _continue(model, prompts, continuation)
         progress(total, total, "reference")
-        return {"hidden": np.stack(hidden), "continuations": np.array(continued, np.int64)}
+        return {"hidden": np.concatenate(hidden), "continuations": np.array(continued, np.int64)}
 
     key = {"windows": _sha256(windows), "prompts": prompts, "continuation": continuation}
     stored = cache.arrays("reference", {**_key(checkpoint), **key}, compute)
@@ -124,8 +129,8 @@ def embedder_reference(
     return EmbedderReference(list(texts), stored["embeddings"])
 
 
-def load_model(checkpoint: Checkpoint) -> "transformers.PreTrainedModel":
-    """The transformers model that config.json describes, in float32, filled from ``checkpoint``.
+def load_model(checkpoint: Checkpoint) -> "transformers.PreTrainedModel | OpenELM":
+    """The model that config.json describes, in float32, filled from ``checkpoint``.
 
     Every parameter must have its tensor, and every tensor a place or a known reason to have
     none. Raises CheckpointError or UnsupportedError, which names the tensor.
@@ -136,6 +141,8 @@ def load_model(checkpoint: Checkpoint) -> "transformers.PreTrainedModel":
 
     architecture_of(checkpoint)  # refuses what transformers may know and this project does not
     kind = checkpoint.config["model_type"]
+    if kind == "openelm":
+        return _load_openelm(checkpoint)
     config = transformers.CONFIG_MAPPING[kind].from_dict(checkpoint.config)
     settings = {"attn_implementation": "eager", "dtype": torch.float32, "trust_remote_code": False}
     # On the CPU and never on the meta device: buffers that no checkpoint holds, as the rotary
@@ -150,8 +157,41 @@ def load_model(checkpoint: Checkpoint) -> "transformers.PreTrainedModel":
     return model.eval()
 
 
-def _fill(model: "transformers.PreTrainedModel", checkpoint: Checkpoint) -> None:
-    parameters = dict(model.named_parameters())  # a tied head is there once, as the embedding
+def _load_openelm(checkpoint: Checkpoint, room: int | None = None) -> "OpenELM":
+    """OpenELM whole in memory, or layer by layer where it takes more than half the ``room``.
+
+    room: bytes, by default what the machine has to give.
+    """
+    import torch
+
+    from llmkg_lab.architectures import openelm
+    from llmkg_lab.openelm_model import OpenELM, load_by_layer
+
+    def fill(module: torch.nn.Module, prefix: str) -> None:
+        for name, parameter in module.named_parameters():
+            parameter.detach().numpy()[...] = checkpoint.read(f"{prefix}.{name}")
+
+    config = openelm.Config.read(checkpoint.config)
+    with torch.device("meta"):
+        empty = OpenELM(config)
+    _match(empty, checkpoint)
+    nbytes = 4 * sum(parameter.numel() for parameter in empty.parameters())
+    if nbytes > (room or psutil.virtual_memory().available) / 2:
+        return load_by_layer(config, fill).eval()
+    model = empty.to_empty(device="cpu")
+    _fill(model, checkpoint)
+    return model.eval()
+
+
+def _fill(model: "torch.nn.Module", checkpoint: Checkpoint) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in _match(model, checkpoint).items():
+        parameters[name].detach().numpy()[...] = checkpoint.read(tensor)
+
+
+def _match(model: "torch.nn.Module", checkpoint: Checkpoint) -> dict[str, str]:
+    """The tensor of each parameter. A tied head is there once, as the embedding."""
+    parameters = dict(model.named_parameters())
     source = {_without_head(name, model): name for name in checkpoint.tensors}
     unknown = [name for key, name in source.items() if key not in parameters]
     architecture = architecture_of(checkpoint)
@@ -166,37 +206,50 @@ def _fill(model: "transformers.PreTrainedModel", checkpoint: Checkpoint) -> None
                 f"{checkpoint.path}: {source[name]} has the shape {shape}",
                 f"config.json implies {tuple(parameter.shape)}",
             )
-        parameter.detach().numpy()[...] = checkpoint.read(source[name])
+    return {name: source[name] for name in parameters}
 
 
-def _without_head(name: str, model: "transformers.PreTrainedModel") -> str:
+def _without_head(name: str, model: "torch.nn.Module") -> str:
     """A tensor's name in a bare encoder, where a checkpoint with a head on top has a prefix."""
-    is_bare = model.base_model is model
+    is_bare = getattr(model, "base_model", None) is model
     return name.removeprefix(f"{model.base_model_prefix}.") if is_bare else name
 
 
-def _hidden(model: "transformers.PreTrainedModel", window: np.ndarray) -> np.ndarray:
-    """Hidden states behind the last norm, (tokens, hidden) float32."""
+def _hidden(model: "transformers.PreTrainedModel | OpenELM", windows: np.ndarray) -> np.ndarray:
+    """Hidden states behind the last norm, (windows, tokens, hidden) float32."""
     import torch
 
+    from llmkg_lab.openelm_model import OpenELM
+
+    ids = torch.tensor(windows)
     with torch.inference_mode():
-        ids = torch.tensor(window)[None]
-        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0].numpy()
+        if isinstance(model, OpenELM):
+            return model.hidden(ids).numpy()
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state.numpy()
 
 
-def _continue(model: "transformers.PreTrainedModel", prompt: list[int], count: int) -> list[int]:
-    """The ``count`` most likely tokens, one after another, behind ``prompt``."""
+def _continue(
+    model: "transformers.PreTrainedModel | OpenELM", prompts: list[list[int]], count: int
+) -> list[list[int]]:
+    """The ``count`` most likely tokens, one after another, behind each prompt."""
     import torch
     import transformers
 
-    # No end of text: continuations of one length compare on one scale.
-    model.generation_config = transformers.GenerationConfig(
-        do_sample=False, max_new_tokens=count, pad_token_id=0
-    )
-    ids = torch.tensor([prompt])
-    with torch.inference_mode():
-        output = model.generate(ids, attention_mask=torch.ones_like(ids))
-    return output[0, len(prompt) :].tolist()
+    from llmkg_lab.openelm_model import OpenELM, continue_greedily
+
+    if isinstance(model, OpenELM):
+        return continue_greedily(model, prompts, count)
+    continued = []
+    for prompt in prompts:
+        # No end of text: continuations of one length compare on one scale.
+        model.generation_config = transformers.GenerationConfig(
+            do_sample=False, max_new_tokens=count, pad_token_id=0
+        )
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            output = model.generate(ids, attention_mask=torch.ones_like(ids))
+        continued.append(output[0, len(prompt) :].tolist())
+    return continued
 
 
 def _tokenize(checkpoint: Checkpoint, texts: Sequence[str], pooling: dict) -> list[list[int]]:

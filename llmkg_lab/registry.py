@@ -160,7 +160,7 @@ def _metadata(variant: Variant, artifact: Artifact) -> ModelMetadata:
         huggingface_id=_huggingface_id(variant),
         architecture=variant.architecture,
         task=artifact.task,
-        context_length=config["max_position_embeddings"],
+        context_length=artifact.context_length,
         vocab_size=config["vocab_size"],
         license=variant.license,
         description=variant.description,

@@ -72,7 +72,10 @@ def checkpoint(fetched: Fetched, checkpoint: Checkpoint) -> HTML:
     dtypes: dict[str, int] = {}
     for tensor in tensors:
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
-    keys = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    keys = (
+        *("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"),
+        *("num_transformer_layers", "model_dim", "num_query_heads", "num_kv_heads"),  # OpenELM
+    )
     facts = {
         "source": fetched.detail,
         "revision": fetched.revision or "none recorded",
@@ -80,7 +83,9 @@ def checkpoint(fetched: Fetched, checkpoint: Checkpoint) -> HTML:
         "tensors": ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.items()),
         "bytes": f"{sum(tensor.nbytes for tensor in tensors):,}",
         "architecture": config.get("model_type", ""),
-        **{key.removeprefix("num_").replace("_", " "): config[key] for key in keys},
+        **{
+            key.removeprefix("num_").replace("_", " "): config[key] for key in keys if key in config
+        },
         "vocabulary": config["vocab_size"],
         "SHA-256": checkpoint.fingerprint(),
     }

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmkg_lab.architectures import bert, llama
+from llmkg_lab.architectures import bert, llama, openelm
 from llmkg_lab.architectures.base import UnsupportedError
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.layers import Layers
@@ -20,10 +20,15 @@ class Architecture:
     tasks: dict[str, str]  # the class that config.json names -> the task
     unused: str  # tensors that a checkpoint may hold and no graph needs: a regular expression
     build: Callable[[Layers, Checkpoint, str], None]
+    head: Callable[[dict], str] | None = None  # config.json -> the tensor that makes the logits
 
 
 def _build_llama(layers: Layers, checkpoint: Checkpoint, task: str) -> None:
     llama.build(layers, llama.Config.read(checkpoint.config, checkpoint.tensors))
+
+
+def _build_openelm(layers: Layers, checkpoint: Checkpoint, task: str) -> None:
+    openelm.build(layers, openelm.Config.read(checkpoint.config))
 
 
 def _build_bert(layers: Layers, checkpoint: Checkpoint, task: str) -> None:
@@ -37,6 +42,14 @@ ARCHITECTURES = {
         {"LlamaForCausalLM": "text-generation"},
         unused=r".*rotary_emb\.inv_freq|lm_head\.weight",
         build=_build_llama,
+        head=llama.head_tensor,
+    ),
+    "openelm": Architecture(
+        "openelm",
+        {"OpenELMForCausalLM": "text-generation"},
+        unused=r"lm_head\.weight",
+        build=_build_openelm,
+        head=openelm.head_tensor,
     ),
     "bert": Architecture(
         "bert",

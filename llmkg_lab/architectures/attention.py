@@ -1,5 +1,7 @@
 """Attention over a KV cache: the inputs and outputs that every decoder's graph shares."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from onnx import TensorProto
 
@@ -19,13 +21,11 @@ class CachedAttention:
     def __init__(
         self,
         layers: Layers,
-        heads: int,
         head_dim: int,
         inverse_frequencies: np.ndarray,
         positions: int,
     ) -> None:
         self.layers = layers
-        self.heads = heads
         self.head_dim = head_dim
         graph = layers.graph
         self.input_ids = graph.input("input_ids", np.int64, ["batch_size", "sequence_length"])
@@ -35,8 +35,12 @@ class CachedAttention:
         with graph.scope("rotary"):
             self._rotary(inverse_frequencies, positions)
 
-    def attend(self, layer: int, qkv: str, kv_heads: int) -> str:
-        """qkv (batch, sequence, (heads + 2 kv_heads) head_dim) -> (…, heads head_dim)."""
+    def attend(self, layer: int, qkv: Sequence[str], heads: int, kv_heads: int) -> str:
+        """Attention of one layer, (batch, sequence, heads head_dim).
+
+        qkv: queries, keys and values one by one, or side by side as one value (batch, sequence,
+            (heads + 2 kv_heads) head_dim).
+        """
         graph, shape = self.layers.graph, ["batch_size", kv_heads]
         past, present = [], []
         for part in ("key", "value"):
@@ -46,12 +50,13 @@ class CachedAttention:
             present.append(f"present.{name}")
             present_shape = [*shape, "total_sequence_length", self.head_dim]
             graph.output(present[-1], np.float32, present_shape)
-        inputs = [qkv, "", "", *past, self._last, self._total, self._cos, self._sin]
+        absent = [""] * (3 - len(qkv))
+        inputs = [*qkv, *absent, *past, self._last, self._total, self._cos, self._sin]
         return graph.op_many(
             "GroupQueryAttention",
             *inputs,
             outputs=["", *present],
-            num_heads=self.heads,
+            num_heads=heads,
             kv_num_heads=kv_heads,
             scale=self.head_dim**-0.5,
             do_rotary=1,

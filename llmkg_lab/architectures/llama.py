@@ -63,10 +63,16 @@ class Config:
         )
 
 
+def head_tensor(config: dict) -> str:
+    """The tensor that hidden states are multiplied with to logits."""
+    tied = config.get("tie_word_embeddings", False)
+    return "model.embed_tokens.weight" if tied else "lm_head.weight"
+
+
 def build(layers: Layers, config: Config) -> None:
     """Build the decoder's graph: token ids and a KV cache in, logits and the new cache out."""
     c = config
-    cache = CachedAttention(layers, c.heads, c.head_dim, c.inverse_frequencies, c.positions)
+    cache = CachedAttention(layers, c.head_dim, c.inverse_frequencies, c.positions)
     table = layers.table("model.embed_tokens.weight", c.vocab, c.hidden, is_head=c.tied)
     x = layers.gather(cache.input_ids, table)  # (batch, sequence, hidden)
     residual = ""
@@ -91,7 +97,7 @@ def _attention(layers: Layers, c: Config, cache: CachedAttention, i: int, x: str
     parts = [(f"{name}.q_proj", q), (f"{name}.k_proj", kv), (f"{name}.v_proj", kv)]
     # one product for all three: (batch, sequence, (heads + 2 kv_heads) head_dim)
     qkv = layers.linear(x, parts, c.hidden, "attention", bias=c.attention_bias)
-    attended = cache.attend(i, qkv, c.kv_heads)  # (batch, sequence, heads head_dim)
+    attended = cache.attend(i, [qkv], c.heads, c.kv_heads)  # (batch, sequence, heads head_dim)
     out = [(f"{name}.o_proj", c.hidden)]
     return layers.linear(attended, out, q, "attention", bias=c.attention_bias)
 

@@ -56,7 +56,7 @@ class Decoder:
     def __init__(
         self, artifact: Artifact, threads: int | None = None, max_length: int | None = None
     ) -> None:
-        context = context_length(artifact.config)
+        context = artifact.context_length
         if max_length is not None and not 1 <= max_length <= context:
             raise InferenceError(
                 f"max_length is {max_length}, but the model has {context} positions",
@@ -120,7 +120,7 @@ class Decoder:
         """
         input_ids = np.asarray(input_ids, np.int64)
         batch, sequence = input_ids.shape
-        self._check(input_ids, sequence, context_length(self.artifact.config))
+        self._check(input_ids, sequence, self.artifact.context_length)
         lengths = np.full(batch, sequence) if lengths is None else np.asarray(lengths)
         feeds = {
             "input_ids": input_ids,
@@ -215,7 +215,7 @@ class Embedder:
             )
         self.tokenizer = Tokenizer.from_folder(artifact.folder)
         pooling = artifact.manifest["pooling"] or {}
-        self.max_length = pooling.get("max_length") or context_length(artifact.config)
+        self.max_length = pooling.get("max_length") or artifact.context_length
 
     def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
         """Embeddings (texts, hidden) float32, in the order of the texts.
@@ -230,11 +230,6 @@ class Embedder:
             inputs = self.tokenizer.encode_batch([texts[i] for i in batch], self.max_length)
             embeddings[batch] = self.session.run(["sentence_embedding"], inputs)[0]
         return embeddings
-
-
-def context_length(config: dict) -> int:
-    """The positions that config.json gives the model; OpenELM has a name of its own for them."""
-    return config.get("max_position_embeddings") or config["max_context_length"]
 
 
 def _reserve(shape: Sequence[int]) -> np.ndarray:
