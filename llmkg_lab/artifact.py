@@ -1,6 +1,7 @@
 """An artifact: a folder with one converted model, laid out as the Hub's ONNX community does.
 
     onnx/model_q4.onnx, onnx/model_q4.onnx_data   the graph and its weights
+    model-Q4_0.gguf                               or, exported for llama.cpp, one file with both
     config.json, tokenizer.json, …                what Transformers.js and others read
     manifest.json                                 every file's SHA-256, the source, the scheme
 
@@ -51,7 +52,7 @@ class Artifact:
 
     @property
     def model_path(self) -> Path:
-        """The graph, an .onnx file."""
+        """The graph, an .onnx file; of an export, the .gguf file."""
         return self.folder / self.manifest["model"]
 
     @property
@@ -72,7 +73,11 @@ class Artifact:
     def nbytes(self) -> int:
         """Bytes of the graph and its weights, without tokenizer and configs."""
         files = self.manifest["files"].items()
-        return sum(entry["bytes"] for name, entry in files if name.startswith("onnx/"))
+        return sum(
+            entry["bytes"]
+            for name, entry in files
+            if name.startswith(("onnx/", self.manifest["model"]))
+        )
 
     @property
     def bits_per_weight(self) -> float:

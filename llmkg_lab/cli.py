@@ -14,6 +14,9 @@ from llmkg_lab import console
 from llmkg_lab.errors import LabError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from llmkg_lab.artifact import Artifact
     from llmkg_lab.checkpoint import Checkpoint
     from llmkg_lab.quantize import Scheme
 
@@ -38,6 +41,13 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+CheckpointName = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH_OR_HUB_ID",
+        help="A folder as on the Hub (safetensors or PyTorch), one .gguf file, or OWNER/NAME.",
+    ),
+]
 ArtifactFolder = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="A folder with a manifest.json.")
 ]
@@ -53,13 +63,7 @@ Outputs = Annotated[Path | None, typer.Option(help="The outputs folder.", show_d
     )
 )
 def convert(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH_OR_HUB_ID",
-            help="A folder as on the Hub (safetensors or PyTorch), one .gguf file, or OWNER/NAME.",
-        ),
-    ],
+    checkpoint: CheckpointName,
     out: Annotated[Path, typer.Option(help="One artifact a scheme is made in OUT/SCHEME.")],
     scheme: Annotated[
         list[str] | None,
@@ -76,13 +80,14 @@ def convert(
     Memory stays within the largest chunk of a tensor, not the model. An artifact is written
     whole or not at all.
     """
+    from llmkg_lab.convert import convert as make
     from llmkg_lab.quantize import Scheme
 
     schemes = [Scheme.parse(name) for name in dict.fromkeys(scheme or ["int4"])]
     opened, origin = _open_source(checkpoint)
     conversions = []
     for wanted in schemes:
-        conversion = _convert(opened, origin, wanted, out / wanted.name, force)
+        conversion = _timed(make, opened, wanted, out / wanted.name, origin, force)
         if not as_json:
             console.print_conversion(conversion)
         conversions.append(conversion)
@@ -90,28 +95,67 @@ def convert(
         console.print_json(conversions)
 
 
+@app.command(
+    epilog=_examples(
+        "export ./SmolLM2-135M --type Q4_0 --type F16 --out smollm2",
+        "export sentence-transformers/all-MiniLM-L6-v2 --type F16 --out minilm",
+    )
+)
+def export(
+    checkpoint: CheckpointName,
+    out: Annotated[Path, typer.Option(help="One artifact a type is made in OUT/gguf-TYPE.")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--type",
+            help="Of the matrices: F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0. Repeatable.",
+            show_default="Q4_0",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite artifacts.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint as GGUF, the format of llama.cpp and Candle.
+
+    Quantized types store 32 weights a block: Q8_0 in 8.5 bits a weight, Q4_0 in 4.5. Vectors stay
+    F32; a matrix whose rows are no multiple of 32 long stays F16, as the table of types shows.
+    """
+    from llmkg_lab.export import gguf
+
+    kinds = [gguf.check_type(name.upper()) for name in dict.fromkeys(kind or ["Q4_0"])]
+    opened, origin = _open_source(checkpoint)
+    exports = []
+    for name in kinds:
+        made = _timed(gguf.export, opened, name, out / f"gguf-{name}", origin, force)
+        if not as_json:
+            console.print_conversion(made)
+        exports.append(made)
+    if as_json:
+        console.print_json(exports)
+
+
 @app.command(epilog=_examples("verify smollm2/int4"))
 def verify(artifact: ArtifactFolder, as_json: Json = False) -> None:
-    """Check every file's SHA-256 against the manifest, and that ONNX Runtime loads the graph.
+    """Check every file's SHA-256 against the manifest, and that the model loads.
+
+    A graph is loaded by ONNX Runtime; of a GGUF file the header is read.
 
     Exits with 1 if something is wrong.
     """
     from llmkg_lab import artifact as artifacts
-    from llmkg_lab.runtime import InferenceError
-    from llmkg_lab.runtime.ort import open_session
 
     problems = artifacts.verify(artifact)
     if not problems:  # a damaged file need not be loaded
         try:
-            open_session(artifacts.Artifact.open(artifact).model_path)
-        except InferenceError as error:
+            _load(artifacts.Artifact.open(artifact).model_path)
+        except LabError as error:
             problems.append(error.message)
     if as_json:
         console.print_json({"artifact": str(artifact), "whole": not problems, "problems": problems})
     elif problems:
         console.out.print(*problems, sep="\n", markup=False, soft_wrap=True)
     else:
-        console.out.print(f"{artifact} is whole, and ONNX Runtime loads it", markup=False)
+        console.out.print(f"{artifact} is whole, and its model loads", markup=False)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -275,6 +319,18 @@ def run(
     raise typer.Exit(1 if any(outcome.verdict == "fail" for outcome in outcomes) else 0)
 
 
+def _load(model: Path) -> None:
+    """Raise LabError where a graph or a GGUF file cannot be opened."""
+    if model.suffix == ".gguf":
+        from llmkg_lab.checkpoint import open_checkpoint
+
+        open_checkpoint(model)
+    else:
+        from llmkg_lab.runtime.ort import open_session
+
+        open_session(model)
+
+
 def _open_source(name: str) -> tuple["Checkpoint", dict]:
     """A checkpoint by path or by Hub id, and its origin for the manifest."""
     from llmkg_lab.checkpoint import open_checkpoint
@@ -291,20 +347,23 @@ def _open_source(name: str) -> tuple["Checkpoint", dict]:
     return open_checkpoint(origin.pop("path")), origin
 
 
-def _convert(
-    checkpoint: "Checkpoint", origin: dict, scheme: "Scheme", out: Path, force: bool
+def _timed(
+    make: "Callable[..., Artifact]",
+    checkpoint: "Checkpoint",
+    wanted: "Scheme | str",
+    out: Path,
+    origin: dict,
+    force: bool,
 ) -> dict:
     """Make one artifact under a progress bar; return what is to tell about it."""
-    from llmkg_lab.convert import convert
-
     start = time.perf_counter()
-    with console.transfer_bar(scheme.name) as progress:
-        artifact = convert(checkpoint, scheme, out, source=origin, progress=progress, force=force)
+    with console.transfer_bar(out.name) as progress:
+        artifact = make(checkpoint, wanted, out, source=origin, progress=progress, force=force)
     seconds = time.perf_counter() - start
     read = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     return {
         "artifact": str(out),
-        "scheme": scheme.name,
+        "scheme": artifact.manifest["scheme"]["name"],
         "bytes": artifact.nbytes,
         "bits_per_weight": artifact.bits_per_weight,
         "groups": artifact.manifest["groups"],

@@ -8,7 +8,7 @@ time over a ``Stream``, which moves the weights.
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
@@ -46,7 +46,7 @@ def convert(
     """
     architecture = architecture_of(checkpoint)
     task = task or task_of(checkpoint)
-    plan = _plan(architecture, checkpoint, scheme, task)
+    plan = plan_of(architecture, checkpoint, scheme, task)
     total = sum(checkpoint.tensors[name].nbytes for name in plan.shapes)
     with publishing(Path(out), force=force) as staging, ThreadPoolExecutor(1) as background:
         fingerprint = background.submit(checkpoint.fingerprint)  # hashes while weights stream
@@ -59,7 +59,8 @@ def convert(
             stream = Stream(checkpoint, graph, float_type, progress, total)
             architecture.build(Layers(graph, stream, scheme), checkpoint, task)
         model.write_bytes(graph.model().SerializeToString(deterministic=True))
-        _write_sidecars(staging, checkpoint, model.name)
+        hints = {"use_external_data_format": {model.name: 1}}
+        write_sidecars(staging, checkpoint, {"transformers.js_config": hints})
         manifest = {
             "task": task,
             "architecture": architecture.name,
@@ -68,8 +69,8 @@ def convert(
             "scheme": {"name": scheme.name, **asdict(scheme), "accuracy_level": ACCURACY_LEVEL},
             "pooling": checkpoint.pooling,
             "source": {**(source or {}), "fingerprint": fingerprint.result()},
-            "versions": _versions(),
-            "groups": _groups(stream.uses),
+            "versions": versions(),
+            "groups": groups_of(stream.uses),
         }
         manifest = write_manifest(staging, manifest, {f"{name}_data": data.sha256()})
     return Artifact(Path(out), manifest)
@@ -111,10 +112,10 @@ def _existing(out: Path, checkpoint: Checkpoint, scheme: Scheme, source: dict) -
     manifest = artifact.manifest
     wanted = {**source, "fingerprint": checkpoint.fingerprint()}
     same = manifest["source"] == wanted and manifest["scheme"]["name"] == scheme.name
-    return artifact if same and manifest["versions"] == _versions() else None
+    return artifact if same and manifest["versions"] == versions() else None
 
 
-def _plan(architecture: Architecture, checkpoint: Checkpoint, scheme: Scheme, task: str) -> Plan:
+def plan_of(architecture: Architecture, checkpoint: Checkpoint, scheme: Scheme, task: str) -> Plan:
     """What the graph will read, checked against what the checkpoint holds."""
     plan = Plan()
     with DataFile(Path(os.devnull)) as nowhere:
@@ -140,16 +141,15 @@ def _plan(architecture: Architecture, checkpoint: Checkpoint, scheme: Scheme, ta
     return plan
 
 
-def _write_sidecars(folder: Path, checkpoint: Checkpoint, model: str) -> None:
-    """config.json and the tokenizer's files, as Transformers.js and others expect them."""
-    hints = {"use_external_data_format": {model: 1}}
-    config = {**checkpoint.config, "transformers.js_config": hints}
+def write_sidecars(folder: Path, checkpoint: Checkpoint, additions: Mapping[str, object]) -> None:
+    """config.json with ``additions`` and the tokenizer's files, as other tools expect them."""
+    config = {**checkpoint.config, **additions}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name, content in checkpoint.sidecars().items():
         (folder / name).write_bytes(content)
 
 
-def _groups(uses: Iterable[Use]) -> list[dict]:
+def groups_of(uses: Iterable[Use]) -> list[dict]:
     """Size and error by group of tensors, in the order in which the model uses them."""
     groups: dict[str, list[Use]] = {}
     for use in uses:
@@ -173,5 +173,5 @@ def _relative_error(uses: list[Use]) -> float:
     return (sum(use.squared_error for use in uses) / energy) ** 0.5 if energy else 0.0
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     return {"llmkg_lab": __version__, **{name: version(name) for name in ("numpy", "onnx")}}

@@ -1,5 +1,6 @@
 """Fixtures that several test files share: the real models that packages carry."""
 
+import io
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -68,3 +69,26 @@ def tiny_llama(tmp_path_factory):
             weight.add_(0.15 * torch.randn(weight.shape))  # so that every part matters
     model.save_pretrained(folder)
     return model, folder
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model(tmp_path_factory):
+    """A small BPE, trained here the way Llama's was: bytes as fall-back, no normalization."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    text = Path(__file__).with_name("test_checkpoint.py").read_text().splitlines()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=600,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        minloglevel=2,
+    )
+    path = tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model"
+    path.write_bytes(model.getvalue())
+    return path

@@ -1,6 +1,5 @@
 """Tokenizers rebuilt from a checkpoint give the ids of the library they were made with."""
 
-import io
 import json
 from pathlib import Path
 
@@ -72,27 +71,6 @@ def test_sidecars_open_in_transformers(smollm2):
     assert "<|im_start|>" in config["chat_template"]
     generation = json.loads((folder / "generation_config.json").read_text())
     assert generation == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-
-
-@pytest.fixture(scope="module")
-def sentencepiece_model(tmp_path_factory):
-    """A small BPE, trained here the way Llama's was: bytes as fall-back, no normalization."""
-    model = io.BytesIO()
-    text = Path(__file__).with_name("test_checkpoint.py").read_text().splitlines()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=600,
-        byte_fallback=True,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        split_digits=True,
-        minloglevel=2,
-    )
-    path = tmp_path_factory.mktemp("sentencepiece") / "tokenizer.model"
-    path.write_bytes(model.getvalue())
-    return path
 
 
 def spm_metadata(path):

@@ -104,6 +104,16 @@ class Model:
             prefix = f"{self.layers}.{number}."
         return f"{prefix}{self.names[stem]}.{kind}" if stem in self.names else None
 
+    def gguf_name(self, name: str) -> str | None:
+        """The other way: ``model.layers.7.self_attn.q_proj.weight`` -> ``blk.7.attn_q.weight``."""
+        stem, _, kind = name.rpartition(".")
+        prefix = ""
+        if stem.startswith(f"{self.layers}."):
+            number, _, stem = stem.removeprefix(f"{self.layers}.").partition(".")
+            prefix = f"blk.{number}."
+        stems = {renamed: stored for stored, renamed in self.names.items()}
+        return f"{prefix}{stems[stem]}.{kind}" if stem in stems else None
+
 
 MODELS = {
     "llama": Model("model.layers", LLAMA_NAMES, llama_config),

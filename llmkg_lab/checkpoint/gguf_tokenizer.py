@@ -27,9 +27,12 @@ SPECIAL = {
 def build(metadata: Metadata, max_length: int) -> dict[str, bytes]:
     """tokenizer.json and tokenizer_config.json, for a model of ``max_length`` positions.
 
+    None of them where the file has no tokenizer.
     Raises CheckpointError on a kind of tokenizer that is not known, and on broken metadata.
     """
     kind = metadata.get("tokenizer.ggml.model", str)
+    if kind == "no_vocab":
+        return {}
     builders = {"gpt2": _byte_level, "llama": _sentencepiece, "bert": _word_piece}
     if kind not in builders:
         raise CheckpointError(

@@ -1,0 +1,1 @@
+"""Other formats than ONNX. GGUF (llama.cpp, Candle) is written by ``gguf.export``."""
