@@ -29,6 +29,7 @@ METRICS = {
     "cosine_min": "at least",
     "neighbours10": "at least",
     "spearman": "at least",
+    "spearman_ratio": "at least",
 }
 
 Bounds = Mapping[str, Mapping[str, float]]  # scheme -> metric -> bound

@@ -266,6 +266,7 @@ def list_variants(
         "run all_minilm_l6_v2 smollm2_135m_instruct",
         "run --family minilm --scheme int8 --scheme int4-b64",
         "run --all --set quick=true --jobs 2 --out /tmp/smoke",
+        "run --all --source synthetic --size reduced",
     )
 )
 def run(
@@ -276,8 +277,13 @@ def run(
     tier: Tier = None,
     everything: Annotated[bool, typer.Option("--all", help="All variants.")] = False,
     source: Annotated[
-        str, typer.Option(help="hub, package, or a path; by default the first available.")
+        str,
+        typer.Option(help="hub, package, synthetic, or a path; by default the first available."),
     ] = "",
+    size: Annotated[
+        str | None,
+        typer.Option(help="Of synthetic weights: full or reduced.", show_default="full"),
+    ] = None,
     scheme: Annotated[
         list[str] | None,
         typer.Option(help="Instead of the variant's own schemes. Repeatable."),
@@ -305,6 +311,7 @@ def run(
 
     outputs = (out or paths.outputs()).resolve()
     chosen = batch.select(variants or (), family, tier, everything)
+    source = f"{source}:{size}" if size else source
     planned = batch.plan(chosen, outputs, scheme or (), source, batch.parse_settings(setting or ()))
     try:
         with watch.watching(planned) as follow:

@@ -11,6 +11,7 @@ from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.estimate import Estimate
 from llmkg_lab.quality import Quality, Verdict
 from llmkg_lab.reference import DecoderReference
+from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort import Embedder
 from llmkg_lab.runtime.tokenizer import Tokenizer
 from llmkg_lab.sources import Fetched
@@ -35,6 +36,7 @@ COLUMNS = {
     "cosine_min": ("cosine min", ".5f"),
     "neighbours10": ("10 neighbours in common", ".1%"),
     "spearman": ("Spearman ρ to human scores", ".4f"),
+    "spearman_ratio": ("of the reference's ρ", ".2%"),
     "load_ms": ("load, ms", ",.0f"),
     "first_token_ms": ("first token, ms", ",.0f"),
     "decode_ms": ("a token, ms", ".2f"),
@@ -179,6 +181,23 @@ def continuations(
         rows.append(row)
     note = "Greedy; in bold from where a scheme leaves the reference."
     return rows_table(rows, note, text=list(rows[0]))
+
+
+CONVERSATION = (
+    {"role": "user", "content": "Where is Paris?"},
+    {"role": "assistant", "content": "In France."},
+    {"role": "user", "content": "And Rome?"},
+)
+
+
+def conversation(tokenizer: Tokenizer) -> HTML:
+    """A conversation as the chat template writes it, up to where the model would answer."""
+    try:
+        prompt = tokenizer.chat(CONVERSATION)
+    except InferenceError as error:
+        return HTML(f"<p>{html.escape(error.message)}</p>")
+    tokens = len(tokenizer.encode(prompt, special=False))
+    return HTML(f"<pre>{html.escape(prompt)}</pre><p><small>{tokens} tokens</small></p>")
 
 
 def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

