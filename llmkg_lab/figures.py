@@ -1,7 +1,7 @@
 """The figures of a report: matplotlib, static, with units; a scheme keeps its colour."""
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib_inline.backend_inline
 import numpy as np
@@ -60,6 +60,22 @@ def sizes(artifacts: Mapping[str, Artifact]) -> Figure:
 
 def _group_bytes(artifact: Artifact, name: str) -> int:
     return sum(g["bytes"] for g in artifact.manifest["groups"] if g["name"] == name)
+
+
+def layers(heads: Sequence[int], kv_heads: Sequence[int], feed_forward: Sequence[int]) -> Figure:
+    """How a model's layers differ: attention heads and feed-forward width of each."""
+    figure, (attention, width) = plt.subplots(1, 2, figsize=(8, 2.4))
+    index = range(len(heads))
+    attention.bar(index, heads, color=GROUP_COLORS[2], label="query heads")
+    attention.bar(index, kv_heads, color=GROUP_COLORS[0], label="key-value heads")
+    attention.set(title="Attention", xlabel="layer", ylabel="heads")
+    attention.legend(frameon=False, loc="upper left", ncols=2)
+    attention.set_ylim(0, 1.25 * max(heads))  # room for the legend
+    width.bar(index, feed_forward, color=GROUP_COLORS[4])
+    width.set(title="Feed-forward", xlabel="layer", ylabel="width")
+    for axes in (attention, width):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return _finish(figure)
 
 
 def divergence(qualities: Mapping[str, Quality]) -> Figure:
