@@ -24,7 +24,9 @@ from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.graph import DataFile, Graph
 from llmkg_lab.layers import ACCURACY_LEVEL, Layers
 from llmkg_lab.quantize import Scheme
+from llmkg_lab.quantize.calibrate import prepare
 from llmkg_lab.store import Plan, Progress, Stream, Use
+from llmkg_lab.texts import Text
 
 
 def convert(
@@ -34,6 +36,7 @@ def convert(
     *,
     task: str | None = None,
     source: dict | None = None,
+    calibration: Text | None = None,
     progress: Progress = lambda done, total, name: None,
     force: bool = False,
 ) -> Artifact:
@@ -41,13 +44,19 @@ def convert(
 
     task: by default what config.json says the checkpoint is for.
     source: where the checkpoint came from (kind, detail, revision, synthetic), for the manifest.
+    calibration: what a calibrated scheme is solved on, its first half; by default the first
+        of ``calibrate.CORPORA`` that is here.
     progress: called with (bytes read, bytes to read, tensor name).
-    Raises UnsupportedError, CheckpointError or ArtifactError; ``out`` is then as it was.
+    Raises UnsupportedError, CheckpointError, SchemeError, TextError or ArtifactError; ``out`` is
+    then as it was.
     """
     architecture = architecture_of(checkpoint)
     task = task or task_of(checkpoint)
     plan = plan_of(architecture, checkpoint, scheme, task)
-    total = sum(checkpoint.tensors[name].nbytes for name in plan.shapes)
+    weights, solved, record = checkpoint, {}, None
+    if scheme.method == "gptq":
+        weights, solved, record = prepare(checkpoint, scheme, task, calibration)
+    total = sum(weights.tensors[name].nbytes for name in plan.shapes)
     with publishing(Path(out), force=force) as staging, ThreadPoolExecutor(1) as background:
         fingerprint = background.submit(checkpoint.fingerprint)  # hashes while weights stream
         name = f"onnx/model{scheme.suffix}.onnx"
@@ -56,7 +65,7 @@ def convert(
         with DataFile(model.with_name(f"{model.name}_data")) as data:
             graph = Graph(architecture.name, data)
             float_type = np.float16 if scheme.base == "fp16" else np.float32
-            stream = Stream(checkpoint, graph, float_type, progress, total)
+            stream = Stream(weights, graph, float_type, progress, total, solved)
             architecture.build(Layers(graph, stream, scheme), checkpoint, task)
         model.write_bytes(graph.model().SerializeToString(deterministic=True))
         hints = {"use_external_data_format": {model.name: 1}}
@@ -67,6 +76,7 @@ def convert(
             "model": name,
             "parameters": sum(use.parameters for use in stream.uses),
             "scheme": {"name": scheme.name, **asdict(scheme), "accuracy_level": ACCURACY_LEVEL},
+            "calibration": record,
             "pooling": checkpoint.pooling,
             "source": {**(source or {}), "fingerprint": fingerprint.result()},
             "versions": versions(),

@@ -8,12 +8,14 @@ time, on all cores and in order.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 import numpy as np
+from onnx import TensorProto
 
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.graph import Graph
@@ -82,6 +84,8 @@ class Stream:
 
     float_type: how matrices without a layout are stored, float32 or float16.
     total: bytes of checkpoint that will be read, for the progress callback.
+    solved: matrices that a solver has quantized already, by checkpoint name; all others are
+        rounded to nearest.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class Stream:
         float_type: type[np.floating],
         progress: Progress,
         total: int,
+        solved: Mapping[str, Quantized] = MappingProxyType({}),
     ) -> None:
         self.uses: list[Use] = []
         self._checkpoint = checkpoint
@@ -98,6 +103,7 @@ class Stream:
         self._float_type = float_type
         self._progress = progress
         self._total = total
+        self._solved = solved
         self._done = 0
 
     def matrix(self, parts: Parts, columns: int, layout: Layout | None, group: str) -> Matrix:
@@ -122,7 +128,7 @@ class Stream:
         return self._graph.constant(values, parts[0][0])
 
     def _store_floats(self, parts: Parts, rows: int, columns: int, use: Use) -> Matrix:
-        def cast(weight: np.ndarray) -> tuple[np.ndarray, float, float]:
+        def cast(weight: np.ndarray, *_: object) -> tuple[np.ndarray, float, float]:
             stored = weight.astype(self._float_type, copy=False)
             return stored, _energy(stored.astype(np.float32, copy=False) - weight), _energy(weight)
 
@@ -138,7 +144,9 @@ class Stream:
     def _store_codes(
         self, parts: Parts, rows: int, columns: int, layout: Layout, use: Use
     ) -> Matrix:
-        def quantize(weight: np.ndarray) -> tuple[Quantized, float]:
+        def quantize(weight: np.ndarray, name: str, rows: slice) -> tuple[Quantized, float]:
+            if name in self._solved:
+                return self._solved[name].rows(rows, weight), _energy(weight)
             return round_to_nearest(weight, layout), _energy(weight)
 
         graph, name = self._graph, use.name
@@ -159,13 +167,22 @@ class Stream:
             layout,
             graph.external(f"{name}.codes", np.uint8, shape, start, nbytes),
             graph.external(f"{name}.table", np.uint8, table, start, nbytes),
-            graph.constant(np.concatenate(scales), f"{name}.scales"),
+            self._store_scales(np.concatenate(scales), layout, f"{name}.scales"),
             ""
             if layout.symmetric
             else graph.constant(np.concatenate(zero_points), f"{name}.zero_points"),
         )
 
-    def _map(self, work: Callable[[np.ndarray], T], parts: Parts, columns: int) -> Iterator[T]:
+    def _store_scales(self, scales: np.ndarray, layout: Layout, name: str) -> str:
+        if not layout.half_scales:
+            return self._graph.constant(scales, name)
+        half = self._graph.constant(scales.astype(np.float16), name)
+        # ONNX Runtime folds the cast when it loads, before the operators pack their weights
+        return self._graph.op("Cast", half, to=TensorProto.FLOAT)
+
+    def _map(
+        self, work: Callable[[np.ndarray, str, slice], T], parts: Parts, columns: int
+    ) -> Iterator[T]:
         """``work`` on chunks of rows, in order; reading and working overlap across threads."""
         step = max(1, CHUNK // columns)
         chunks = [
@@ -177,7 +194,7 @@ class Stream:
         pending: deque[tuple[str, slice, Future[T]]] = deque()
         with ThreadPoolExecutor(cores) as pool:
             for name, rows in chunks:
-                job = pool.submit(lambda n, r: work(self._checkpoint.read(n, r)), name, rows)
+                job = pool.submit(lambda n, r: work(self._checkpoint.read(n, r), n, r), name, rows)
                 pending.append((name, rows, job))
                 if len(pending) > 2 * cores:  # bounds what is in memory
                     yield self._finish(*pending.popleft(), columns)

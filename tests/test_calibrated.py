@@ -1,14 +1,25 @@
 """Calibrated quantization: the solvers, by the outputs of layers and of whole models."""
 
+import json
+
 import numpy as np
 import pytest
+import tokenizers
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkg_lab.quantize import Layout
+from llmkg_lab import paths, texts
+from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.convert import convert
+from llmkg_lab.quantize import Layout, Scheme, SchemeError
 from llmkg_lab.quantize.blockwise import round_to_nearest
+from llmkg_lab.quantize.calibrate import calibrate
+from llmkg_lab.quantize.equivalent import Rescaled, equalized, random_rescaling
 from llmkg_lab.quantize.gptq import gptq
 from llmkg_lab.quantize.grid import range_grid, search_grid
+from llmkg_lab.reference import load_model
+from llmkg_lab.runtime.ort import Decoder
 
 LAYOUTS = [Layout(bits, size, sym) for bits in (4, 8) for size in (32, 64) for sym in (True, False)]
 
@@ -67,3 +78,93 @@ def test_gptq_takes_inputs_that_are_all_zero():
     weight, _ = correlated(4, 64, 1)
     solved = gptq(weight, np.zeros((64, 64)), Layout(4, 32, False))
     assert np.abs(solved.dequantize() - weight).max() < 0.5
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_llama, tmp_path_factory):
+    """The tiny Llama with a tokenizer of one token a digit."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    for path in tiny_llama[1].iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    words = tokenizers.models.WordLevel({str(i): i for i in range(131)}, unk_token="0")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return open_checkpoint(folder)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
+
+
+def random_windows(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 131, (count, 64))
+
+
+def logits(checkpoint, windows: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return load_model(checkpoint)(torch.from_numpy(windows)).logits.numpy()
+
+
+@pytest.mark.parametrize("transform", [lambda c: random_rescaling(c, 0.3, 1), equalized])
+def test_rescaled_channels_leave_the_logits_alone(checkpoint, transform):
+    rescaled, windows = transform(checkpoint), random_windows(2, 0)
+    expected = logits(checkpoint, windows)
+    assert np.abs(logits(rescaled, windows) - expected).max() < 1e-4 * np.abs(expected).max()
+    changed = "model.layers.0.self_attn.v_proj.weight"
+    assert np.abs(rescaled.read(changed) / checkpoint.read(changed) - 1).max() > 0.1
+    np.testing.assert_array_equal(rescaled.read(changed, slice(3, 7)), rescaled.read(changed)[3:7])
+    assert rescaled.fingerprint() != checkpoint.fingerprint()
+
+
+def test_equalizing_undoes_any_rescaling(checkpoint):
+    plain, again = equalized(checkpoint), equalized(random_rescaling(checkpoint, 0.3, 1))
+    assert isinstance(again, Rescaled)
+    for layer in range(2):
+        for part in ("self_attn.o_proj", "mlp.down_proj"):
+            name = f"model.layers.{layer}.{part}.weight"
+            ratio = again.read(name) / plain.read(name)
+            assert np.ptp(ratio) < 1e-4  # the same but for one factor a matrix
+
+
+def test_calibration_resumes_and_repeats_to_the_bit(checkpoint):
+    scheme, windows = Scheme.parse("int4-gptq"), random_windows(4, 1)
+    first = calibrate(checkpoint, scheme, windows)
+    layers = sorted((paths.cache() / "calibrated").iterdir())
+    assert len(layers) == 2
+    layers[0].unlink()  # as if cut off: one of the two layers is solved again
+    second = calibrate(checkpoint, scheme, windows)
+    assert set(first) == set(second)
+    assert len(first) == 14
+    for name, one in first.items():
+        np.testing.assert_array_equal(one.codes, second[name].codes)
+        np.testing.assert_array_equal(one.scales, second[name].scales)
+
+
+def test_a_calibrated_artifact_computes_with_the_solved_weights(checkpoint, tmp_path):
+    """Bytes are the same twice; logits are nearer to the model's than by round to nearest."""
+    random = np.random.default_rng(5)
+    text = texts.Text(
+        "digits", "here", "0" * 64, " ".join(map(str, random.integers(0, 131, 20000)))
+    )
+    one, two = (
+        convert(checkpoint, Scheme.parse("int4-s16-gptq"), tmp_path / name, calibration=text)
+        for name in ("one", "two")
+    )
+    assert one.manifest["files"] == two.manifest["files"]
+    assert one.manifest["calibration"]["tokens"] == 8192 // 300 * 300
+    plain = convert(checkpoint, Scheme.parse("int4-s16"), tmp_path / "plain")
+    windows = random_windows(4, 2)
+    expected = logits(checkpoint, windows)
+    errors = [np.square(Decoder(a).logits(windows) - expected).mean() for a in (one, plain)]
+    assert errors[0] < 0.8 * errors[1]
+    stored = json.loads((one.folder / "manifest.json").read_text())["scheme"]
+    assert (stored["method"], stored["half_scales"]) == ("gptq", True)
+
+
+def test_what_cannot_be_calibrated_is_refused(minilm_folder, tmp_path):
+    with pytest.raises(SchemeError, match="calibrates decoders"):
+        convert(open_checkpoint(minilm_folder), Scheme.parse("int4-gptq"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()

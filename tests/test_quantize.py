@@ -116,10 +116,12 @@ def run_operators(folder, quantized, x):
     st.sampled_from(["int4", "int8"]),
     st.sampled_from(["", "-b64", "-b128"]),
     st.sampled_from(["", "-sym"]),
-    st.sampled_from(["", "-e4", "-e8"]),
+    st.sampled_from(["", "-s16"]),
+    st.sampled_from(["", "-gptq"]),
+    st.sampled_from(["", "-e4", "-e8", "-e8b128"]),
 )
-def test_scheme_names_round_trip(base, block_size, symmetric, table):
-    name = base + block_size + symmetric + table
+def test_scheme_names_round_trip(base, block_size, symmetric, scales, method, table):
+    name = base + block_size + symmetric + scales + method + table
     assert Scheme.parse(name).name == name
     assert Scheme.parse(name.upper()) == Scheme.parse(name)
 

@@ -4,7 +4,8 @@ A row of a matrix (rows, columns) is cut into blocks; a block's values are
 ``scale * (code - zero_point)`` with one float32 scale and one integer zero point a block.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -39,6 +40,15 @@ class Quantized:
             zero_points = unpack(self.zero_points, bits, blocks).astype(np.float32)
         values = (codes - zero_points[..., None]) * self.scales[..., None]
         return values.reshape(len(values), -1)[:, : self.columns]
+
+    def rows(self, rows: slice, weight: np.ndarray) -> Self:
+        """Some of the rows; ``weight``: what they were made from, float32 (rows, columns)."""
+        zero_points = None if self.zero_points is None else self.zero_points[rows]
+        part = replace(
+            self, codes=self.codes[rows], scales=self.scales[rows], zero_points=zero_points
+        )
+        error = np.square(weight - part.dequantize(), dtype=np.float64).sum()
+        return replace(part, squared_error=float(error))
 
 
 def round_to_nearest(weight: np.ndarray, layout: Layout) -> Quantized:

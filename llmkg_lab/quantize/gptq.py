@@ -67,7 +67,7 @@ def _inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
     hessian = hessian + (damping * mean if mean > 0 else 1.0) * np.eye(len(hessian))
     # Factored from the lower right corner, H = R Rᵀ with R upper triangular: U is its inverse.
     lower = np.linalg.cholesky(hessian[::-1, ::-1])
-    return np.linalg.inv(lower[::-1, ::-1]).astype(np.float32)
+    return np.linalg.inv(lower[::-1, ::-1].astype(np.float32))
 
 
 def _round_block(

@@ -21,13 +21,14 @@ def range_grid(blocks: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarr
     if layout.symmetric:
         # The value of the largest magnitude lands on the lowest code, of which there is one
         # more than of positive ones; so the scale takes the opposite of its sign.
-        scales = np.where(-low >= high, low, high) / -half
+        scales = _storable(np.where(-low >= high, low, high) / -half, layout)
         return scales, np.full_like(scales, half)
     low, high = np.minimum(low, 0), np.maximum(high, 0)
     levels = np.float32(2**layout.bits - 1)
     scales = high / levels - low / levels  # two quotients: their difference cannot overflow
+    scales = _storable(scales, layout)
     zero_points = np.rint(-low / np.where(scales > 0, scales, 1))
-    return scales, zero_points
+    return scales, np.minimum(zero_points, levels)
 
 
 def search_grid(
@@ -48,6 +49,14 @@ def search_grid(
         np.copyto(scales, candidate[0], where=better)
         np.copyto(zero_points, candidate[1], where=better)
     return scales, zero_points
+
+
+def _storable(scales: np.ndarray, layout: Layout) -> np.ndarray:
+    """The scales as the file will hold them, float32."""
+    if not layout.half_scales:
+        return scales
+    limit = np.finfo(np.float16).max
+    return np.clip(scales, -limit, limit).astype(np.float16).astype(np.float32)
 
 
 def inverse(scales: np.ndarray) -> np.ndarray:

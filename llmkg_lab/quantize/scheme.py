@@ -2,6 +2,9 @@
 
 int4              4 bits, blocks of 32 along the input axis, zero points
 int4-b128-sym     blocks of 128, symmetric (no zero points)
+int4-s16          scales stored as float16: 0.5 bits a weight less in blocks of 32
+int4-e8b128       the embedding table at 8 bits in blocks of 128
+int4-b64-gptq     codes solved on calibration text (GPTQ) instead of rounded to nearest
 int4-e4           the embedding table (and a head that shares it) at 4 bits too
 fp16              half-precision weights, computed in float32
 """
@@ -29,16 +32,18 @@ class Layout:
     bits: int
     block_size: int
     symmetric: bool
+    half_scales: bool = False  # scales are stored as float16 and cast when the graph is loaded
 
     def blocks(self, columns: int) -> int:
         """Blocks in a row; the last one may be ragged."""
         return -(-columns // self.block_size)
 
     def nbytes(self, rows: int, columns: int) -> int:
-        """Bytes of codes, float32 scales and packed zero points together."""
+        """Bytes of codes, scales and packed zero points together."""
         blocks = self.blocks(columns)
         zero_points = 0 if self.symmetric else -(-blocks * self.bits // 8)
-        return rows * (blocks * (self.block_size * self.bits // 8 + 4) + zero_points)
+        scale = 2 if self.half_scales else 4
+        return rows * (blocks * (self.block_size * self.bits // 8 + scale) + zero_points)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,10 @@ class Scheme:
     base: str  # fp32 | fp16 | int8 | int4
     block_size: int = 32
     symmetric: bool = False
+    half_scales: bool = False
+    method: str = "rtn"  # rtn: round to nearest | gptq: solved on calibration text
     table_bits: int | None = None  # None: 8 where a language model's head shares the table
+    table_block: int | None = None  # None: as block_size
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -62,27 +70,36 @@ class Scheme:
             raise SchemeError(f"scheme {text!r}: {base} takes no options")
         fields = {}
         for option in options:
-            key, value = cls._option(text, option)
-            if key in fields:
-                raise SchemeError(f"scheme {text!r} says {key} twice")
-            fields[key] = value
+            said = cls._option(text, option)
+            if twice := fields.keys() & said:
+                raise SchemeError(f"scheme {text!r} says {min(twice)} twice")
+            fields |= said
         return cls(base, **fields)
 
     @staticmethod
-    def _option(text: str, option: str) -> tuple[str, int | bool]:
-        if option == "sym":
-            return "symmetric", True
-        if match := re.fullmatch(r"b(\d+)", option):
-            if int(match[1]) in BLOCK_SIZES:
-                return "block_size", int(match[1])
-            raise SchemeError(
-                f"scheme {text!r}: block size {match[1]}", f"choose one of {BLOCK_SIZES}"
-            )
-        if option in ("e4", "e8"):
-            return "table_bits", int(option[1:])
+    def _option(text: str, option: str) -> dict[str, int | bool | str]:
+        flags = {
+            "sym": {"symmetric": True},
+            "s16": {"half_scales": True},
+            "gptq": {"method": "gptq"},
+        }
+        if option in flags:
+            return flags[option]
+        if match := re.fullmatch(r"(?:e([48]))?(?:b(\d+))?", option):
+            table_bits, block = match.groups()
+            if block and int(block) not in BLOCK_SIZES:
+                raise SchemeError(
+                    f"scheme {text!r}: block size {block}", f"choose one of {BLOCK_SIZES}"
+                )
+            if table_bits:
+                table = {"table_bits": int(table_bits)}
+                return {**table, "table_block": int(block)} if block else table
+            if block:
+                return {"block_size": int(block)}
         raise SchemeError(
             f"scheme {text!r}: unknown option {option!r}",
-            "options are b32, b64, b128 (block size), sym (no zero points), e4, e8 (table bits)",
+            "options are b32, b64, b128 (block size), sym (no zero points), s16 (float16 scales), "
+            "gptq (calibrated), e4, e8 (table bits), e8b128 (and the table's block size)",
         )
 
     @property
@@ -93,8 +110,13 @@ class Scheme:
             parts.append(f"b{self.block_size}")
         if self.symmetric:
             parts.append("sym")
+        if self.half_scales:
+            parts.append("s16")
+        if self.method != "rtn":
+            parts.append(self.method)
         if self.table_bits is not None:
-            parts.append(f"e{self.table_bits}")
+            block = f"b{self.table_block}" if self.table_block else ""
+            parts.append(f"e{self.table_bits}{block}")
         return "-".join(parts)
 
     @property
@@ -106,7 +128,7 @@ class Scheme:
         """The layout of a weight matrix, or None where it stays floating point."""
         if self.base in FLOATS:
             return None
-        return Layout(BITS[self.base], self.block_size, self.symmetric)
+        return Layout(BITS[self.base], self.block_size, self.symmetric, self.half_scales)
 
     def table(self, *, is_head: bool) -> Layout | None:
         """The layout of an embedding table or an LM head.
@@ -117,4 +139,4 @@ class Scheme:
         if self.base in FLOATS:
             return None
         bits = self.table_bits or (8 if is_head else BITS[self.base])
-        return Layout(bits, self.block_size, self.symmetric)
+        return Layout(bits, self.table_block or self.block_size, self.symmetric, self.half_scales)
