@@ -21,6 +21,7 @@ from llmkg_lab import __version__
 from llmkg_lab.architectures import Architecture, architecture_of, is_unused, task_of
 from llmkg_lab.artifact import Artifact, ArtifactError, publishing, write_manifest
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
+from llmkg_lab.export import genai
 from llmkg_lab.graph import DataFile, Graph
 from llmkg_lab.layers import ACCURACY_LEVEL, Layers
 from llmkg_lab.quantize import Scheme
@@ -70,6 +71,7 @@ def convert(
         model.write_bytes(graph.model().SerializeToString(deterministic=True))
         hints = {"use_external_data_format": {model.name: 1}}
         write_sidecars(staging, checkpoint, {"transformers.js_config": hints})
+        genai.write_config(staging, checkpoint, name)
         manifest = {
             "task": task,
             "architecture": architecture.name,
