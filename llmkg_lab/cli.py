@@ -351,7 +351,7 @@ def _open_source(name: str) -> tuple["Checkpoint", dict]:
     with console.transfer_bar("download") as progress:
         fetched = fetch_repo(name, progress=progress)
     origin = asdict(fetched)
-    return open_checkpoint(origin.pop("path")), origin
+    return open_checkpoint(origin.pop("path"), origin.pop("tokenizer")), origin
 
 
 def _timed(

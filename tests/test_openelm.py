@@ -1,19 +1,24 @@
 """OpenELM: our PyTorch module against plain arithmetic, and the graph against the module."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from llmkg_lab.architectures import UnsupportedError, openelm
+from llmkg_lab.catalog import SourceSpec, find_variant
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.convert import convert
 from llmkg_lab.openelm_model import OpenELM, continue_greedily
 from llmkg_lab.quantize import Scheme
 from llmkg_lab.reference import _load_openelm, decoder_reference, load_model
 from llmkg_lab.runtime.ort import Decoder
+from llmkg_lab.sources import fetch
 
 CONFIG = {
     "model_type": "openelm",
@@ -233,3 +238,25 @@ def test_the_rule_gives_the_published_widths():
 def test_what_is_not_supported_is_refused_by_name(changes, message):
     with pytest.raises(UnsupportedError, match=message):
         openelm.Config.read({**CONFIG, **changes})
+
+
+def test_a_tokenizer_is_borrowed_where_the_checkpoint_has_none(tmp_path):
+    """As OpenELM borrows Llama 2's; here one of four words."""
+    checkpoint = write(tmp_path / "borrower")
+    vocabulary = {"[UNK]": 0, "<s>": 1, "</s>": 2, "graph": 3}
+    core = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))
+    lender = tmp_path / "lender"
+    lender.mkdir()
+    (lender / "config.json").write_text("{}")
+    core.save(str(lender / "tokenizer.json"))
+    borrows = replace(
+        find_variant("openelm_270m"), tokenizer_source=SourceSpec("local", {"path": str(lender)})
+    )
+    fetched = fetch(borrows, str(checkpoint.path))
+    assert "tokenizer of" in fetched.detail
+    opened = open_checkpoint(fetched.path, fetched.tokenizer)
+    assert json.loads(opened.sidecars()["tokenizer.json"])["model"]["vocab"] == vocabulary
+    assert opened.config == checkpoint.config
+
+    lender.joinpath("tokenizer.json").rename(checkpoint.path / "tokenizer.json")
+    assert fetch(borrows, str(checkpoint.path)).tokenizer is None  # it has one of its own now

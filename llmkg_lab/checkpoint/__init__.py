@@ -15,16 +15,20 @@ __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
 PICKLE = "pytorch_model.bin"
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
     """Open a folder (as on the Hub) or a single .gguf file. No weights are read yet.
 
+    tokenizer: a folder with a tokenizer's files, for a folder that has none of its own.
     Raises CheckpointError where there is nothing to open or it is broken.
     """
     path = Path(path)
     try:
-        return _open_folder(path) if path.is_dir() else _open_file(path)
+        checkpoint = _open_folder(path) if path.is_dir() else _open_file(path)
     except OSError as error:  # no permission, a broken disk
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if tokenizer is not None:
+        checkpoint.tokenizer_folder = Path(tokenizer)
+    return checkpoint
 
 
 def _open_folder(path: Path) -> Checkpoint:

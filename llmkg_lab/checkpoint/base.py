@@ -44,6 +44,7 @@ class Checkpoint(ABC):
         self.path = path
         self.config = config
         self.tensors = dict(tensors)
+        self.tokenizer_folder = path
         self._weight_files = weight_files
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:

@@ -34,17 +34,18 @@ class FolderCheckpoint(Checkpoint):
 
     def _tokenizer(self) -> dict[str, bytes]:
         """tokenizer.json and tokenizer_config.json, none where the folder has no tokenizer."""
+        folder = self.tokenizer_folder
         said = self._tokenizer_config()
-        if (path := self.path / "tokenizer.json").exists():
+        if (path := folder / "tokenizer.json").exists():
             content, config = _checked(path), said
-        elif (path := self.path / "tokenizer.model").exists():
+        elif (path := folder / "tokenizer.model").exists():
             tokenizer, config = spm.from_model(path, said)
             content = tokenizer.to_str().encode()
             config |= said | {"tokenizer_class": "PreTrainedTokenizerFast"}
-        elif (self.path / "vocab.txt").exists():
-            content, config = _converted(self.path)
+        elif (folder / "vocab.txt").exists():
+            content, config = _converted(folder)
             config |= said
-        elif (path := self.path / "sentencepiece.bpe.model").exists():
+        elif (path := folder / "sentencepiece.bpe.model").exists():
             raise CheckpointError(
                 f"{path} alone is no tokenizer that can be read",
                 "open it in transformers and save it: that writes tokenizer.json",
@@ -57,7 +58,8 @@ class FolderCheckpoint(Checkpoint):
         }
 
     def _tokenizer_config(self) -> dict:
-        path, template = self.path / "tokenizer_config.json", self.path / "chat_template.jinja"
+        folder = self.tokenizer_folder
+        path, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         config = read_json(path) if path.exists() else {}
         if template.exists():  # Transformers.js reads the template only from the config
             try:

@@ -28,6 +28,7 @@ class Fetched:
     detail: str  # for people: which source, and why not an earlier one
     revision: str | None  # the commit on the Hub, or the package's version
     synthetic: bool = False
+    tokenizer: Path | None = None  # a folder, where the checkpoint's own has no tokenizer
 
 
 class Source(Protocol):
