@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmkg_lab.catalog import SourceSpec, Variant
-from llmkg_lab.sources import hub as _hub  # the modules register their kinds
+from llmkg_lab.sources import hub as _hub  # noqa: F401  (the modules register their kinds)
 from llmkg_lab.sources import local as _local  # noqa: F401
 from llmkg_lab.sources import synthetic
 from llmkg_lab.sources.base import SOURCES, Fetched, Progress, SourceError, UnavailableError
+from llmkg_lab.sources.borrowed import with_tokenizer
 from llmkg_lab.strict_yaml import nearest
 
 __all__ = [
@@ -52,7 +53,7 @@ def fetch(
         else:
             why = "; ".join(f"{other}: {error.message}" for other, error in passed_over)
             detail = f"{fetched.detail}; passed over: {why}" if why else fetched.detail
-            return _with_tokenizer(replace(fetched, detail=detail), variant, cache)
+            return with_tokenizer(replace(fetched, detail=detail), variant.tokenizer_source, cache)
     raise _none_available(variant, passed_over)
 
 
@@ -84,19 +85,6 @@ def availability(variant: Variant, cache: Path | None = None) -> list[tuple[Sour
     """Each of a variant's sources: can it serve now, and if not, why. Downloads nothing."""
     reasons = [(spec, SOURCES[spec.kind].missing(spec, cache)) for spec in variant.sources]
     return [(spec, not reason, reason) for spec, reason in reasons]
-
-
-def _with_tokenizer(fetched: Fetched, variant: Variant, cache: Path | None) -> Fetched:
-    """The same with the tokenizer that the variant borrows, where its own folder has none."""
-    spec = variant.tokenizer_source
-    own = [fetched.path / name for name in ("tokenizer.json", "tokenizer.model")]
-    if spec is None or fetched.path.is_file() or any(path.exists() for path in own):
-        return fetched
-    if spec.kind == "hub":  # without the weights of the model that it was made for
-        folder = _hub.fetch_tokenizer(spec, cache)
-    else:
-        folder = SOURCES[spec.kind].fetch(spec, cache, None).path
-    return replace(fetched, tokenizer=folder, detail=f"{fetched.detail}; tokenizer of {spec}")
 
 
 def _wanted(variant: Variant, source: str) -> list[SourceSpec]:

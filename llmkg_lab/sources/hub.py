@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from llmkg_lab.catalog import SourceSpec
 from llmkg_lab.sources.base import Fetched, Progress, SourceError, UnavailableError, source
 from llmkg_lab.sources.hub_errors import explain, root, status
-from llmkg_lab.sources.hub_files import checkpoint_files, tokenizer_files
+from llmkg_lab.sources.hub_files import checkpoint_files
 
 FIRST_ANSWER_S = 10.0  # how long the first question may take
 PAUSES_S = (1.0, 4.0)  # before the second and the third attempt
@@ -28,53 +28,39 @@ class HubSource:
 
     def missing(self, spec: SourceSpec, cache: Path | None) -> str:
         try:
-            _commit(spec, cache)
+            self._commit(spec, cache)
         except UnavailableError as error:
             return error.message
         return ""
 
     def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress | None) -> Fetched:
-        commit, files = _commit(spec, cache)
-        path = _download(spec, commit, files, cache)
+        commit, files = self._commit(spec, cache)
+        repo = spec.options["repo"]
+
+        def download() -> str:
+            return snapshot_download(repo, revision=commit, allow_patterns=files, cache_dir=cache)
+
+        try:
+            path = Path(_patiently(download))
+        except Exception as error:
+            raise SourceError(*_explained(error, spec)) from error
         return Fetched(path, "hub", str(spec), revision=commit)
 
-
-def fetch_tokenizer(spec: SourceSpec, cache: Path | None) -> Path:
-    """A folder with the tokenizer of a repository, and none of its weights.
-
-    Raises UnavailableError, or SourceError where it has none or the transfer broke.
-    """
-    commit, files = _commit(spec, cache)
-    if not (names := tokenizer_files(files)):
-        raise SourceError(f"{spec} holds no tokenizer", "name another tokenizer_source")
-    return _download(spec, commit, names, cache)
-
-
-def _commit(spec: SourceSpec, cache: Path | None) -> tuple[str, list[str]]:
-    """The commit that the revision stands for, and the files a conversion needs from it."""
-    repo, revision = spec.options["repo"], spec.options.get("revision")
-    try:
-        if constants.is_offline_mode():
-            path = Path(
-                snapshot_download(repo, revision=revision, cache_dir=cache, local_files_only=True)
-            )
-            return path.name, [str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
-        info = HfApi().model_info(repo, revision=revision, timeout=FIRST_ANSWER_S)
-    except Exception as error:
-        raise UnavailableError(*_explained(error, spec)) from error
-    return info.sha, checkpoint_files(file.rfilename for file in info.siblings)
-
-
-def _download(spec: SourceSpec, commit: str, files: list[str], cache: Path | None) -> Path:
-    repo = spec.options["repo"]
-
-    def attempt() -> str:
-        return snapshot_download(repo, revision=commit, allow_patterns=files, cache_dir=cache)
-
-    try:
-        return Path(_patiently(attempt))
-    except Exception as error:
-        raise SourceError(*_explained(error, spec)) from error
+    def _commit(self, spec: SourceSpec, cache: Path | None) -> tuple[str, list[str]]:
+        """The commit that the revision stands for, and the files a conversion needs from it."""
+        repo, revision = spec.options["repo"], spec.options.get("revision")
+        try:
+            if constants.is_offline_mode():
+                path = Path(
+                    snapshot_download(
+                        repo, revision=revision, cache_dir=cache, local_files_only=True
+                    )
+                )
+                return path.name, [str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
+            info = HfApi().model_info(repo, revision=revision, timeout=FIRST_ANSWER_S)
+        except Exception as error:
+            raise UnavailableError(*_explained(error, spec)) from error
+        return info.sha, checkpoint_files(file.rfilename for file in info.siblings)
 
 
 def _explained(error: Exception, spec: SourceSpec) -> tuple[str, str]:

@@ -1,0 +1,50 @@
+"""A tokenizer from another place than the weights: OpenELM's repositories have none."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+
+from llmkg_lab.catalog import SourceSpec
+from llmkg_lab.sources.base import SOURCES, Fetched, SourceError
+from llmkg_lab.sources.hub import _patiently
+from llmkg_lab.sources.hub_errors import explain
+from llmkg_lab.sources.hub_files import TOKENIZER, tokenizer_files
+
+OWN = ("tokenizer.json", "tokenizer.model")
+
+
+def with_tokenizer(fetched: Fetched, spec: SourceSpec | None, cache: Path | None) -> Fetched:
+    """The same with the tokenizer of ``spec``, unless the checkpoint has one or ``spec`` is None.
+
+    Raises SourceError where that tokenizer cannot be had.
+    """
+    if (
+        spec is None
+        or fetched.path.is_file()
+        or any((fetched.path / name).exists() for name in OWN)
+    ):
+        return fetched
+    if spec.kind == "hub":
+        folder = _from_hub(spec, cache)
+    else:
+        folder = SOURCES[spec.kind].fetch(spec, cache, None).path
+    return replace(fetched, tokenizer=folder, detail=f"{fetched.detail}; tokenizer of {spec}")
+
+
+def _from_hub(spec: SourceSpec, cache: Path | None) -> Path:
+    """The tokenizer's files alone: the repository's weights are another model's."""
+    repo, revision = spec.options["repo"], spec.options.get("revision")
+
+    def download() -> str:
+        patterns = list(TOKENIZER)
+        return snapshot_download(repo, revision=revision, allow_patterns=patterns, cache_dir=cache)
+
+    try:
+        folder = Path(_patiently(download))
+    except Exception as error:
+        message, hint = explain(error, repo, revision, constants.ENDPOINT)
+        raise SourceError(f"the tokenizer: {message}", hint) from error
+    if not tokenizer_files(path.name for path in folder.iterdir()):
+        raise SourceError(f"{spec} holds no tokenizer", "name another tokenizer_source")
+    return folder
