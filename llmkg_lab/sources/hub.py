@@ -10,57 +10,82 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 from llmkg_lab.catalog import SourceSpec
 from llmkg_lab.sources.base import Fetched, Progress, SourceError, UnavailableError, source
-from llmkg_lab.sources.hub_errors import explain, root, status
+from llmkg_lab.sources.hub_errors import explain, retry_after, root, status
 from llmkg_lab.sources.hub_files import checkpoint_files
 
 FIRST_ANSWER_S = 10.0  # how long the first question may take
-PAUSES_S = (1.0, 4.0)  # before the second and the third attempt
+PAUSES_S = (1, 4)  # before the second and the third attempt, unless the Hub asks for another
+LONGEST_PAUSE_S = 60  # beyond it, a user would rather know
 Result = TypeVar("Result")
 
 
 @source("hub")
 class HubSource:
-    """A repository on the Hub, in the client's own cache."""
+    """A repository on the Hub, in the client's own cache.
+
+    Without a network the cache serves, if it holds all that a conversion reads.
+    """
 
     def missing(self, spec: SourceSpec, cache: Path | None) -> str:
         try:
-            self._commit(spec, cache)
-        except UnavailableError as error:
-            return error.message
+            self._question(spec)
+        except Exception as error:
+            return "" if self._cached(spec, cache) else _explained(error, spec)[0]
         return ""
 
     def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress | None) -> Fetched:
-        commit, files = self._commit(spec, cache)
-        repo = spec.options["repo"]
+        repo, revision = spec.options["repo"], spec.options.get("revision")
+        try:
+            files = _patiently(lambda: self._question(spec))
+        except Exception as error:
+            if path := self._cached(spec, cache):
+                return Fetched(path, "hub", f"{spec}, from the cache", revision=path.name)
+            raise UnavailableError(*_explained(error, spec)) from error
 
         def download() -> str:
-            return snapshot_download(repo, revision=commit, allow_patterns=files, cache_dir=cache)
+            return snapshot_download(repo, revision=revision, allow_patterns=files, cache_dir=cache)
 
         try:
             path = Path(_patiently(download))
         except Exception as error:
             raise SourceError(*_explained(error, spec)) from error
-        return Fetched(path, "hub", str(spec), revision=commit)
+        return Fetched(path, "hub", str(spec), revision=path.name)  # the cache's folder: the commit
 
-    def _commit(self, spec: SourceSpec, cache: Path | None) -> tuple[str, list[str]]:
-        """The commit that the revision stands for, and the files a conversion needs from it."""
+    def _question(self, spec: SourceSpec) -> list[str]:
+        """The files that a conversion needs from the repository."""
+        if constants.is_offline_mode():
+            raise OfflineModeIsEnabled
+        info = HfApi().model_info(
+            spec.options["repo"], revision=spec.options.get("revision"), timeout=FIRST_ANSWER_S
+        )
+        return checkpoint_files(file.rfilename for file in info.siblings)
+
+    def _cached(self, spec: SourceSpec, cache: Path | None) -> Path | None:
+        """The snapshot that an earlier run left, if it is complete."""
         repo, revision = spec.options["repo"], spec.options.get("revision")
         try:
-            if constants.is_offline_mode():
-                path = Path(
-                    snapshot_download(
-                        repo, revision=revision, cache_dir=cache, local_files_only=True
-                    )
+            tree = get_cached_repo_tree(repo, revision=revision, cache_dir=cache)
+            files = checkpoint_files(entry.path for entry in tree)
+            return Path(
+                snapshot_download(
+                    repo,
+                    revision=revision,
+                    cache_dir=cache,
+                    allow_patterns=files,
+                    local_files_only=True,
                 )
-                return path.name, [str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()]
-            info = HfApi().model_info(repo, revision=revision, timeout=FIRST_ANSWER_S)
-        except Exception as error:
-            raise UnavailableError(*_explained(error, spec)) from error
-        return info.sha, checkpoint_files(file.rfilename for file in info.siblings)
+            )
+        except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
+            return None
 
 
 def _explained(error: Exception, spec: SourceSpec) -> tuple[str, str]:
@@ -68,13 +93,19 @@ def _explained(error: Exception, spec: SourceSpec) -> tuple[str, str]:
 
 
 def _patiently(attempt: Callable[[], Result]) -> Result:
-    """Try again where the fault may pass: a cut connection, or a server's 5xx."""
+    """Try again where the fault may pass: a cut connection, a rate limit, a server's 5xx."""
     for pause in PAUSES_S:
         try:
             return attempt()
         except Exception as error:
-            cause = root(error)
-            if not isinstance(cause, httpx2.TransportError) and (status(cause) or 0) < 500:
+            if not _may_pass(root(error)):
                 raise
-            time.sleep(pause)
+            time.sleep(min(retry_after(root(error)) or pause, LONGEST_PAUSE_S))
     return attempt()
+
+
+def _may_pass(error: BaseException) -> bool:
+    if isinstance(error, httpx2.ConnectError):  # no network: another source may serve at once
+        return False
+    code = status(error) or 0
+    return isinstance(error, httpx2.TransportError) or code == 429 or code >= 500
