@@ -7,7 +7,7 @@ from huggingface_hub import constants, snapshot_download
 
 from llmkg_lab.catalog import SourceSpec
 from llmkg_lab.sources.base import SOURCES, Fetched, SourceError
-from llmkg_lab.sources.hub import _patiently
+from llmkg_lab.sources.hub import patiently
 from llmkg_lab.sources.hub_errors import explain
 from llmkg_lab.sources.hub_files import TOKENIZER, tokenizer_files
 
@@ -41,7 +41,7 @@ def _from_hub(spec: SourceSpec, cache: Path | None) -> Path:
         return snapshot_download(repo, revision=revision, allow_patterns=patterns, cache_dir=cache)
 
     try:
-        folder = Path(_patiently(download))
+        folder = Path(patiently(download))
     except Exception as error:
         message, hint = explain(error, repo, revision, constants.ENDPOINT)
         raise SourceError(f"the tokenizer: {message}", hint) from error

@@ -45,7 +45,7 @@ class HubSource:
     def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress | None) -> Fetched:
         repo, revision = spec.options["repo"], spec.options.get("revision")
         try:
-            files = _patiently(lambda: self._question(spec))
+            files = patiently(lambda: self._question(spec))
         except Exception as error:
             if path := self._cached(spec, cache):
                 return Fetched(path, "hub", f"{spec}, from the cache", revision=path.name)
@@ -55,7 +55,7 @@ class HubSource:
             return snapshot_download(repo, revision=revision, allow_patterns=files, cache_dir=cache)
 
         try:
-            path = Path(_patiently(download))
+            path = Path(patiently(download))
         except Exception as error:
             raise SourceError(*_explained(error, spec)) from error
         return Fetched(path, "hub", str(spec), revision=path.name)  # the cache's folder: the commit
@@ -92,7 +92,7 @@ def _explained(error: Exception, spec: SourceSpec) -> tuple[str, str]:
     return explain(error, spec.options["repo"], spec.options.get("revision"), constants.ENDPOINT)
 
 
-def _patiently(attempt: Callable[[], Result]) -> Result:
+def patiently(attempt: Callable[[], Result]) -> Result:
     """Try again where the fault may pass: a cut connection, a rate limit, a server's 5xx."""
     for pause in PAUSES_S:
         try:
