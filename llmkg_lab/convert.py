@@ -55,7 +55,7 @@ def convert(
     task = task or task_of(checkpoint)
     plan = plan_of(architecture, checkpoint, scheme, task)
     weights, solved, record = checkpoint, {}, None
-    if scheme.method == "gptq":
+    if scheme.method != "rtn":
         weights, solved, record = prepare(checkpoint, scheme, task, calibration)
     total = sum(weights.tensors[name].nbytes for name in plan.shapes)
     with publishing(Path(out), force=force) as staging, ThreadPoolExecutor(1) as background:

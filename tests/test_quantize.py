@@ -117,8 +117,8 @@ def run_operators(folder, quantized, x):
     st.sampled_from(["", "-b64", "-b128"]),
     st.sampled_from(["", "-sym"]),
     st.sampled_from(["", "-s16"]),
-    st.sampled_from(["", "-gptq"]),
-    st.sampled_from(["", "-e4", "-e8", "-e8b128"]),
+    st.sampled_from(["", "-eq", "-gptq"]),
+    st.sampled_from(["", "-e4", "-e8", "-e8b128", "-e8b64sym", "-e4sym"]),
 )
 def test_scheme_names_round_trip(base, block_size, symmetric, scales, method, table):
     name = base + block_size + symmetric + scales + method + table
@@ -132,6 +132,8 @@ def test_scheme_names_round_trip(base, block_size, symmetric, scales, method, ta
         ("int3", "unknown scheme 'int3'"),
         ("int4-b48", "block size 48"),
         ("int4-sym-sym", "says symmetric twice"),
+        ("int4-b64sym", "unknown option"),
+        ("int4-eq-gptq", "says method twice"),
         ("int4-fast", "unknown option 'fast'"),
         ("fp16-b32", "fp16 takes no options"),
         ("", "unknown scheme ''"),

@@ -42,23 +42,27 @@ Solved = dict[str, Quantized]  # by the checkpoint's name of the matrix
 def prepare(
     checkpoint: Checkpoint, scheme: Scheme, task: str, text: Text | None = None
 ) -> tuple[Checkpoint, Solved, dict]:
-    """What a calibrated scheme stores: the checkpoint to read, its solved matrices, a record.
+    """What a scheme with a method stores: the checkpoint to read, its solved matrices, a record.
 
     The checkpoint is the given one with its channels equalized. The record says what the
     matrices were solved on. Progress goes to standard output.
     Raises SchemeError for what is no Llama, TextError without a text that is long enough.
     """
-    if task != "text-generation" or checkpoint.config.get("model_type") != "llama":
+    is_llama = checkpoint.config.get("model_type") == "llama"
+    has_biases = any(name.endswith(".bias") for name in checkpoint.tensors)
+    if task != "text-generation" or not is_llama or has_biases:
         raise SchemeError(
-            f"{scheme.name} calibrates decoders of the Llama form, not {checkpoint.path}",
+            f"{scheme.name}: {checkpoint.path} is no decoder of the Llama form without biases",
             f"use {replace(scheme, method='rtn').name}",
         )
+    even = equalized(checkpoint)
+    if scheme.method == "eq":
+        return even, {}, {"method": scheme.method}
     text = text or texts.load(CORPORA)
     tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
     ids = tokenizer.encode(text.calibration, add_special_tokens=False).ids
     window = min(WINDOW, checkpoint.config["max_position_embeddings"])
     windows = texts.windows(ids, window, TOKENS)
-    even = equalized(checkpoint)
     with tqdm(desc=f"{scheme.name}, calibration", unit="layer", file=sys.stdout) as bar:
 
         def show(done: int, total: int, _: str) -> None:

@@ -3,8 +3,9 @@
 int4              4 bits, blocks of 32 along the input axis, zero points
 int4-b128-sym     blocks of 128, symmetric (no zero points)
 int4-s16          scales stored as float16: 0.5 bits a weight less in blocks of 32
-int4-e8b128       the embedding table at 8 bits in blocks of 128
-int4-b64-gptq     codes solved on calibration text (GPTQ) instead of rounded to nearest
+int4-e8b64sym     the embedding table at 8 bits in blocks of 64, symmetric
+int4-eq           channels equalized first: the same function, easier to quantize, no text needed
+int4-b64-gptq     and the codes solved on calibration text (GPTQ), not rounded to nearest
 int4-e4           the embedding table (and a head that shares it) at 4 bits too
 fp16              half-precision weights, computed in float32
 """
@@ -54,9 +55,10 @@ class Scheme:
     block_size: int = 32
     symmetric: bool = False
     half_scales: bool = False
-    method: str = "rtn"  # rtn: round to nearest | gptq: solved on calibration text
+    method: str = "rtn"  # rtn: round to nearest | eq: channels equalized first | gptq: and solved
     table_bits: int | None = None  # None: 8 where a language model's head shares the table
     table_block: int | None = None  # None: as block_size
+    table_symmetric: bool = False  # the table too has no zero points
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -71,7 +73,7 @@ class Scheme:
         fields = {}
         for option in options:
             said = cls._option(text, option)
-            if twice := fields.keys() & said:
+            if twice := fields.keys() & said.keys():
                 raise SchemeError(f"scheme {text!r} says {min(twice)} twice")
             fields |= said
         return cls(base, **fields)
@@ -81,26 +83,28 @@ class Scheme:
         flags = {
             "sym": {"symmetric": True},
             "s16": {"half_scales": True},
+            "eq": {"method": "eq"},
             "gptq": {"method": "gptq"},
         }
         if option in flags:
             return flags[option]
-        if match := re.fullmatch(r"(?:e([48]))?(?:b(\d+))?", option):
-            table_bits, block = match.groups()
-            if block and int(block) not in BLOCK_SIZES:
-                raise SchemeError(
-                    f"scheme {text!r}: block size {block}", f"choose one of {BLOCK_SIZES}"
-                )
-            if table_bits:
-                table = {"table_bits": int(table_bits)}
-                return {**table, "table_block": int(block)} if block else table
-            if block:
-                return {"block_size": int(block)}
-        raise SchemeError(
-            f"scheme {text!r}: unknown option {option!r}",
-            "options are b32, b64, b128 (block size), sym (no zero points), s16 (float16 scales), "
-            "gptq (calibrated), e4, e8 (table bits), e8b128 (and the table's block size)",
-        )
+        match = re.fullmatch(r"(?:e(?P<bits>[48]))?(?:b(?P<block>\d+))?(?P<sym>sym)?", option)
+        if match is None or not (match["bits"] or (match["block"] and not match["sym"])):
+            raise SchemeError(
+                f"scheme {text!r}: unknown option {option!r}",
+                "options are b32, b64, b128 (block size), sym (no zero points), s16 (float16 "
+                "scales), eq (equalized channels), gptq (calibrated), e4, e8 (table bits), "
+                "e8b64sym (and its blocks)",
+            )
+        block = int(match["block"]) if match["block"] else None
+        if block not in (None, *BLOCK_SIZES):
+            raise SchemeError(
+                f"scheme {text!r}: block size {block}", f"choose one of {BLOCK_SIZES}"
+            )
+        if not match["bits"]:
+            return {"block_size": block}
+        table = {"table_bits": int(match["bits"]), "table_symmetric": bool(match["sym"])}
+        return {**table, "table_block": block}
 
     @property
     def name(self) -> str:
@@ -116,7 +120,8 @@ class Scheme:
             parts.append(self.method)
         if self.table_bits is not None:
             block = f"b{self.table_block}" if self.table_block else ""
-            parts.append(f"e{self.table_bits}{block}")
+            symmetric = "sym" if self.table_symmetric else ""
+            parts.append(f"e{self.table_bits}{block}{symmetric}")
         return "-".join(parts)
 
     @property
@@ -139,4 +144,5 @@ class Scheme:
         if self.base in FLOATS:
             return None
         bits = self.table_bits or (8 if is_head else BITS[self.base])
-        return Layout(bits, self.table_block or self.block_size, self.symmetric, self.half_scales)
+        symmetric = self.symmetric or self.table_symmetric
+        return Layout(bits, self.table_block or self.block_size, symmetric, self.half_scales)
