@@ -41,7 +41,8 @@ class FolderCheckpoint(Checkpoint):
         elif (path := folder / "tokenizer.model").exists():
             tokenizer, config = spm.from_model(path, said)
             content = tokenizer.to_str().encode()
-            config |= said | {"tokenizer_class": "PreTrainedTokenizerFast"}
+            fast = {"tokenizer_class": "PreTrainedTokenizerFast"}
+            config |= {"model_input_names": ["input_ids", "attention_mask"]} | said | fast
         elif (folder / "vocab.txt").exists():
             content, config = _converted(folder)
             config |= said

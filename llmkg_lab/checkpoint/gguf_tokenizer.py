@@ -54,6 +54,8 @@ def build(metadata: Metadata, max_length: int) -> dict[str, bytes]:
         "clean_up_tokenization_spaces": False,
         **{f"{name}_token": token for name, token in special.items()},
     }
+    if kind != "bert":  # else transformers makes token_type_ids, which a decoder refuses
+        config["model_input_names"] = ["input_ids", "attention_mask"]
     if "tokenizer.chat_template" in metadata:
         config["chat_template"] = metadata.get("tokenizer.chat_template", str)
     return {
