@@ -30,6 +30,10 @@ METRICS = {
     "neighbours10": "at least",
     "spearman": "at least",
     "spearman_ratio": "at least",
+    "score_pearson": "at least",
+    "score_spearman": "at least",
+    "kendall": "at least",
+    "ndcg10": "at least",
 }
 
 Bounds = Mapping[str, Mapping[str, float]]  # scheme -> metric -> bound

@@ -131,6 +131,19 @@ def cosines(qualities: Mapping[str, Quality]) -> Figure:
     return _finish(figure)
 
 
+def scores(qualities: Mapping[str, Quality], reference: np.ndarray) -> Figure:
+    """Each pair's score against the reference's; the diagonal is no change."""
+    figure, axes = plt.subplots(figsize=(4.5, 3.5))
+    axes.axline((float(reference.mean()),) * 2, slope=1, color="#8c959f", linewidth=0.8)
+    for name, quality in qualities.items():
+        axes.plot(
+            reference, quality.samples["scores"], ".", markersize=3, color=color(name), label=name
+        )
+    axes.set(title="Scores of pairs, logits", xlabel="PyTorch float32", ylabel="quantized")
+    axes.legend(frameon=False)
+    return _finish(figure)
+
+
 def latency(speeds: Mapping[str, Speed], metric: str, title: str) -> Figure:
     """A latency in ms by scheme: median, 10th to 90th percentile, and the bandwidth floor."""
     figure, axes = plt.subplots(figsize=(7, 0.7 + 0.4 * len(speeds)))

@@ -15,7 +15,7 @@ import numpy as np
 from llmkg_lab.catalog import METRICS
 from llmkg_lab.errors import LabError
 from llmkg_lab.estimate import CONFIDENCE, RESAMPLES, Estimate
-from llmkg_lab.reference import DecoderReference, EmbedderReference
+from llmkg_lab.reference import DecoderReference, EmbedderReference, RankerReference
 from llmkg_lab.texts import Pairs, Text
 
 CHUNK = 32  # positions at a time: with a vocabulary of 49 k, 12 MB an array of float64
@@ -50,6 +50,13 @@ class Embedder(Protocol):
         """Texts -> (texts, hidden) float32."""
 
 
+class Ranker(Protocol):
+    """What is validated as a cross-encoder."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Pairs of query and passage -> (pairs,) float32."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """Estimates by metric; samples are what they were computed from, for figures.
@@ -57,7 +64,7 @@ class Quality:
     A decoder's samples: ``kl``, ``nll_reference``, ``nll_candidate`` and ``same_top1``, each
     (windows * (tokens - 1),) float64, the prediction behind token t of window i standing at
     i * (tokens - 1) + t; ``continuations`` (prompts, tokens) int64, -1 where one ended early.
-    An embedder's: ``cosine`` (different texts,).
+    An embedder's: ``cosine`` (different texts,). A ranker's: ``scores`` (pairs,).
     ``detail`` is the protocol: corpus, SHA-256, windows, tokens scored, reference, interval.
     """
 
@@ -126,6 +133,24 @@ def validate_embedder(
         metrics |= HumanAgreement(keep_in_memory=True).compute(**ranked, scores=pairs.scores)
     samples = {"cosine": cosines(embeddings, expected)}
     return Quality(_estimates(metrics), samples, _embedder_protocol(len(row), pairs))
+
+
+def validate_ranker(ranker: Ranker, reference: RankerReference, pairs: Pairs) -> Quality:
+    """Compare a cross-encoder with its reference on the reference's pairs.
+
+    pairs: what the candidates were made of, for the protocol.
+    Raises QualityError where scores are not finite.
+    """
+    from llmkg_lab.metrics.ranking_fidelity import RankingFidelity
+
+    candidates = reference.candidates
+    scores = ranker.score(candidates.pairs)
+    _check(scores, reference.scores.shape, "scores")
+    metrics = RankingFidelity(keep_in_memory=True).compute(
+        predictions=scores, references=reference.scores, query=candidates.query
+    )
+    detail = _embedder_protocol(len(scores), pairs) | {"queries": int(candidates.query.max()) + 1}
+    return Quality(_estimates(metrics), {"scores": scores}, detail)
 
 
 def judge(quality: Quality, limits: Mapping[str, float], targets: Mapping[str, float]) -> Verdict:

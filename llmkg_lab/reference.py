@@ -23,6 +23,7 @@ import tokenizers
 from llmkg_lab import cache
 from llmkg_lab.architectures import architecture_of, is_unused
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
+from llmkg_lab.texts import Candidates
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +68,14 @@ class EmbedderReference:
 
     texts: list[str]
     embeddings: np.ndarray  # (texts, hidden) float32, pooled and normalized as the model says
+
+
+@dataclass(frozen=True)
+class RankerReference:
+    """Reference scores of pairs."""
+
+    candidates: Candidates
+    scores: np.ndarray  # (pairs,) float32, logits
 
 
 def decoder_reference(
@@ -129,8 +138,37 @@ def embedder_reference(
     return EmbedderReference(list(texts), stored["embeddings"])
 
 
-def load_model(checkpoint: Checkpoint) -> "transformers.PreTrainedModel | OpenELM":
+def ranker_reference(
+    checkpoint: Checkpoint,
+    candidates: Candidates,
+    progress: Progress = lambda done, total, what: None,
+) -> RankerReference:
+    """Score pairs of query and passage with a cross-encoder of one label.
+
+    Raises CheckpointError or UnsupportedError where the weights do not fill the model.
+    """
+    pairs = candidates.pairs
+    encodings = _encode(checkpoint, pairs, checkpoint.config["max_position_embeddings"])
+    ids = [(encoding.ids, encoding.type_ids) for encoding in encodings]
+
+    def compute() -> cache.Arrays:
+        model = load_model(checkpoint, ranks=True)
+        scores = np.empty(len(ids), np.float32)
+        for row, (tokens, types) in enumerate(ids):  # one by one: nothing is padded
+            progress(row, len(ids), "reference scores")
+            scores[row] = _score(model, tokens, types)
+        return {"scores": scores}
+
+    key = {**_key(checkpoint), "pairs": ids}
+    return RankerReference(candidates, cache.arrays("reference", key, compute)["scores"])
+
+
+def load_model(
+    checkpoint: Checkpoint, ranks: bool = False
+) -> "transformers.PreTrainedModel | OpenELM":
     """The model that config.json describes, in float32, filled from ``checkpoint``.
+
+    ranks: with the classifier on top of an encoder, else without.
 
     Every parameter must have its tensor, and every tensor a place or a known reason to have
     none. Raises CheckpointError or UnsupportedError, which names the tensor.
@@ -148,7 +186,9 @@ def load_model(checkpoint: Checkpoint) -> "transformers.PreTrainedModel | OpenEL
     # On the CPU and never on the meta device: buffers that no checkpoint holds, as the rotary
     # frequencies, are computed by the constructors, and would stay empty there.
     with torch.device("cpu"), no_init_weights():
-        if kind == "bert":  # embeddings pool hidden states: the pooler's weights go unused
+        if ranks:
+            model = transformers.AutoModelForSequenceClassification.from_config(config, **settings)
+        elif kind == "bert":  # embeddings pool hidden states: the pooler's weights go unused
             model = transformers.AutoModel.from_config(config, add_pooling_layer=False, **settings)
         else:
             model = transformers.AutoModelForCausalLM.from_config(config, **settings)
@@ -252,12 +292,28 @@ def _continue(
     return continued
 
 
+def _score(model: "transformers.PreTrainedModel", ids: list[int], types: list[int]) -> float:
+    """One pair's logit."""
+    import torch
+
+    with torch.inference_mode():
+        tokens, types = torch.tensor([ids]), torch.tensor([types])
+        return model(input_ids=tokens, token_type_ids=types).logits.item()
+
+
 def _tokenize(checkpoint: Checkpoint, texts: Sequence[str], pooling: dict) -> list[list[int]]:
+    length = pooling.get("max_length") or checkpoint.config["max_position_embeddings"]
+    return [encoding.ids for encoding in _encode(checkpoint, texts, length)]
+
+
+def _encode(
+    checkpoint: Checkpoint, texts: Sequence[str | tuple[str, str]], length: int
+) -> list[tokenizers.Encoding]:
+    """Texts or pairs, cut to ``length`` tokens."""
     tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
     tokenizer.no_padding()
-    positions = checkpoint.config["max_position_embeddings"]
-    tokenizer.enable_truncation(pooling.get("max_length") or positions)
-    return [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    tokenizer.enable_truncation(length)
+    return tokenizer.encode_batch(list(texts))
 
 
 def _embed(

@@ -21,6 +21,7 @@ import numpy as np
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.errors import LabError
 from llmkg_lab.runtime.ort import Decoder, Embedder, default_threads
+from llmkg_lab.runtime.ranker import Ranker
 
 BANDWIDTH_BYTES = 1 << 28  # 256 MB: more than any cache holds
 
@@ -63,7 +64,8 @@ class Speed:
     tokens_per_second, bandwidth_gb_s (what this machine reads from memory) and floor_ms (the
     time to read the weights once, which a token cannot beat unless they fit a cache).
     Embedders: load_ms, embed_ms (one text, tokenizing included), sentences_per_second.
-    Both: peak_memory_mb, resident, of the whole process. MB and GB are powers of ten. Files
+    Cross-encoders: load_ms, pair_ms, pairs_per_second.
+    All: peak_memory_mb, resident, of the whole process. MB and GB are powers of ten. Files
     were in the system's cache when they were loaded.
     """
 
@@ -197,9 +199,28 @@ def _embedder_samples(artifact: Artifact, work: Workload) -> Samples:
     }
 
 
+def _ranker_samples(artifact: Artifact, work: Workload) -> Samples:
+    start = time.perf_counter()
+    ranker = Ranker(artifact, work.threads)
+    load = time.perf_counter() - start
+    ranker.max_length = work.text_tokens  # cuts the pair to exactly so many
+    pair = ("the " * work.text_tokens,) * 2
+    batch = [pair] * work.batch_size
+    ranker.score(batch)  # warms up
+    singles = _timed(lambda: ranker.score([pair]), work.embeddings)
+    batches = _timed(lambda: ranker.score(batch, work.batch_size), work.batches)
+    return {
+        "load_ms": [1000 * load],
+        "pair_ms": [1000 * s for s in singles],
+        "pairs_per_second": [work.batch_size / s for s in batches],
+    }
+
+
 WORKLOADS: dict[str, Callable[[Artifact, Workload], Samples]] = {
     "text-generation": _decoder_samples,
     "sentence-embedding": _embedder_samples,
+    "feature-extraction": _embedder_samples,
+    "text-ranking": _ranker_samples,
 }
 
 

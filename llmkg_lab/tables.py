@@ -10,7 +10,7 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.estimate import Estimate
 from llmkg_lab.quality import Quality, Verdict
-from llmkg_lab.reference import DecoderReference
+from llmkg_lab.reference import DecoderReference, RankerReference
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort import Embedder
 from llmkg_lab.runtime.tokenizer import Tokenizer
@@ -37,12 +37,18 @@ COLUMNS = {
     "neighbours10": ("10 neighbours in common", ".1%"),
     "spearman": ("Spearman ρ to human scores", ".4f"),
     "spearman_ratio": ("of the reference's ρ", ".2%"),
+    "score_pearson": ("scores: Pearson r", ".5f"),
+    "score_spearman": ("scores: Spearman ρ", ".5f"),
+    "kendall": ("rankings: Kendall τ", ".4f"),
+    "ndcg10": ("NDCG@10", ".4f"),
     "load_ms": ("load, ms", ",.0f"),
     "first_token_ms": ("first token, ms", ",.0f"),
     "decode_ms": ("a token, ms", ".2f"),
     "tokens_per_second": ("tokens/s", ".0f"),
     "floor_ms": ("bandwidth floor, ms", ".2f"),
     "embed_ms": ("an embedding, ms", ".2f"),
+    "pair_ms": ("a pair, ms", ".2f"),
+    "pairs_per_second": ("pairs/s", ",.0f"),
     "sentences_per_second": ("sentences/s", ",.0f"),
     "peak_memory_mb": ("peak memory, MB", ",.0f"),
 }
@@ -111,7 +117,8 @@ def sizes(artifacts: Mapping[str, Artifact]) -> HTML:
 
 def headline(schemes: Mapping[str, Mapping]) -> HTML:
     """The few numbers that answer a reader's first questions, from result.json's ``schemes``."""
-    shown = ("kl_mean", "perplexity_ratio", "cosine_mean", "spearman", "decode_ms", "embed_ms")
+    shown = ("kl_mean", "perplexity_ratio", "cosine_mean", "spearman", "score_spearman")
+    shown += ("ndcg10", "decode_ms", "embed_ms", "pair_ms")
     rows = []
     for name, entry in schemes.items():
         row = {"scheme": name, "MB": f"{entry['bytes'] / 1e6:.1f}"}
@@ -218,6 +225,21 @@ def moved_pairs(
             f"cosine, {scheme}": f"{after[i]:.3f}",
         }
         for i in np.argsort(-np.abs(after - before))[:count]
+    ]
+    return rows_table(rows)
+
+
+def moved_scores(
+    reference: RankerReference, scores: np.ndarray, scheme: str, count: int = 6
+) -> HTML:
+    """The pairs of query and passage whose score (pairs,) moved most."""
+    rows = [
+        {
+            "query and passage": "<br>".join(map(html.escape, reference.candidates.pairs[i])),
+            "logit, PyTorch float32": f"{reference.scores[i]:.3f}",
+            f"logit, {scheme}": f"{scores[i]:.3f}",
+        }
+        for i in np.argsort(-np.abs(scores - reference.scores))[:count]
     ]
     return rows_table(rows)
 

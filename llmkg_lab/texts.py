@@ -66,6 +66,24 @@ class Pairs:
         left, right = ([side[i] for i in chosen] for side in (self.left, self.right))
         return replace(self, left=left, right=right, scores=self.scores[chosen])
 
+    def candidates(self, passages: int = 20) -> "Candidates":
+        """A ranking task as large as these pairs: the left sentences of every ``passages``-th pair
+        are queries; each is to be found its own right sentence among its neighbours' ones."""
+        rows = [
+            (self.left[first], passage, first // passages)
+            for first in range(0, len(self.left) - passages + 1, passages)
+            for passage in self.right[first : first + passages]
+        ]
+        return Candidates([(a, b) for a, b, _ in rows], np.array([q for *_, q in rows], np.int64))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Queries, each with passages to rank."""
+
+    pairs: list[tuple[str, str]]  # query and passage
+    query: np.ndarray  # (pairs,) int64: which query a pair belongs to
+
 
 def load(corpora: Sequence[str]) -> Text:
     """The first of ``corpora`` that is available here.

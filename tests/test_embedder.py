@@ -59,10 +59,16 @@ def test_what_is_beyond_the_maximal_length_is_cut_off(embedder):
     np.testing.assert_allclose(*embedder.embed([long, long + "and more"]), atol=1e-6)
 
 
-def test_an_encoder_without_pooling_gives_no_embeddings(minilm_folder, tmp_path):
+def test_an_encoder_without_pooling_is_pooled_by_the_mean(minilm_folder, make_artifact, tmp_path):
     checkpoint = open_checkpoint(minilm_folder)
     artifact = convert(
         checkpoint, Scheme.parse("int4"), tmp_path / "plain", task="feature-extraction"
     )
-    with pytest.raises(InferenceError, match="feature-extraction"):
-        Embedder(artifact)
+    in_graph, plain = Embedder(make_artifact("minilm", "int4")), Embedder(artifact)
+    plain.max_length = in_graph.max_length
+    np.testing.assert_allclose(plain.embed(TEXTS), in_graph.embed(TEXTS), atol=1e-5)
+
+
+def test_a_decoder_embeds_nothing(make_artifact):
+    with pytest.raises(InferenceError, match="text-generation"):
+        Embedder(make_artifact("smollm2", "int4"))

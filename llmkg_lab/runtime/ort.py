@@ -202,17 +202,20 @@ class Decoder:
 
 
 class Embedder:
-    """A sentence embedder: texts to vectors, pooled and normalized within the graph."""
+    """Texts to vectors. A sentence embedder's graph pools and normalizes; of a plain encoder's
+    hidden states, the normalized mean over a text's tokens is taken here."""
 
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         self.artifact = artifact
         self.session = open_session(artifact.model_path, threads)
-        self.hidden = _output_size(self.session, "sentence_embedding")
-        if self.hidden is None:
+        outputs = {output.name: output.shape for output in self.session.get_outputs()}
+        if "last_hidden_state" not in outputs or "logits" in outputs:
             raise InferenceError(
-                f"{artifact.folder} is a {artifact.task} model: it gives no sentence embeddings",
-                "convert the checkpoint with task='sentence-embedding'",
+                f"{artifact.folder} is a {artifact.task} model: it embeds no texts",
+                "open an encoder, such as one of the MiniLM family",
             )
+        self._pools = "sentence_embedding" in outputs
+        self.hidden = outputs["last_hidden_state"][-1]
         self.tokenizer = Tokenizer.from_folder(artifact.folder)
         pooling = artifact.manifest["pooling"] or {}
         self.max_length = pooling.get("max_length") or artifact.context_length
@@ -228,8 +231,15 @@ class Embedder:
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = self.tokenizer.encode_batch([texts[i] for i in batch], self.max_length)
-            embeddings[batch] = self.session.run(["sentence_embedding"], inputs)[0]
+            embeddings[batch] = self._run(inputs)
         return embeddings
+
+    def _run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        if self._pools:
+            return self.session.run(["sentence_embedding"], inputs)[0]
+        states = self.session.run(["last_hidden_state"], inputs)[0]  # (texts, tokens, hidden)
+        total = np.einsum("tnh,tn->th", states, inputs["attention_mask"].astype(np.float32))
+        return total / np.linalg.norm(total, axis=1, keepdims=True)
 
 
 def _reserve(shape: Sequence[int]) -> np.ndarray:

@@ -53,8 +53,10 @@ class Tokenizer:
         """Token ids; ``special`` adds what tokenizer.json puts around a text (BOS, [CLS], …)."""
         return self.core.encode(text, add_special_tokens=special).ids
 
-    def encode_batch(self, texts: Sequence[str], max_length: int) -> dict[str, np.ndarray]:
-        """An encoder's inputs for ``texts``, truncated, padded at the right to the longest.
+    def encode_batch(
+        self, texts: Sequence[str | tuple[str, str]], max_length: int
+    ) -> dict[str, np.ndarray]:
+        """An encoder's inputs for texts or pairs, truncated, padded at the right to the longest.
 
         Returns input_ids, attention_mask and token_type_ids, each (texts, tokens) int64.
         """

@@ -1,0 +1,40 @@
+"""A cross-encoder: how well a passage answers a query, read together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.ort import open_session
+from llmkg_lab.runtime.tokenizer import Tokenizer
+
+
+class Ranker:
+    """Pairs of texts to one score each, a logit: the higher, the better they fit."""
+
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+        self.artifact = artifact
+        self.session = open_session(artifact.model_path, threads)
+        outputs = {output.name: output.shape for output in self.session.get_outputs()}
+        if outputs.get("logits") != ["batch_size", 1]:
+            raise InferenceError(
+                f"{artifact.folder} is a {artifact.task} model: it gives a pair no single score",
+                "convert a checkpoint of BertForSequenceClassification with one label",
+            )
+        self.tokenizer = Tokenizer.from_folder(artifact.folder)
+        self.max_length = artifact.context_length
+
+    def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> np.ndarray:
+        """Scores (pairs,) float32, in the order of the pairs (query, passage).
+
+        The longer of two texts is cut where both do not fit. Pairs of similar length share a
+        batch, so that little is computed on padding.
+        """
+        scores = np.empty(len(pairs), np.float32)
+        order = sorted(range(len(pairs)), key=lambda index: sum(map(len, pairs[index])))
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = self.tokenizer.encode_batch([pairs[i] for i in batch], self.max_length)
+            scores[batch] = self.session.run(["logits"], inputs)[0][:, 0]
+        return scores
