@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from gguf import GGUFReader
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -14,6 +15,7 @@ from llmkg_lab.architectures import UnsupportedError, openelm
 from llmkg_lab.catalog import SourceSpec, find_variant
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.convert import convert
+from llmkg_lab.export import gguf
 from llmkg_lab.openelm_model import OpenELM, continue_greedily
 from llmkg_lab.quantize import Scheme
 from llmkg_lab.reference import _load_openelm, decoder_reference, load_model
@@ -260,3 +262,33 @@ def test_a_tokenizer_is_borrowed_where_the_checkpoint_has_none(tmp_path):
 
     lender.joinpath("tokenizer.json").rename(checkpoint.path / "tokenizer.json")
     assert fetch(borrows, str(checkpoint.path)).tokenizer is None  # it has one of its own now
+
+
+def test_gguf_holds_the_same_weights(checkpoint, tmp_path):
+    """As llama.cpp's own converter stores them: gate and up apart, a number a layer."""
+    artifact = gguf.export(checkpoint, "F32", tmp_path / "gguf")
+    reader = GGUFReader(artifact.model_path)
+    stored = {tensor.name: tensor.data for tensor in reader.tensors}
+    both = checkpoint.read("transformer.layers.1.ffn.proj_1.weight")
+    np.testing.assert_array_equal(stored.pop("blk.1.ffn_gate.weight"), both[: len(both) // 2])
+    np.testing.assert_array_equal(stored.pop("blk.1.ffn_up.weight"), both[len(both) // 2 :])
+    qkv = checkpoint.read("transformer.layers.2.attn.qkv_proj.weight")
+    np.testing.assert_array_equal(stored["blk.2.attn_qkv.weight"], qkv)
+    assert sum(data.size for data in stored.values()) + both.size == sum(
+        np.prod(info.shape) for info in checkpoint.tensors.values()
+    )
+    heads = reader.get_field("openelm.attention.head_count_kv").contents()
+    assert heads == CONFIG["num_kv_heads"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"share_input_output_layers": False}, "no place for the tensor lm_head"),
+        ({"normalize_qk_projections": False}, "does not norm its queries"),
+    ],
+)
+def test_what_llama_cpp_does_not_compute_is_not_exported(changes, message, tmp_path):
+    with pytest.raises(UnsupportedError, match=message):
+        gguf.export(write(tmp_path / "checkpoint", **changes), "F32", tmp_path / "gguf")
+    assert not (tmp_path / "gguf").exists()

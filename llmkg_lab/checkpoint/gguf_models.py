@@ -88,12 +88,11 @@ def bert_config(metadata: Metadata, shapes: Shapes) -> dict:
 
 
 @dataclass(frozen=True)
-class Model:
-    """One architecture: its layers' prefix, its tensors' names, its config.json."""
+class Names:
+    """One architecture's names: the prefix of its layers, GGUF's name of a module and its own."""
 
     layers: str
     names: dict[str, str]
-    config: Callable[[Metadata, Shapes], dict]
 
     def hugging_face_name(self, name: str) -> str | None:
         """``blk.7.attn_q.weight`` -> ``model.layers.7.self_attn.q_proj.weight``; None: no such."""
@@ -113,6 +112,13 @@ class Model:
             prefix = f"blk.{number}."
         stems = {renamed: stored for stored, renamed in self.names.items()}
         return f"{prefix}{stems[stem]}.{kind}" if stem in stems else None
+
+
+@dataclass(frozen=True)
+class Model(Names):
+    """An architecture that is read: its names, and config.json from the metadata."""
+
+    config: Callable[[Metadata, Shapes], dict]
 
 
 MODELS = {

@@ -5,7 +5,7 @@ tensors, some rows at a time, so that memory does not grow with the model.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,9 +17,8 @@ from llmkg_lab.architectures import UnsupportedError, architecture_of, task_of
 from llmkg_lab.artifact import Artifact, publishing, write_manifest
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.checkpoint.gguf import PERMUTED
-from llmkg_lab.checkpoint.gguf_models import MODELS
 from llmkg_lab.convert import groups_of, plan_of, versions, write_sidecars
-from llmkg_lab.export.gguf_models import SIZES
+from llmkg_lab.export.gguf_models import HALVED, NAMES, SIZES
 from llmkg_lab.export.gguf_tokenizer import add_tokenizer
 from llmkg_lab.quantize import Scheme
 from llmkg_lab.store import Progress, Use
@@ -49,6 +48,7 @@ class Stored:
     shape: tuple[int, ...]
     kind: Kind
     heads: int  # whose rows are permuted; 0: none
+    first: int = 0  # row of the checkpoint's tensor
 
     @property
     def nbytes(self) -> int:
@@ -110,14 +110,15 @@ def _layout(checkpoint: Checkpoint, kind: Kind) -> list[Stored]:
     shapes = plan_of(
         architecture, checkpoint, Scheme.parse("fp32"), task_of(checkpoint)
     ).shapes  # of the tensors that the model needs
-    return [_stored(checkpoint, architecture.name, *item, kind) for item in shapes.items()]
+    stored = (_stored(checkpoint, architecture.name, *item, kind) for item in shapes.items())
+    return [part for tensor in stored for part in _halves(tensor)]
 
 
 def _stored(
     checkpoint: Checkpoint, architecture: str, name: str, shape: tuple[int, ...], kind: Kind
 ) -> Stored:
     bare = name.removeprefix("bert.")
-    gguf_name = MODELS[architecture].gguf_name(bare)
+    gguf_name = NAMES[architecture].gguf_name(bare)
     if gguf_name is None:
         raise UnsupportedError(
             f"{checkpoint.path}: GGUF has no place for the tensor {name}", "use the ONNX artifact"
@@ -132,6 +133,23 @@ def _stored(
         config.get(PERMUTED[module]) or config["num_attention_heads"] if module in PERMUTED else 0
     )
     return Stored(name, gguf_name, shape, kind, heads)
+
+
+def _halves(tensor: Stored) -> list[Stored]:
+    """The tensor, or its upper and lower rows where GGUF has two tensors for them."""
+    module = ".".join(tensor.name.split(".")[-3:-1])
+    if module not in HALVED:
+        return [tensor]
+    rows, columns = tensor.shape
+    return [
+        replace(
+            tensor,
+            gguf_name=tensor.gguf_name.replace(HALVED[module][0], part),
+            shape=(rows // 2, columns),
+            first=i * (rows // 2),
+        )
+        for i, part in enumerate(HALVED[module])
+    ]
 
 
 def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[Stored]) -> None:
@@ -158,7 +176,7 @@ def _write_tensors(
 ) -> list[Use]:
     """Append the tensors to the header, each at the next multiple of the alignment."""
     uses, done = [], 0
-    total = sum(checkpoint.tensors[tensor.name].nbytes for tensor in stored)
+    total = sum(checkpoint.tensors[name].nbytes for name in {tensor.name for tensor in stored})
     with model.open("ab") as file:
         for tensor in stored:
             progress(done, total, tensor.name)
@@ -167,7 +185,8 @@ def _write_tensors(
             for rows in _rows(checkpoint, tensor):
                 _quantize(rows, tensor, use).tofile(file)
             uses.append(use)
-            done += checkpoint.tensors[tensor.name].nbytes
+            info = checkpoint.tensors[tensor.name]
+            done += info.nbytes * int(np.prod(tensor.shape)) // int(np.prod(info.shape))
         _align(file)
     progress(total, total, "")
     return uses
@@ -200,7 +219,8 @@ def _rows(checkpoint: Checkpoint, tensor: Stored) -> Iterator[np.ndarray]:
     width = tensor.shape[1] if len(tensor.shape) > 1 else 1
     step = max(1, CHUNK // (width * head)) * head
     for start in range(0, count, step):
-        rows = checkpoint.read(tensor.name, slice(start, min(start + step, count)))
+        stop = min(start + step, count)
+        rows = checkpoint.read(tensor.name, slice(tensor.first + start, tensor.first + stop))
         yield permute(rows, head) if tensor.heads else rows
 
 

@@ -1,16 +1,31 @@
 """What a GGUF file says about a model of each architecture, apart from its tensors.
 
 The keys are those of the GGUF specification (ggml-org/ggml, docs/gguf.md) as llama.cpp reads
-them. The tensors' names stand in ``checkpoint.gguf_models``, where they are read as well.
+them. The names of tensors that are read from GGUF as well stand in ``checkpoint.gguf_models``.
 """
 
 from collections.abc import Callable
 
 from gguf import GGUFWriter, PoolingType, RopeScalingType
 
-from llmkg_lab.architectures import UnsupportedError, bert, llama
+from llmkg_lab.architectures import UnsupportedError, bert, llama, openelm
 from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.checkpoint.gguf_models import MODELS, Names
 
+OPENELM_NAMES = {
+    "token_embd": "transformer.token_embeddings",
+    "output_norm": "transformer.norm",
+    "attn_norm": "attn_norm",
+    "attn_qkv": "attn.qkv_proj",
+    "attn_q_norm": "attn.q_norm",
+    "attn_k_norm": "attn.k_norm",
+    "attn_output": "attn.out_proj",
+    "ffn_norm": "ffn_norm",
+    "ffn_gate": "ffn.proj_1",  # gate and up in one: see HALVED
+    "ffn_down": "ffn.proj_2",
+}
+NAMES: dict[str, Names] = {**MODELS, "openelm": Names("transformer.layers", OPENELM_NAMES)}
+HALVED = {"ffn.proj_1": ("ffn_gate", "ffn_up")}  # matrices whose halves are two tensors in GGUF
 POOLING = {"mean": PoolingType.MEAN, "cls": PoolingType.CLS}
 
 
@@ -61,4 +76,30 @@ def add_bert(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
     writer.add_pooling_type(POOLING.get(mode, PoolingType.NONE))
 
 
-SIZES: dict[str, Callable[[GGUFWriter, Checkpoint], None]] = {"llama": add_llama, "bert": add_bert}
+def add_openelm(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
+    """The sizes of an OpenELM, layer by layer. Raises UnsupportedError on what llama.cpp lacks."""
+    c = openelm.Config.read(checkpoint.config)
+    if not c.norm_qk:
+        raise UnsupportedError(
+            "GGUF export of an OpenELM that does not norm its queries and keys",
+            "llama.cpp always does: use the ONNX artifact",
+        )
+    writer.add_vocab_size(c.vocab)
+    writer.add_context_length(c.positions)
+    writer.add_embedding_length(c.hidden)
+    writer.add_block_count(len(c.heads))
+    writer.add_feed_forward_length(c.feed_forward)
+    writer.add_head_count(c.heads)
+    writer.add_head_count_kv(c.kv_heads)
+    writer.add_key_length(c.head_dim)
+    writer.add_value_length(c.head_dim)
+    writer.add_layer_norm_rms_eps(openelm.EPSILON)
+    writer.add_rope_dimension_count(c.head_dim)
+    writer.add_rope_freq_base(checkpoint.config.get("rope_freq_constant", 10000))
+
+
+SIZES: dict[str, Callable[[GGUFWriter, Checkpoint], None]] = {
+    "llama": add_llama,
+    "openelm": add_openelm,
+    "bert": add_bert,
+}
