@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from llmkg_lab import reference
+from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.export import gguf
 from llmkg_lab.runtime.ort import Decoder
 from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.sources import fetch
 
 HERE = Path(__file__).parent
 PYTHON = HERE / ".venv" / "bin" / "python"
@@ -64,6 +66,22 @@ def test_llama_cpp_computes_the_references_logits(kind, limit, smollm2_gguf, tmp
     assert difference.max() < limit
     assert answer["tokens"] == [tokenizer.encode(text, special=False) for text in TRICKY]
     assert answer["chat_template"] == tokenizer.config["chat_template"]
+
+
+def test_llama_cpp_computes_openelm(tmp_path, monkeypatch):
+    """The second judge of our OpenELM, which transformers does not know: weights at random."""
+    monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
+    fetched = fetch(find_variant("openelm_270m"), "synthetic:reduced")
+    checkpoint = open_checkpoint(fetched.path)
+    artifact = gguf.export(checkpoint, "F32", tmp_path / "out")
+    tokenizer = Tokenizer.from_folder(artifact.folder)
+    ids = tokenizer.encode(TEXT)
+    expected = reference.decoder_reference(checkpoint, np.array([ids]), [], 0).logits(0)
+    answer = ask("llama_cpp_logits", path=str(artifact.model_path), ids=ids, texts=TRICKY)
+    difference = np.abs(np.array(answer["logits"], np.float32) - expected)
+    print(f"OpenELM: largest difference {difference.max():.2g}, mean {difference.mean():.2g}")
+    assert difference.max() < 1e-3
+    assert answer["tokens"] == [tokenizer.encode(text, special=False) for text in TRICKY]
 
 
 @pytest.mark.parametrize(("kind", "cosine"), [("F32", 0.99999), ("F16", 0.9999), ("Q8_0", 0.998)])
