@@ -17,8 +17,13 @@ QUALITY = {
     "perplexity_ratio": "perplexity ×{:.3f}",
     "kl_mean": "KL {:.4f} nats",
     "cosine_mean": "cosine {:.5f}",
+    "score_spearman": "scores ρ {:.5f}",
 }
-SPEED = {"decode_ms": "{:.2f} ms/token", "embed_ms": "{:.2f} ms/text"}
+SPEED = {
+    "decode_ms": "{:.2f} ms/token",
+    "embed_ms": "{:.2f} ms/text",
+    "pair_ms": "{:.2f} ms/pair",
+}
 
 
 @dataclass

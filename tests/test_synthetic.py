@@ -14,6 +14,7 @@ from llmkg_lab.sources import SourceError, fetch, shapes, tokenizers
 ONE_A_FORM = [  # tied, untied with added tokens, layer-wise, encoder, classifier
     "smollm_135m",
     "tinyllama_1_1b_chat_v0_3",
+    "openelm_3b",
     "all_minilm_l6_v2",
     "minilm_multilingual_l12_h384",
     "ms_marco_minilm_l6_v2",
