@@ -154,7 +154,7 @@ def test_a_calibrated_artifact_computes_with_the_solved_weights(checkpoint, tmp_
         for name in ("one", "two")
     )
     assert one.manifest["files"] == two.manifest["files"]
-    assert one.manifest["calibration"]["tokens"] == 8192 // 300 * 300
+    assert one.manifest["calibration"]["tokens"] == 4096 // 300 * 300
     plain = convert(checkpoint, Scheme.parse("int4-s16"), tmp_path / "plain")
     windows = random_windows(4, 2)
     expected = logits(checkpoint, windows)

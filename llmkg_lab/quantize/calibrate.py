@@ -33,7 +33,7 @@ METHOD = 1  # counted up when the same inputs would give other codes: cached lay
 
 CORPORA = ("wikitext2", "lee_background")  # the first that is here
 WINDOW = 512  # tokens
-TOKENS = 16 * WINDOW
+TOKENS = 8 * WINDOW  # twice as many as the widest matrix of a small model has columns
 
 Progress = Callable[[int, int, str], None]  # layers done, in all, what
 Solved = dict[str, Quantized]  # by the checkpoint's name of the matrix
