@@ -1,6 +1,6 @@
-"""llama.cpp, onnxruntime-genai and Optimum open what is made here: `make interop`.
+"""llama.cpp, Candle, onnxruntime-genai and Optimum open what is made here: `make interop`.
 
-The peers live in an environment of their own, tests/interop/.venv; here stand the reference
+All but Candle live in an environment of their own, tests/interop/.venv; here stand the reference
 and our runtime.
 """
 
@@ -16,6 +16,7 @@ from llmkg_lab import reference
 from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.export import gguf
+from llmkg_lab.runtime.candle import CandleDecoder
 from llmkg_lab.runtime.ort import Decoder
 from llmkg_lab.runtime.tokenizer import Tokenizer
 from llmkg_lab.sources import fetch
@@ -124,3 +125,17 @@ def test_optimum_computes_the_encoders_hidden_states(make_artifact):
         texts=SENTENCES,
     )
     np.testing.assert_allclose(np.array(answer["first"]), expected[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("F32", 1e-3), ("Q4_0", 2.5)])
+def test_candle_computes_the_references_logits(kind, limit, smollm2_gguf, tmp_path):
+    """At the last position; in float32 the greedy tokens are the reference's, too."""
+    artifact = gguf.export(open_checkpoint(smollm2_gguf), kind, tmp_path / "out")
+    ids = Tokenizer.from_folder(artifact.folder).encode(TEXT)
+    exported, candle = open_checkpoint(artifact.model_path), CandleDecoder(artifact)
+    expected = reference.decoder_reference(exported, np.array([ids]), [ids], 20)
+    difference = np.abs(candle.prefill(ids) - expected.logits(0)[-1]).max()
+    print(f"{kind}: largest difference {difference:.2g}")
+    assert difference < limit
+    if kind == "F32":
+        assert list(candle.generate(ids, 20)) == expected.continuations[0]
