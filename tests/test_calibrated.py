@@ -178,5 +178,5 @@ def test_an_equalized_artifact_forgives_a_rescaling(checkpoint, tmp_path):
 
 def test_what_cannot_be_calibrated_is_refused(minilm_folder, tmp_path):
     with pytest.raises(SchemeError, match="no decoder of the Llama form"):
-        convert(open_checkpoint(minilm_folder), Scheme.parse("int4-gptq"), tmp_path / "out")
+        convert(open_checkpoint(minilm_folder), Scheme.parse("int4-eq"), tmp_path / "out")
     assert not (tmp_path / "out").exists()

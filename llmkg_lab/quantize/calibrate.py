@@ -44,13 +44,18 @@ def prepare(
 ) -> tuple[Checkpoint, Solved, dict]:
     """What a scheme with a method stores: the checkpoint to read, its solved matrices, a record.
 
-    The checkpoint is the given one with its channels equalized. The record says what the
-    matrices were solved on. Progress goes to standard output.
-    Raises SchemeError for what is no Llama, TextError without a text that is long enough.
+    The checkpoint is the given one with its channels equalized, an encoder's with corrected
+    biases. The record says what the matrices were solved on. Progress goes to standard output.
+    Raises SchemeError for what is neither Llama nor BERT, TextError without a text that is long
+    enough.
     """
-    is_llama = checkpoint.config.get("model_type") == "llama"
+    model_type = checkpoint.config.get("model_type")
+    if model_type == "bert" and scheme.method == "gptq":
+        from llmkg_lab.quantize import encoder  # torch: seconds that a plain scheme need not wait
+
+        return encoder.prepare(checkpoint, scheme, text)
     has_biases = any(name.endswith(".bias") for name in checkpoint.tensors)
-    if task != "text-generation" or not is_llama or has_biases:
+    if task != "text-generation" or model_type != "llama" or has_biases:
         raise SchemeError(
             f"{scheme.name}: {checkpoint.path} is no decoder of the Llama form without biases",
             f"use {replace(scheme, method='rtn').name}",
