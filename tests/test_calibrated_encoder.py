@@ -28,7 +28,7 @@ SENTENCES = [
 @pytest.fixture
 def two_layers(minilm_folder, tmp_path) -> Path:
     """MiniLM without its upper four layers: a third of the work."""
-    folder = tmp_path / "two"
+    folder = tmp_path / "model"
     shutil.copytree(minilm_folder, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
