@@ -235,14 +235,14 @@ def list_variants(
     out: Outputs = None,
     as_json: Json = False,
 ) -> None:
-    """List the roster: tier, licence, sources and the state of the last run.
+    """List the roster: tier, parameters, licence, sources and the state of the last run.
 
     A source is marked ✓ where it can serve without a network: a package or folder that is
     here, a repository in the Hub's cache.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else each variant would wait for the Hub
     from llmkg_lab import batch, paths
-    from llmkg_lab.sources import availability
+    from llmkg_lab.sources import availability, shapes
 
     outputs = out or paths.outputs()
     rows = []
@@ -254,6 +254,8 @@ def list_variants(
         state = batch.last_state(outputs / variant.family / variant.id)
         facts = ("id", "title", "family", "tier", "task", "license")
         row = {name: getattr(variant, name) for name in facts}
+        shape = shapes.known().get(variant.alias_of or variant.id)  # none of a user's own variant
+        row["parameters"] = shape and shape.parameters()
         rows.append(row | {"sources": sources, "last_run": state})
     if as_json:
         console.print_json(rows)

@@ -114,12 +114,13 @@ def print_conversion(conversion: dict) -> None:
 def roster_table(rows: Sequence[dict]) -> Table:
     """The rows of ``llmkg-lab list``."""
     return table(
-        ("variant", "family", "tier", "licence", "sources", "last run"),
+        ("variant", "family", "tier", "parameters", "licence", "sources", "last run"),
         [
             (
                 row["id"],
                 row["family"],
                 str(row["tier"]),
+                f"{row['parameters'] / 1e6:,.0f} M" if row["parameters"] else "",
                 row["license"],
                 _sources(row["sources"]),
                 state(row["last_run"]),

@@ -4,7 +4,7 @@ import html
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from llmkg_lab import __version__, paths, tables
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.catalog import Evaluation, Variant
 from llmkg_lab.quality import Quality, Verdict
+from llmkg_lab.quantize import Scheme
 from llmkg_lab.sources import Fetched
 from llmkg_lab.speed import Speed, Workload, cpu_name
 
@@ -40,6 +41,15 @@ def quick_evaluation(evaluation: Evaluation) -> Evaluation:
     """Enough to see that everything works; far too little to judge by."""
     small = {"tokens": 256, "window": 128, "continuation": 16, "sentences": 40}
     return replace(evaluation, **small, prompts=evaluation.prompts[:2])
+
+
+def choose(variant: Variant, schemes: Sequence[str], quick: bool) -> list[str]:
+    """The schemes of a report: those asked for, or the variant's own.
+
+    Of its own, a smoke run leaves out those that calibrate: they take minutes.
+    """
+    own = [name for name in variant.schemes if not (quick and Scheme.parse(name).method == "gptq")]
+    return list(schemes) or own
 
 
 def effort(quick: bool) -> dict:
