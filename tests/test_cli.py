@@ -106,7 +106,7 @@ def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):
         (["verify", "{out}"], "is no artifact"),
         (["generate", "{minilm_int8}", "Hello"], "it generates no text"),
         (["generate", "{smollm2}", "Hello", "--top-p", "2"], "top_p is 2"),
-        (["embed", "{smollm2}", "Hello"], "it gives no sentence embeddings"),
+        (["embed", "{smollm2}", "Hello"], "is a text-generation model: it embeds no texts"),
         (["run", "all_minilm_l6", "--out", "{out}"], "did you mean 'all_minilm_l6_v2'"),
     ],
 )
