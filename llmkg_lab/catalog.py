@@ -93,6 +93,7 @@ class Variant:
     evaluation: Evaluation
     expect: Mapping[str, int] = field(default_factory=dict)  # checked against the checkpoint
     tokenizer_source: SourceSpec | None = None  # where the repository carries no tokenizer
+    chat_template: str = ""  # Jinja, of a model that chats and whose repository does not say how
     alias_of: str | None = None  # another id for the same repository
 
     def limits_for(self, scheme: str) -> Mapping[str, float]:
@@ -151,7 +152,7 @@ class _Reader:
 
     REQUIRED = ("title", "tier", "task", "architecture", "license", "description", "sources")
     SHARED = ("schemes", "limits", "targets", "evaluation")
-    OPTIONAL = ("expect", "tokenizer_source", *SHARED)
+    OPTIONAL = ("expect", "tokenizer_source", "chat_template", *SHARED)
 
     def variant(self, file: Path) -> Variant:
         top = Node.read(file)
@@ -167,6 +168,8 @@ class _Reader:
             optional["expect"] = {key: node.integer() for key, node in expect.items()}
         if "tokenizer_source" in fields:
             optional["tokenizer_source"] = _source(fields["tokenizer_source"])
+        if "chat_template" in fields:
+            optional["chat_template"] = fields["chat_template"].text()
         return Variant(
             id=file.stem,
             family=file.parent.name,

@@ -38,6 +38,7 @@ class Hub:
     requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, range
     tokens: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
+    claimed_size: int | None = None  # bytes that it says each large file has
 
     def fault(self, path: str) -> Fault | None:
         for fault in self.faults:
@@ -112,7 +113,8 @@ class Handler(BaseHTTPRequestHandler):
         head = {"ETag": etag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if path.suffix in LARGE and not stored:
             location = self.hub.storage + self.path.replace("/resolve/", "/stored/")
-            linked = {"X-Linked-Etag": etag, "X-Linked-Size": str(len(data))}
+            size = self.hub.claimed_size or len(data)
+            linked = {"X-Linked-Etag": etag, "X-Linked-Size": str(size)}
             return self.reply(302, b"", Location=location, **head, **linked)
         status, start = 200, 0
         if wanted := self.headers.get("Range"):

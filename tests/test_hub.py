@@ -191,6 +191,15 @@ def test_a_lasting_fault_is_explained(fault, message, hub, client):
     assert "Traceback" not in done.stderr
 
 
+def test_what_does_not_fit_the_disk_is_not_begun(hub, client):
+    hub.claimed_size = 10**15
+    error = client().stderr
+    assert f"{REPO} takes 1,000,000.0 GB, and " in error
+    assert "are free at /" in error
+    assert "move the cache with HF_HOME" in error
+    assert hub.fetched() == set()
+
+
 def test_what_is_not_there_is_named(client):
     assert "there is no repository someone/else, or it is private" in client("someone/else").stderr
     assert "has no revision 'v9'\n  → choose a branch" in client(revision="v9").stderr

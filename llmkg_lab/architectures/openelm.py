@@ -14,6 +14,7 @@ from llmkg_lab.architectures.attention import CachedAttention
 from llmkg_lab.architectures.base import UnsupportedError, integer, require
 from llmkg_lab.architectures.rope import inverse_frequencies
 from llmkg_lab.layers import Layers
+from llmkg_lab.widths import divisible
 
 EPSILON = 1e-6  # of every norm; config.json does not hold it
 
@@ -131,7 +132,7 @@ def _heads(config: dict) -> tuple[tuple[int, ...], tuple[int, ...]]:
         head_dim, groups = integer(config, "head_dim"), integer(config, "num_gqa_groups")
         step = head_dim * (groups if groups > 1 else 2)
         widths = [
-            make_divisible(integer(config, "model_dim") * multiplier, step)
+            divisible(integer(config, "model_dim") * multiplier, step)
             for multiplier in _multipliers(config, "qkv_multipliers")
         ]
         heads = tuple(width // head_dim for width in widths)
@@ -148,7 +149,7 @@ def _heads(config: dict) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _feed_forward_widths(config: dict) -> tuple[int, ...]:
     hidden, divisor = integer(config, "model_dim"), integer(config, "ffn_dim_divisor")
     multipliers = _multipliers(config, "ffn_multipliers")
-    return tuple(make_divisible(hidden * multiplier, divisor) for multiplier in multipliers)
+    return tuple(divisible(hidden * multiplier, divisor) for multiplier in multipliers)
 
 
 def _counts(config: dict, key: str) -> tuple[int, ...]:
@@ -169,12 +170,3 @@ def _multipliers(config: dict, key: str) -> list[float]:
     if len(values) == layers:
         return values
     return np.linspace(values[0], values[-1], layers).round(2).tolist()
-
-
-def make_divisible(value: float, divisor: int) -> int:
-    """``value`` rounded to a multiple of ``divisor``, by no more than a tenth downwards.
-
-    The rule of MobileNet's channel counts (Howard et al., 2017), which OpenELM's widths follow.
-    """
-    rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded

@@ -15,10 +15,13 @@ __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
 PICKLE = "pytorch_model.bin"
 
 
-def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, tokenizer: str | Path | None = None, chat_template: str = ""
+) -> Checkpoint:
     """Open a folder (as on the Hub) or a single .gguf file. No weights are read yet.
 
     tokenizer: a folder with a tokenizer's files, for a folder that has none of its own.
+    chat_template: how to write a conversation (Jinja), for a tokenizer that does not say it.
     Raises CheckpointError where there is nothing to open or it is broken.
     """
     path = Path(path)
@@ -28,6 +31,7 @@ def open_checkpoint(path: str | Path, tokenizer: str | Path | None = None) -> Ch
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if tokenizer is not None:
         checkpoint.tokenizer_folder = Path(tokenizer)
+    checkpoint.chat_template = chat_template
     return checkpoint
 
 

@@ -45,6 +45,7 @@ class Checkpoint(ABC):
         self.config = config
         self.tensors = dict(tensors)
         self.tokenizer_folder = path
+        self.chat_template = ""  # Jinja, where the tokenizer's files hold none
         self._weight_files = weight_files
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:

@@ -67,6 +67,8 @@ class FolderCheckpoint(Checkpoint):
                 config["chat_template"] = template.read_text(encoding="utf-8")
             except ValueError as error:
                 raise CheckpointError(f"{template} is no UTF-8: {error}") from None
+        if self.chat_template:
+            config.setdefault("chat_template", self.chat_template)
         return config
 
 

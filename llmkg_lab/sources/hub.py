@@ -4,18 +4,26 @@ The client resumes a cut download by range requests and waits out 429. It does n
 first question about a repository, nor a storage host that answers 5xx: that is added here.
 """
 
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import httpx2
-from huggingface_hub import HfApi, constants, get_cached_repo_tree, snapshot_download
+from huggingface_hub import (
+    DryRunFileInfo,
+    HfApi,
+    constants,
+    get_cached_repo_tree,
+    snapshot_download,
+)
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
+from huggingface_hub.file_download import repo_folder_name
 
 from llmkg_lab.catalog import SourceSpec
 from llmkg_lab.sources.base import Fetched, Progress, SourceError, UnavailableError, source
@@ -51,11 +59,13 @@ class HubSource:
                 return Fetched(path, "hub", f"{spec}, from the cache", revision=path.name)
             raise UnavailableError(*_explained(error, spec)) from error
 
-        def download() -> str:
-            return snapshot_download(repo, revision=revision, allow_patterns=files, cache_dir=cache)
-
+        wanted = {"revision": revision, "allow_patterns": files, "cache_dir": cache}
         try:
-            path = Path(patiently(download))
+            planned = patiently(lambda: snapshot_download(repo, **wanted, dry_run=True))
+            _check_room(repo, planned, Path(cache or constants.HF_HUB_CACHE))
+            path = Path(patiently(lambda: snapshot_download(repo, **wanted)))
+        except SourceError:
+            raise
         except Exception as error:
             raise SourceError(*_explained(error, spec)) from error
         return Fetched(path, "hub", str(spec), revision=path.name)  # the cache's folder: the commit
@@ -86,6 +96,19 @@ class HubSource:
             )
         except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
             return None
+
+
+def _check_room(repo: str, planned: Sequence[DryRunFileInfo], cache: Path) -> None:
+    """Raise SourceError where the files that are still missing do not fit the disk."""
+    partial = cache.joinpath(repo_folder_name(repo_id=repo, repo_type="model"), "blobs")
+    begun = sum(path.stat().st_size for path in partial.glob("*.incomplete"))
+    missing = sum(file.file_size or 0 for file in planned if file.will_download) - begun
+    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    if missing > (free := shutil.disk_usage(there).free):
+        raise SourceError(
+            f"{repo} takes {missing / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free at {there}",
+            "free some, or move the cache with HF_HOME",
+        )
 
 
 def _explained(error: Exception, spec: SourceSpec) -> tuple[str, str]:

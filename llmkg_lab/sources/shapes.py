@@ -12,6 +12,8 @@ from pathlib import Path
 
 import yaml
 
+from llmkg_lab.widths import divisible
+
 Shapes = dict[str, tuple[int, ...]]  # tensor name -> shape, in the order of the forward pass
 HEAD_DIM = 32  # of reduced models
 LAYERS = 2
@@ -82,12 +84,6 @@ def _openelm(c: dict) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{name}.ffn.proj_1.weight", (2 * wide, hidden)
         yield f"{name}.ffn.proj_2.weight", (hidden, wide)
     yield "transformer.norm.weight", (hidden,)
-
-
-def divisible(value: float, divisor: int) -> int:
-    """The nearest multiple of ``divisor`` that is at least 0.9 of ``value``, as OpenELM rounds."""
-    nearest = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return nearest if nearest >= 0.9 * value else nearest + divisor
 
 
 def _bert(c: dict) -> Iterator[tuple[str, tuple[int, ...]]]:
