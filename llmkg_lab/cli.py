@@ -297,8 +297,13 @@ def run(
     out: Outputs = None,
     force: Annotated[bool, typer.Option("--force", help="Run what is done, too.")] = False,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Notebooks at a time; more than one disturbs the timings.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Notebooks at a time, which share the cores. More than one disturbs the timings.",
+            show_default="1; of reduced synthetic weights, whose timings mean little, one a core",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Convert, validate and measure variants: one notebook each, kept as its report.
@@ -309,15 +314,16 @@ def run(
 
     Exits with 1 if a variant failed.
     """
-    from llmkg_lab import batch, paths, watch
+    from llmkg_lab import batch, cores, paths, watch
 
     outputs = (out or paths.outputs()).resolve()
     chosen = batch.select(variants or (), family, tier, everything)
     source = f"{source}:{size}" if size else source
+    parallel = jobs or (cores.physical() if source == "synthetic:reduced" else 1)
     planned = batch.plan(chosen, outputs, scheme or (), source, batch.parse_settings(setting or ()))
     try:
         with watch.watching(planned) as follow:
-            outcomes = batch.run(planned, outputs, force=force, parallel=jobs, follow=follow)
+            outcomes = batch.run(planned, outputs, force=force, parallel=parallel, follow=follow)
     except KeyboardInterrupt:
         console.err.print("interrupted; the same command goes on where it stopped")
         raise

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.cores import default_threads
 from llmkg_lab.errors import LabError
-from llmkg_lab.runtime.ort import Decoder, Embedder, default_threads
+from llmkg_lab.runtime.ort import Decoder, Embedder
 from llmkg_lab.runtime.ranker import Ranker
 
 BANDWIDTH_BYTES = 1 << 28  # 256 MB: more than any cache holds

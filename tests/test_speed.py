@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from llmkg_lab import cores
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.convert import convert
 from llmkg_lab.quantize import Scheme
@@ -69,3 +70,12 @@ def test_a_failure_in_the_child_is_reported(tiny_llama, tmp_path):
 def test_the_spread_is_that_of_the_samples():
     measured = summarize([float(x) for x in range(101)])
     assert (measured.low, measured.value, measured.high, measured.n) == (10, 50, 90, 101)
+
+
+def test_threads_are_as_many_as_the_environment_allows(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert cores.default_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    assert cores.default_threads() == cores.physical()
+    monkeypatch.setenv("OMP_NUM_THREADS", "many")
+    assert cores.default_threads() == cores.physical()

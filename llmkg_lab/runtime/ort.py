@@ -1,15 +1,14 @@
 """Artifacts on plain ONNX Runtime: a decoder with an in-place KV cache, and an embedder."""
 
 import mmap
-import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
-import psutil
 
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.cores import default_threads
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.sampling import Sampler
 from llmkg_lab.runtime.tokenizer import Tokenizer
@@ -34,12 +33,6 @@ def open_session(model: Path, threads: int | None = None) -> onnxruntime.Inferen
         raise InferenceError(
             f"ONNX Runtime cannot load {model}: {error}", "check it with `llmkg-lab verify`"
         ) from error
-
-
-def default_threads() -> int:
-    """The physical cores that this process may use; hyper-threads slow matrix products down."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(psutil.cpu_count(logical=False) or 1, allowed or 1)
 
 
 class Decoder:
