@@ -34,6 +34,9 @@ LLAMA_FORMS = {
     "rope linear": {
         "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
     },
+    "rope dynamic": {
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    },
     "rope llama3": {
         "rope_parameters": {
             "rope_type": "llama3",

@@ -8,8 +8,9 @@ from llmkg_lab.architectures.base import UnsupportedError
 def inverse_frequencies(config: dict, head_dim: int) -> np.ndarray:
     """float32 (head_dim / 2,), in radians a position, as transformers computes them.
 
-    Static scalings only: ``linear`` (positions divided by a factor) and ``llama3`` (Llama 3.1's
-    smooth change from long wavelengths to short ones). Raises UnsupportedError on others.
+    Static scalings only: ``linear`` (positions divided by a factor), ``llama3`` (Llama 3.1's
+    smooth change from long wavelengths to short ones), and ``dynamic``, which changes nothing up
+    to max_position_embeddings, where the graph ends. Raises UnsupportedError on others.
     """
     # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
@@ -17,14 +18,14 @@ def inverse_frequencies(config: dict, head_dim: int) -> np.ndarray:
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = 1 / np.float32(theta) ** exponents
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
+    if kind in ("default", "dynamic"):
         return frequencies
     if kind == "linear":
         return frequencies / np.float32(rope["factor"])
     if kind == "llama3":
         return _llama3(frequencies, rope)
     raise UnsupportedError(
-        f"rotary embedding of type {kind!r}", "supported types are default, linear and llama3"
+        f"rotary embedding of type {kind!r}", "supported types are default, dynamic, linear and llama3"
     )
 
 

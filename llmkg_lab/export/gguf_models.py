@@ -54,9 +54,9 @@ def _add_rope(writer: GGUFWriter, config: dict, head_dim: int) -> None:
     if kind == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
-    elif kind != "default":
+    elif kind not in ("default", "dynamic"):
         raise UnsupportedError(
-            f"GGUF export of a rotary embedding of type {kind!r}", "supported: default and linear"
+            f"GGUF export of a rotary embedding of type {kind!r}", "supported: default, dynamic and linear"
         )
 
 
