@@ -106,6 +106,7 @@ class Variant:
 
 
 def _bounds_for(bounds: Bounds, name: str) -> Mapping[str, float]:
+    """Of the scheme itself or of its base; ``budget`` is the base of all budgets."""
     scheme = Scheme.parse(name)
     return bounds.get(scheme.name) or bounds.get(scheme.base) or {}
 
@@ -229,7 +230,7 @@ def _scheme(node: Node) -> str:
 def _bounds(node: Node) -> Bounds:
     bounds = {}
     for name, child in node.mapping().items():
-        scheme = _scheme(Node(child.file, child.key, name))
+        scheme = name if name == "budget" else _scheme(Node(child.file, child.key, name))
         bounds[scheme] = {key: value.number() for key, value in child.fields(METRICS).items()}
     return bounds
 

@@ -60,6 +60,7 @@ Outputs = Annotated[Path | None, typer.Option(help="The outputs folder.", show_d
     epilog=_examples(
         "convert ./SmolLM2-135M --scheme int4 --scheme int8 --out smollm2",
         "convert sentence-transformers/all-MiniLM-L6-v2 --out minilm",
+        "convert ./SmolLM2-135M --scheme budget:100MB --out smollm2",
     )
 )
 def convert(
@@ -68,7 +69,8 @@ def convert(
     scheme: Annotated[
         list[str] | None,
         typer.Option(
-            help="fp32, fp16, int8 or int4; block size and more as in int4-b64-sym. Repeatable.",
+            help="fp32, fp16, int8 or int4; block size and more as in int4-b64-sym; "
+            "budget:100MB or budget:5.2bpw for the best mix of that size. Repeatable.",
             show_default="int4",
         ),
     ] = None,

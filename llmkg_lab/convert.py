@@ -25,7 +25,7 @@ from llmkg_lab.export import genai
 from llmkg_lab.graph import DataFile, Graph
 from llmkg_lab.layers import ACCURACY_LEVEL, Layers
 from llmkg_lab.quantize import Scheme
-from llmkg_lab.quantize.calibrate import prepare
+from llmkg_lab.quantize.prepare import prepare
 from llmkg_lab.store import Plan, Progress, Stream, Use
 from llmkg_lab.texts import Text
 
@@ -54,9 +54,8 @@ def convert(
     architecture = architecture_of(checkpoint)
     task = task or task_of(checkpoint)
     plan = plan_of(architecture, checkpoint, scheme, task)
-    weights, solved, record = checkpoint, {}, None
-    if scheme.method != "rtn":
-        weights, solved, record = prepare(checkpoint, scheme, task, calibration)
+    prepared = prepare(checkpoint, scheme, task, calibration)
+    weights = prepared.checkpoint
     total = sum(weights.tensors[name].nbytes for name in plan.shapes)
     with publishing(Path(out), force=force) as staging, ThreadPoolExecutor(1) as background:
         fingerprint = background.submit(checkpoint.fingerprint)  # hashes while weights stream
@@ -66,19 +65,22 @@ def convert(
         with DataFile(model.with_name(f"{model.name}_data")) as data:
             graph = Graph(architecture.name, data)
             float_type = np.float16 if scheme.base == "fp16" else np.float32
-            stream = Stream(weights, graph, float_type, progress, total, solved)
-            architecture.build(Layers(graph, stream, scheme), checkpoint, task)
+            stream = Stream(weights, graph, float_type, progress, total, prepared.solved)
+            layers = Layers(graph, stream, scheme, prepared.layouts)
+            architecture.build(layers, checkpoint, task)
         model.write_bytes(graph.model().SerializeToString(deterministic=True))
         hints = {"use_external_data_format": {model.name: 1}}
         write_sidecars(staging, checkpoint, {"transformers.js_config": hints})
         genai.write_config(staging, checkpoint, name)
+        if prepared.sensitivities:
+            prepared.sensitivities.save(staging / "sensitivities.json")
         manifest = {
             "task": task,
             "architecture": architecture.name,
             "model": name,
             "parameters": sum(use.parameters for use in stream.uses),
             "scheme": {"name": scheme.name, **asdict(scheme), "accuracy_level": ACCURACY_LEVEL},
-            "calibration": record,
+            "calibration": prepared.record,
             "pooling": checkpoint.pooling,
             "source": {**(source or {}), "fingerprint": fingerprint.result()},
             "versions": versions(),

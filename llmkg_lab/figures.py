@@ -15,7 +15,13 @@ from llmkg_lab.quality import Quality
 from llmkg_lab.runtime.tokenizer import Tokenizer
 from llmkg_lab.speed import Speed
 
-SCHEME_COLORS = {"fp32": "#57606a", "fp16": "#8250df", "int8": "#0969da", "int4": "#bc4c00"}
+SCHEME_COLORS = {
+    "fp32": "#57606a",
+    "fp16": "#8250df",
+    "int8": "#0969da",
+    "int4": "#bc4c00",
+    "budget": "#1a7f37",
+}
 GROUP_COLORS = ("#0550ae", "#218bff", "#80ccff", "#d4a72c", "#bc4c00", "#8c959f", "#57606a")
 STRIP_CEILING = 1.0  # nats at which the token strip's colour is full
 

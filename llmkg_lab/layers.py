@@ -4,13 +4,14 @@ A layer knows how its matrix is stored (quantized or floating point) and picks t
 operator for it, so that an architecture reads like the model's own forward pass.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from onnx import TensorProto
 
 from llmkg_lab.graph import Graph
-from llmkg_lab.quantize import Scheme
+from llmkg_lab.quantize import Layout, Scheme
 from llmkg_lab.store import Matrix, Parts, Store
 
 # MatMulNBits quantizes the activations to int8, block by block, and multiplies integers. The
@@ -20,11 +21,16 @@ ACCURACY_LEVEL = 4
 
 @dataclass
 class Layers:
-    """Layers over one graph, one store and one scheme."""
+    """Layers over one graph, one store and one scheme.
+
+    layouts: of matrices that are stored otherwise than the scheme says, by the checkpoint's name
+        of their first part.
+    """
 
     graph: Graph
     store: Store
     scheme: Scheme
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
 
     def linear(self, x: str, parts: Parts, columns: int, group: str, *, bias: bool = False) -> str:
         """x (…, columns) @ weight.T (+ bias) -> (…, rows).
@@ -33,7 +39,8 @@ class Layers:
         results side by side.
         """
         weights = [(f"{name}.weight", rows) for name, rows in parts]
-        weight = self.store.matrix(weights, columns, self.scheme.linear(), group)
+        layout = self.layouts.get(weights[0][0], self.scheme.linear())
+        weight = self.store.matrix(weights, columns, layout, group)
         return self.product(x, weight, self.bias(parts, group) if bias else "")
 
     def bias(self, parts: Parts, group: str) -> str:
@@ -42,12 +49,13 @@ class Layers:
 
     def table(self, name: str, rows: int, columns: int, *, is_head: bool) -> Matrix:
         """An embedding table (rows, columns); ``is_head`` where logits are computed with it."""
-        layout = self.scheme.table(is_head=is_head)
+        layout = self.layouts.get(name, self.scheme.table(is_head=is_head))
         return self.store.matrix([(name, rows)], columns, layout, "embedding")
 
     def head(self, name: str, rows: int, columns: int) -> Matrix:
         """An LM head (rows, columns) of its own."""
-        return self.store.matrix([(name, rows)], columns, self.scheme.table(is_head=True), "head")
+        layout = self.layouts.get(name, self.scheme.table(is_head=True))
+        return self.store.matrix([(name, rows)], columns, layout, "head")
 
     def product(self, x: str, weight: Matrix, bias: str = "", output: str = "") -> str:
         """x (…, columns) @ weight.T (+ bias) -> (…, rows)."""

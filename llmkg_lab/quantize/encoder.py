@@ -7,7 +7,8 @@ it, in three steps that cost neither a byte nor an operator:
    from the disturbed inputs, by least squares (as in GPTAQ, Li et al., 2025, arXiv:2504.02692).
    Where the output is added to a residual, it makes up for the residual's error too.
 2. The codes: GPTQ, on the covariance of the inputs and not on their raw second moments, for
-3. the bias takes up the mean of the error (Nagel et al., 2019, arXiv:1906.04721).
+   what their mean adds to every output is the bias's to take up.
+3. The bias takes up the mean of the error (Nagel et al., 2019, arXiv:1906.04721).
 """
 
 import copy

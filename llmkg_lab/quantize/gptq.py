@@ -9,6 +9,9 @@ blocks are put in order, then the columns inside a block, so that a block's grid
 when its turn comes, for the values that it then has, and the stored order stays as it was.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
 from llmkg_lab.quantize.blockwise import Quantized
@@ -19,43 +22,61 @@ from llmkg_lab.quantize.scheme import Layout
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, added to it: the paper's own
 
 
-def gptq(
-    weight: np.ndarray, hessian: np.ndarray, layout: Layout, damping: float = DAMPING
-) -> Quantized:
+class Factored(NamedTuple):
+    """A Hessian made ready for solving: see ``factored``."""
+
+    order: np.ndarray  # int (padded,): columns in the order in which they are rounded
+    factor: np.ndarray  # float32 (padded, padded), in that order
+
+
+def factored(hessian: np.ndarray, block_sizes: Sequence[int], damping: float = DAMPING) -> Factored:
+    """What all matrices that read the same inputs share, at any of ``block_sizes`` (falling).
+
+    hessian: (columns, columns), Σ x xᵀ over the inputs, up to a factor.
+    """
+    padding = -len(hessian) % block_sizes[0]
+    hessian = np.pad(hessian.astype(np.float64), (0, padding))
+    order = _order(np.diagonal(hessian), block_sizes)
+    return Factored(order, _inverse_factor(hessian[np.ix_(order, order)], damping))
+
+
+def gptq(weight: np.ndarray, hessian: np.ndarray | Factored, layout: Layout) -> Quantized:
     """Quantize a matrix for the inputs that its Hessian describes.
 
-    weight: float32 (rows, columns); hessian: (columns, columns), Σ x xᵀ, up to a factor.
+    weight: float32 (rows, columns); hessian: Σ x xᵀ, or that made ready for this block size.
     Rows are independent of one another: matrices that share their inputs may be stacked.
     """
+    if not isinstance(hessian, Factored):
+        hessian = factored(hessian, (layout.block_size,))
     rows, columns = weight.shape
-    padding = -columns % layout.block_size
-    work = np.pad(weight, ((0, 0), (0, padding))).T  # (padded, rows)
-    hessian = np.pad(hessian.astype(np.float64), (0, padding))
-    order = _order(np.diagonal(hessian), layout.block_size)  # (blocks, block_size)
-    flat = order.ravel()
-    factor = _inverse_factor(hessian[np.ix_(flat, flat)], damping)
-    codes = np.empty((len(flat), rows), np.uint8)
-    scales = np.empty((len(order), rows), np.float32)
+    size, blocks = layout.block_size, layout.blocks(columns)
+    kept = hessian.order < blocks * size  # prepared for wider blocks, there is more padding
+    order = hessian.order[kept]
+    factor = hessian.factor if kept.all() else hessian.factor[np.ix_(kept, kept)]
+    work = np.pad(weight, ((0, 0), (0, blocks * size - columns))).T[order]  # (padded, rows)
+    codes = np.empty((len(order), rows), np.uint8)
+    scales = np.empty((blocks, rows), np.float32)
     zero_points = np.empty_like(scales)
-    work = work[flat]
-    for start in range(0, len(flat), layout.block_size):
-        stop = start + layout.block_size
+    for start in range(0, len(order), size):
+        stop = start + size
         block, own = work[start:stop], factor[start:stop, start:stop]
         importance = np.diagonal(own) ** -2  # what a squared error costs, by GPTQ's own measure
         grid = search_grid(np.ascontiguousarray(block.T), layout, importance)
-        i = flat[start] // layout.block_size
+        i = order[start] // size
         scales[i], zero_points[i] = grid
-        codes[flat[start:stop]], errors = _round_block(block, own, *grid, layout)
+        codes[order[start:stop]], errors = _round_block(block, own, *grid, layout)
         work[stop:] -= factor[start:stop, stop:].T @ errors
     return _quantized(weight, codes, scales, zero_points, layout)
 
 
-def _order(diagonal: np.ndarray, block_size: int) -> np.ndarray:
-    """Column indices (blocks, block_size), large inputs first, blocks kept together."""
-    energies = diagonal.reshape(-1, block_size)
-    inside = np.argsort(-energies, axis=1, kind="stable")
-    blocks = np.argsort(-energies.sum(1), kind="stable")
-    return (inside + block_size * np.arange(len(energies))[:, None])[blocks]
+def _order(energies: np.ndarray, block_sizes: Sequence[int]) -> np.ndarray:
+    """Columns by falling energy, but blocks kept together, and the smaller ones inside them."""
+    if not block_sizes:
+        return np.argsort(-energies, kind="stable")
+    size = block_sizes[0]
+    blocks = energies.reshape(-1, size)
+    first = np.argsort(-blocks.sum(1), kind="stable")
+    return np.concatenate([i * size + _order(blocks[i], block_sizes[1:]) for i in first])
 
 
 def _inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:

@@ -7,6 +7,8 @@ int4-e8b64sym     the embedding table at 8 bits in blocks of 64, symmetric
 int4-eq           channels equalized first: the same function, easier to quantize, no text needed
 int4-b64-gptq     and the codes solved on calibration text (GPTQ), not rounded to nearest
 int4-e4           the embedding table (and a head that shares it) at 4 bits too
+budget:100MB      each matrix of a decoder at the width that its sensitivity earns, in 100 MB in all
+budget:5.2bpw     the same in 5.2 bits a parameter; as the name of a folder, budget-5.2bpw
 fp16              half-precision weights, computed in float32
 """
 
@@ -16,10 +18,10 @@ from typing import Self
 
 from llmkg_lab.errors import LabError
 
-BITS = {"int4": 4, "int8": 8}
+BITS = {"int4": 4, "int8": 8, "budget": 4}  # a budget's: of what nothing was measured for
 FLOATS = {"fp32": 4, "fp16": 2}  # bytes an element
 BLOCK_SIZES = (32, 64, 128)
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "int4": "_q4"}
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "int4": "_q4", "budget": "_q4"}
 
 
 class SchemeError(LabError):
@@ -48,10 +50,22 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """What the graph and its weights may take together."""
+
+    amount: float
+    unit: str  # mb: 10⁶ bytes | bpw: bits a parameter
+
+    def nbytes(self, parameters: int) -> int:
+        """In bytes, for a model of so many parameters."""
+        return int(self.amount * (1e6 if self.unit == "mb" else parameters / 8))
+
+
+@dataclass(frozen=True)
 class Scheme:
     """A whole model's scheme. ``Scheme.parse(name).name == name`` for every canonical name."""
 
-    base: str  # fp32 | fp16 | int8 | int4
+    base: str  # fp32 | fp16 | int8 | int4 | budget
     block_size: int = 32
     symmetric: bool = False
     half_scales: bool = False
@@ -59,15 +73,18 @@ class Scheme:
     table_bits: int | None = None  # None: 8 where a language model's head shares the table
     table_block: int | None = None  # None: as block_size
     table_symmetric: bool = False  # the table too has no zero points
+    budget: Budget | None = None
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read a name such as ``int4-b64-sym-e4``. Raises SchemeError on anything else."""
-        base, *options = text.strip().lower().split("-")
+        base, *options = text.strip().lower().replace(":", "-", 1).split("-")
         if base not in BITS and base not in FLOATS:
             raise SchemeError(
                 f"unknown scheme {text!r}", f"start with one of {', '.join([*FLOATS, *BITS])}"
             )
+        if base == "budget":
+            return cls._parse_budget(text, options)
         if options and base in FLOATS:
             raise SchemeError(f"scheme {text!r}: {base} takes no options")
         fields = {}
@@ -77,6 +94,16 @@ class Scheme:
                 raise SchemeError(f"scheme {text!r} says {min(twice)} twice")
             fields |= said
         return cls(base, **fields)
+
+    @classmethod
+    def _parse_budget(cls, text: str, options: list[str]) -> Self:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(mb|bpw)", "-".join(options))
+        if match is None or not float(match[1]):
+            raise SchemeError(
+                f"scheme {text!r}: a budget is a size", "write budget:100MB or budget:5.2bpw"
+            )
+        budget = Budget(float(f"{float(match[1]):g}"), match[2])
+        return cls("budget", half_scales=True, method="gptq", budget=budget)
 
     @staticmethod
     def _option(text: str, option: str) -> dict[str, int | bool | str]:
@@ -108,7 +135,9 @@ class Scheme:
 
     @property
     def name(self) -> str:
-        """The canonical name: the base, then what differs from its defaults."""
+        """The canonical name, fit for a folder: the base, then what differs from its defaults."""
+        if self.budget:
+            return f"budget-{self.budget.amount:g}{self.budget.unit}"
         parts = [self.base]
         if self.block_size != 32:
             parts.append(f"b{self.block_size}")

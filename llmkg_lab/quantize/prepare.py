@@ -1,0 +1,99 @@
+"""What a scheme with a method stores: the weights to read, and what was solved beforehand."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+from tqdm import tqdm
+
+from llmkg_lab.checkpoint.base import Checkpoint
+from llmkg_lab.quantize import budget, sensitivity
+from llmkg_lab.quantize.blockwise import Quantized
+from llmkg_lab.quantize.calibrate import TOKENS, calibrate
+from llmkg_lab.quantize.calibration import calibration_text, check_form
+from llmkg_lab.quantize.equivalent import equalized
+from llmkg_lab.quantize.gptq import DAMPING
+from llmkg_lab.quantize.scheme import Layout, Scheme, SchemeError
+from llmkg_lab.quantize.sensitivity import Sensitivities
+from llmkg_lab.texts import Text
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """checkpoint: to read, the same function as the one that was given.
+
+    solved: quantized matrices by checkpoint name; layouts: of matrices that are stored
+    otherwise than the scheme says, as ``Layers`` takes them; record: for the manifest.
+    """
+
+    checkpoint: Checkpoint
+    solved: dict[str, Quantized] = field(default_factory=dict)
+    record: dict | None = None
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    sensitivities: Sensitivities | None = None
+
+
+def prepare(
+    checkpoint: Checkpoint, scheme: Scheme, task: str, text: Text | None = None
+) -> Prepared:
+    """Solve what the scheme's method solves; round to nearest needs nothing.
+
+    text: its calibration half is read; by default the first corpus that is here. Progress goes
+    to standard output.
+    Raises SchemeError for what is neither Llama nor BERT or for too small a budget, TextError
+    without a text that is long enough.
+    """
+    if scheme.method == "rtn":
+        return Prepared(checkpoint)
+    is_bert = checkpoint.config.get("model_type") == "bert"
+    if is_bert and scheme.method == "gptq" and not scheme.budget:
+        from llmkg_lab.quantize import encoder  # torch: seconds that a plain scheme need not wait
+
+        return Prepared(*encoder.prepare(checkpoint, scheme, text))
+    _check(checkpoint, scheme, task)
+    if scheme.method == "eq":
+        return Prepared(equalized(checkpoint), record={"method": scheme.method})
+    return _calibrated(checkpoint, scheme, text)
+
+
+def _check(checkpoint: Checkpoint, scheme: Scheme, task: str) -> None:
+    try:
+        check_form(checkpoint)
+    except SchemeError as error:
+        raise SchemeError(f"{scheme.name}: {error.message}", error.hint) from None
+    if task != "text-generation":
+        raise SchemeError(f"{scheme.name}: {checkpoint.path} is not there to generate text")
+
+
+def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text | None) -> Prepared:
+    found, chosen = None, None
+    if scheme.budget:
+        with _bar(f"{scheme.name}, sensitivities", "step") as show:
+            found = sensitivity.measure(checkpoint, text, show)
+        chosen = budget.allocate(found, scheme.budget.nbytes(found.record["parameters"]))
+    even, calibration = equalized(checkpoint), calibration_text(checkpoint, text, TOKENS)
+    layouts = chosen.layouts if chosen else {}
+    with _bar(f"{scheme.name}, calibration", "layer") as show:
+        solved = calibrate(even, scheme, calibration.windows, layouts, show)
+    record = {"method": scheme.method, "damping": DAMPING, **calibration.record}
+    if chosen:
+        record["budget"] = {
+            "nbytes": chosen.nbytes,
+            "predicted_kl": chosen.kl,
+            "next_megabyte": chosen.next_megabyte,
+            "layouts": {name: asdict(layout) for name, layout in layouts.items()},
+        }
+    return Prepared(even, solved, record, layouts, found)
+
+
+@contextmanager
+def _bar(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A text progress bar, as a callback (done, total, what)."""
+    with tqdm(desc=title, unit=unit, file=sys.stdout) as bar:
+
+        def show(done: int, total: int, _: str) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

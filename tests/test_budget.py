@@ -1,0 +1,108 @@
+"""Byte budgets: the choice of layouts against all choices, and what is made of a choice."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmkg_lab.quantize import Layout, Scheme, SchemeError, budget
+from llmkg_lab.quantize.sensitivity import Option, Sensitivities, SensitivityError
+
+LAYOUT = Layout(4, 32, False, True)
+FIXED = 7  # bytes
+
+options = st.builds(
+    Option,
+    st.just(LAYOUT),
+    st.integers(1, 40),
+    st.floats(0, 1, allow_subnormal=False),
+)
+instances = st.lists(st.lists(options, min_size=1, max_size=5), min_size=1, max_size=5)
+
+
+def sensitivities(matrices) -> Sensitivities:
+    named = {f"matrix {i}": tuple(options) for i, options in enumerate(matrices)}
+    return Sensitivities(named, FIXED, {"tokens": 5})
+
+
+@pytest.fixture
+def anything_goes(monkeypatch):
+    monkeypatch.setattr(budget, "ACCEPTABLE", np.inf)
+
+
+@settings(deadline=None, max_examples=300)
+@given(matrices=instances, nbytes=st.integers(0, 220))
+def test_no_choice_within_the_budget_diverges_less(matrices, nbytes):
+    choices = [
+        (sum(o.kl for o in choice), sum(o.nbytes for o in choice) + FIXED)
+        for choice in itertools.product(*matrices)
+    ]
+    fitting = [kl for kl, size in choices if size <= nbytes]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "ACCEPTABLE", np.inf)
+        if not fitting:
+            with pytest.raises(SchemeError, match="the smallest mix takes"):
+                budget.allocate(sensitivities(matrices), nbytes)
+            return
+        found = budget.allocate(sensitivities(matrices), nbytes)
+    assert found.nbytes <= nbytes
+    assert found.kl == pytest.approx(min(fitting), abs=1e-9)
+    assert found.next_megabyte >= 0
+
+
+@given(matrices=instances)
+def test_the_frontier_bounds_every_choice(matrices):
+    found = sensitivities(matrices)
+    sizes, costs = np.array(budget.frontier(found)).T
+    assert np.all(np.diff(sizes) > 0)
+    assert np.all(np.diff(costs) <= 0)
+    for choice in itertools.product(*matrices):
+        size, kl = FIXED + sum(o.nbytes for o in choice), sum(o.kl for o in choice)
+        assert kl >= np.interp(size, sizes, costs) - 1e-9
+
+
+def test_a_budget_that_no_model_survives_names_one_that_does():
+    narrow = Option(Layout(2, 64, False, True), 40_000_000, 0.9)
+    wide = Option(LAYOUT, 80_000_000, 0.05)
+    with pytest.raises(SchemeError, match=r"diverge by 0\.90 nats") as error:
+        budget.allocate(sensitivities([[narrow, wide]]), 60_000_000)
+    assert error.value.hint.startswith("budget:80.1MB is the smallest")
+    assert budget.allocate(sensitivities([[narrow, wide]]), 80_100_000).kl == 0.05
+
+
+def test_sensitivities_survive_their_file(tmp_path):
+    found = sensitivities([[Option(LAYOUT, 12, 0.25), Option(Layout(8, 64, True), 20, 1e-9)]])
+    found.save(tmp_path / "sensitivities.json")
+    assert Sensitivities.load(tmp_path / "sensitivities.json") == found
+    for broken in ("", "[]", "{}", json.dumps({"format": "other"}), '{"format": 1, "matrices": 2}'):
+        with pytest.raises(SensitivityError):
+            Sensitivities.from_json(broken)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("budget:100MB", "budget-100mb"),
+        ("budget:91.30MB", "budget-91.3mb"),
+        ("budget-5.2bpw", "budget-5.2bpw"),
+    ],
+)
+def test_budgets_have_names_that_folders_may_have(written, name):
+    scheme = Scheme.parse(written)
+    assert scheme.name == name
+    assert Scheme.parse(name) == scheme
+    assert scheme.suffix == "_q4"
+
+
+@pytest.mark.parametrize("name", ["budget", "budget:", "budget:0MB", "budget:100", "budget:-5MB"])
+def test_budgets_without_a_size_are_refused(name):
+    with pytest.raises(SchemeError, match="a budget is a size"):
+        Scheme.parse(name)
+
+
+def test_bits_a_parameter_are_bytes():
+    assert Scheme.parse("budget:5.2bpw").budget.nbytes(1_000_000) == 650_000
+    assert Scheme.parse("budget:91.3MB").budget.nbytes(1) == 91_300_000
