@@ -7,6 +7,7 @@ scores, and a directory of tensors: matrices in GGUF's Q4_0, vectors in float32.
 
 import json
 import struct
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -93,7 +94,7 @@ def _vocabulary(data: bytes, offset: int) -> tuple[list[tuple[str, float]], dict
     scores = np.frombuffer(data, "<f4", count, offset)
     offset += scores.nbytes
     text = data[offset : offset + size]
-    spans = zip(ends, ends[1:], strict=False)
+    spans = pairwise(ends)
     pieces = [
         (text[a:b].decode(), float(score)) for (a, b), score in zip(spans, scores, strict=True)
     ]

@@ -25,7 +25,8 @@ def inverse_frequencies(config: dict, head_dim: int) -> np.ndarray:
     if kind == "llama3":
         return _llama3(frequencies, rope)
     raise UnsupportedError(
-        f"rotary embedding of type {kind!r}", "supported types are default, dynamic, linear and llama3"
+        f"rotary embedding of type {kind!r}",
+        "supported types are default, dynamic, linear and llama3",
     )
 
 

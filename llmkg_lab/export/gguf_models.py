@@ -56,7 +56,8 @@ def _add_rope(writer: GGUFWriter, config: dict, head_dim: int) -> None:
         writer.add_rope_scaling_factor(rope["factor"])
     elif kind not in ("default", "dynamic"):
         raise UnsupportedError(
-            f"GGUF export of a rotary embedding of type {kind!r}", "supported: default, dynamic and linear"
+            f"GGUF export of a rotary embedding of type {kind!r}",
+            "supported: default, dynamic and linear",
         )
 
 
