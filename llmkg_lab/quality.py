@@ -95,18 +95,39 @@ def validate_decoder(
     have little context and perplexity is higher than with a sliding window.
     Raises QualityError where the outputs do not fit the reference's or are not finite.
     """
-    from llmkg_lab.metrics.continuation import Continuation  # evaluate takes seconds to import
-    from llmkg_lab.metrics.divergence import Divergence
-
-    samples = _score_windows(decoder, reference, progress)
-    scored = samples | {"block": _blocks(*reference.windows.shape)}
-    metrics = Divergence(keep_in_memory=True).compute(**scored)
+    samples = score_windows(decoder, reference, progress)
+    metrics = divergence(samples, *reference.windows.shape)
     if reference.prompts:
+        from llmkg_lab.metrics.continuation import Continuation  # seconds to import
+
         continued = _continue_prompts(decoder, reference, progress)
         outputs = {"predictions": continued, "references": reference.continuations}
-        metrics |= Continuation(keep_in_memory=True).compute(**outputs)
+        metrics |= _estimates(Continuation(keep_in_memory=True).compute(**outputs))
         samples["continuations"] = _padded(continued, len(reference.continuations[0]))
-    return Quality(_estimates(metrics), samples, _decoder_protocol(reference, text))
+    return Quality(metrics, samples, _decoder_protocol(reference, text))
+
+
+def score_windows(
+    decoder: Decoder,
+    reference: DecoderReference,
+    progress: Progress = lambda done, total, what: None,
+) -> dict[str, np.ndarray]:
+    """The samples of ``validate_decoder``, without those of prompts."""
+    parts = []
+    for i, window in enumerate(reference.windows):
+        progress(i, len(reference.windows), "scoring windows")
+        candidate = decoder.logits(window[None])[0]  # (tokens, vocab)
+        parts.append(token_statistics(reference.logits(i)[:-1], candidate[:-1], window[1:]))
+    progress(len(parts), len(parts), "scoring windows")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def divergence(samples: Mapping[str, np.ndarray], windows: int, tokens: int) -> dict[str, Estimate]:
+    """Estimates from the samples of ``score_windows`` over (windows, tokens)."""
+    from llmkg_lab.metrics.divergence import Divergence  # evaluate takes seconds to import
+
+    scored = {**samples, "block": _blocks(windows, tokens)}
+    return _estimates(Divergence(keep_in_memory=True).compute(**scored))
 
 
 def validate_embedder(
@@ -217,18 +238,6 @@ def _check(outputs: np.ndarray, shape: tuple[int, ...], what: str) -> None:
             f"the candidate's {what} hold NaN or infinite values",
             "the artifact is broken on this machine: convert again, or try another scheme",
         )
-
-
-def _score_windows(
-    decoder: Decoder, reference: DecoderReference, progress: Progress
-) -> dict[str, np.ndarray]:
-    parts = []
-    for i, window in enumerate(reference.windows):
-        progress(i, len(reference.windows), "scoring windows")
-        candidate = decoder.logits(window[None])[0]  # (tokens, vocab)
-        parts.append(token_statistics(reference.logits(i)[:-1], candidate[:-1], window[1:]))
-    progress(len(parts), len(parts), "scoring windows")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _blocks(windows: int, tokens: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """llama.cpp, Candle, onnxruntime-genai and Optimum open what is made here: `make interop`.
 
-All but Candle live in an environment of their own, tests/interop/.venv; here stand the reference
-and our runtime.
+All but Candle live in environments of their own, .venv-peers and .venv-optimum; here stand the
+reference and our runtime.
 """
 
 import json
@@ -22,7 +22,7 @@ from llmkg_lab.runtime.tokenizer import Tokenizer
 from llmkg_lab.sources import fetch
 
 HERE = Path(__file__).parent
-PYTHON = HERE / ".venv" / "bin" / "python"
+PEERS, OPTIMUM = (HERE.parents[1] / name for name in (".venv-peers", ".venv-optimum"))
 PROMPT = "The history of natural philosophy is"
 TEXT = f"{PROMPT} the history of people asking why the sky is blue and how far the stars are."
 TRICKY = [
@@ -34,12 +34,15 @@ TRICKY = [
 ]
 SENTENCES = ["A cat sleeps on the mat.", "Résumé naïve: 日本 3.14!", "x"]
 
-pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="`make interop` installs the peers")
+pytestmark = pytest.mark.skipif(
+    not (PEERS.exists() and OPTIMUM.exists()), reason="`make interop` installs the peers"
+)
 
 
 def ask(command, **request):
+    environment = OPTIMUM if command.startswith("optimum_") else PEERS
     done = subprocess.run(
-        [PYTHON, HERE / "peers.py", command],
+        [environment / "bin" / "python", HERE / "peers.py", command],
         input=json.dumps(request),
         capture_output=True,
         text=True,

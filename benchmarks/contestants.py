@@ -1,0 +1,182 @@
+"""The quantized models that are compared: ours, llama.cpp's and onnxruntime-genai's.
+
+All are made from the same weights and kept in results/work under a hash of what they came from.
+"""
+
+import hashlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+from common import HERE, WORK, float32_folder, packaged_checkpoint, peer_python, run
+from importance import importance
+
+import llmkg_lab
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.checkpoint.gguf_file import read_header
+from llmkg_lab.convert import convert
+from llmkg_lab.export import gguf
+from llmkg_lab.quality import Decoder
+from llmkg_lab.quantize import Scheme
+from llmkg_lab.quantize.equivalent import random_rescaling
+from llmkg_lab.runtime import ort
+from llmkg_lab.texts import Text, windows
+
+SIGMA = 0.3  # of the log-normal factors that take the weights off the grid they were packaged on
+CALIBRATION, WINDOW = 32, 512  # windows of how many tokens an importance matrix is measured on
+SCHEMES = (
+    "int4",
+    "int4-s16-gptq-e8b64sym",
+    "budget:91MB",
+    "budget:100MB",
+    "int8-s16-eq",
+)
+GGUF_TYPES = ("Q4_0", "IQ4_XS", "IQ4_NL", "Q4_1", "Q4_K_M", "Q5_K_M", "Q8_0")
+GENAI = {"int4": (), "int4 k_quant_mixed": ("int4_algo_config=k_quant_mixed",)}
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A quantized model. nbytes: of its weights and graph, without a tokenizer."""
+
+    name: str
+    runtime: str
+    folder: Path
+    files: tuple[Path, ...]  # all that it needs to compute logits
+    nbytes: int
+
+    @property
+    def file_bytes(self) -> int:
+        """On the disk; a GGUF file has its tokenizer in it."""
+        return sum(path.stat().st_size for path in self.files)
+
+    @cached_property
+    def sha256(self) -> str:
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    @contextmanager
+    def opened(self) -> Iterator[Decoder]:
+        """In its own runtime: ours here, a peer's in a process of the peers' Python."""
+        if self.runtime == "llmkg-lab":
+            yield ort.Decoder(Artifact.open(self.folder))
+            return
+        model = self.files[0] if self.runtime == "llama.cpp" else self.folder
+        with tempfile.NamedTemporaryFile(suffix=".npy") as logits:
+            command = [peer_python(), HERE / "peers.py", "logits", self.runtime, model, logits.name]
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ) as process:
+                yield _Remote(process, Path(logits.name))  # it ends with its standard input
+
+
+class _Remote:
+    """A decoder whose logits another process computes and hands over in a file."""
+
+    def __init__(self, process: subprocess.Popen, file: Path) -> None:
+        self._process, self._file = process, file
+
+    def logits(self, input_ids: np.ndarray) -> np.ndarray:
+        """(1, tokens) int64 -> (1, tokens, vocab) float32."""
+        self._process.stdin.write(json.dumps(input_ids[0].tolist()) + "\n")
+        self._process.stdin.flush()
+        if self._process.stdout.readline() != "done\n":
+            raise RuntimeError(f"{self._process.args} gave no logits")
+        return np.load(self._file)[None]
+
+
+class Weights:
+    """SmolLM2-135M-Instruct with its channels rescaled, and what each quantizer makes of it."""
+
+    def __init__(self, seed: int, text: Text) -> None:
+        self.seed = seed
+        self.checkpoint = random_rescaling(packaged_checkpoint(), SIGMA, seed)
+        self.text = text
+        self.folder = WORK / f"rescaled-{seed}"
+
+    @cached_property
+    def float32(self) -> Path:
+        """As safetensors."""
+        return float32_folder(self.checkpoint, self.folder / "float32")
+
+    @cached_property
+    def float32_gguf(self) -> Path:
+        out = self.folder / "gguf"
+        if not (out / "manifest.json").exists():
+            gguf.export(self.checkpoint, "F32", out, force=True)
+        return out / "model-F32.gguf"
+
+    @cached_property
+    def importance(self) -> Path:
+        """llama.cpp's importance matrix, from the calibration half."""
+        from llmkg_lab.runtime.tokenizer import Tokenizer
+
+        ids = Tokenizer.from_folder(self.float32).encode(self.text.calibration)
+        matrix = importance(self.checkpoint, windows(ids, WINDOW, CALIBRATION * WINDOW))
+        path = self.folder / "importance.npz"
+        np.savez(path, **matrix)
+        return path
+
+    def ours(self, name: str) -> Contestant:
+        scheme = Scheme.parse(name)
+        out = self.folder / f"{scheme.name}-{code_hash()[:12]}"
+        if not (out / "manifest.json").exists():
+            convert(self.checkpoint, scheme, out, calibration=self.text, force=True)
+        artifact = Artifact.open(out)
+        files = tuple(sorted(artifact.model_path.parent.iterdir()))
+        return Contestant(name, "llmkg-lab", out, files, artifact.nbytes)
+
+    def llama_cpp(self, kind: str, with_importance: bool) -> Contestant:
+        name = f"{kind} imatrix" if with_importance else kind
+        out = self.folder / f"{name.replace(' ', '-')}.gguf"
+        importance = self.importance if with_importance else None
+        quantize_gguf(self.float32_gguf, kind, out, importance)
+        _, tensors = read_header(out)
+        nbytes = sum(tensor.nbytes for tensor in tensors.values())
+        return Contestant(name, "llama.cpp", self.folder, (out,), nbytes)
+
+    def genai(self, name: str) -> Contestant:
+        out = self.folder / f"genai-{name.replace(' ', '-')}"
+        if not (out / "genai_config.json").exists():
+            build_genai(self.float32, out, *GENAI[name])
+        files = tuple(out / name for name in ("model.onnx", "model.onnx.data"))
+        nbytes = sum(path.stat().st_size for path in files)
+        return Contestant(name, "onnxruntime-genai", out, files, nbytes)
+
+
+def quantize_gguf(source: Path, kind: str, out: Path, importance: Path | None = None) -> Path:
+    """llama.cpp's quantizer, where ``out`` is not there yet."""
+    if not out.exists():
+        unfinished = out.with_suffix(".part")
+        request = {"source": str(source), "out": str(unfinished), "kind": kind}
+        request["importance"] = importance and str(importance)
+        run([peer_python(), str(HERE / "peers.py"), "quantize", json.dumps(request)])
+        unfinished.rename(out)
+    return out
+
+
+def build_genai(model: Path, out: Path, *options: str) -> None:
+    """onnxruntime-genai's model builder, as a user starts it."""
+    builder = [peer_python(), "-m", "onnxruntime_genai.models.builder"]
+    paths = ["-i", str(model), "-o", str(out), "-c", str(WORK / "genai-cache")]
+    extra = ["--extra_options", *options] if options else []
+    run([*builder, *paths, "-p", "int4", "-e", "cpu", *extra])
+
+
+@cache
+def code_hash() -> str:
+    """SHA-256 of the code that artifacts come from: another code may make another artifact."""
+    package, digest = Path(llmkg_lab.__file__).parent, hashlib.sha256()
+    parts = ("quantize/*.py", "architectures/*.py", "convert.py", "layers.py", "store.py")
+    for path in sorted(path for part in parts for path in package.glob(part)):
+        digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,51 @@
+"""An importance matrix for llama.cpp's quantizer, as its own tool computes it."""
+
+import hashlib
+import sys
+from importlib.metadata import version
+
+import numpy as np
+from tqdm import tqdm
+
+from llmkg_lab import cache, reference
+from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.export.gguf_models import NAMES
+
+METHOD = 1  # counted up when the same inputs would give other values
+
+
+def importance(checkpoint: Checkpoint, windows: np.ndarray) -> dict[str, np.ndarray]:
+    """The mean square of each column's input, float32 (columns,), by the matrix's GGUF name.
+
+    windows: token ids of calibration text, (n, tokens) int64. Of the layers' matrices only, as
+    llama.cpp's tool has it by default: the LM head is quantized without. Cached by content.
+    """
+    key = {
+        "method": METHOD,
+        "fingerprint": checkpoint.fingerprint(),
+        "windows": [*windows.shape, hashlib.sha256(windows.tobytes()).hexdigest()],
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+    return cache.arrays("importance", key, lambda: _measure(checkpoint, windows))
+
+
+def _measure(checkpoint: Checkpoint, windows: np.ndarray) -> dict[str, np.ndarray]:
+    import torch
+
+    model, sums = reference.load_model(checkpoint), {}
+
+    def adding(name: str):
+        def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            squares = inputs[0].double().square().sum(dim=(0, 1))  # (1, tokens, columns)
+            sums[name] = sums.get(name, 0) + squares
+
+        return hook
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.startswith("model.layers."):
+            gguf_name = NAMES["llama"].gguf_name(f"{name}.weight")
+            module.register_forward_pre_hook(adding(gguf_name))
+    with torch.inference_mode():
+        for window in tqdm(windows, desc="importance matrix", unit="window", file=sys.stderr):
+            model.base_model(input_ids=torch.tensor(window[None]), use_cache=False)
+    return {name: (total / windows.size).float().numpy() for name, total in sums.items()}

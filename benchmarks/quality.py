@@ -1,0 +1,189 @@
+"""What each quantizer costs at how many bytes, all judged by the same float32 logits.
+
+SmolLM2-135M-Instruct with its channels rescaled (the same function, on no scheme's grid); the
+second half of the evaluation text in windows of 512 tokens; calibration, ours and llama.cpp's
+importance matrix, reads the first half. Writes results/quality.json, .md and pareto.svg. What was
+measured is kept under a hash of its files, so a run that was cut off goes on where it stopped.
+
+quality.json: {model, protocol {corpus, sha256, windows, tokens_scored, seeds, …}, points [{name,
+runtime, bytes, bits_per_weight, file_bytes, kl {value, low, high, n}, perplexity_ratio {…},
+top1 {…}, kl_by_seed [one a seed]}]}. bytes: weights and graph, without a tokenizer. Intervals
+are 95 %, over blocks of text; with several seeds each token's figures are their mean over the
+seeds.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from statistics import mean
+
+import numpy as np
+from common import RESULTS, VARIANT, machine, versions
+from contestants import CALIBRATION, GENAI, GGUF_TYPES, SCHEMES, SIGMA, WINDOW, Contestant, Weights
+from pareto import draw
+from tqdm import tqdm
+
+from llmkg_lab import cache, reference, texts
+from llmkg_lab.estimate import Estimate
+from llmkg_lab.quality import divergence, score_windows
+from llmkg_lab.reference import DecoderReference
+from llmkg_lab.runtime.tokenizer import Tokenizer
+
+CORPORA = ("wikitext2", "lee_background")
+METRICS = {"kl": "kl_mean", "perplexity_ratio": "perplexity_ratio", "top1": "top1_agreement"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the rescaling")
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--schemes", nargs="*", default=SCHEMES, help="of ours")
+    parser.add_argument("--types", nargs="*", default=GGUF_TYPES, help="of llama.cpp")
+    parser.add_argument("--genai", nargs="*", default=tuple(GENAI), choices=GENAI)
+    options = parser.parse_args()
+
+    text = texts.load(CORPORA)
+    weights = [Weights(seed, text) for seed in options.seeds]
+    references = [reference_of(w, options.tokens) for w in weights]
+    points, protocol = [], describe(references[0], weights)
+    with tqdm(entries(options.schemes, options.types, options.genai), unit="model") as bar:
+        for title, make in bar:
+            bar.set_description(title)
+            runs = [measure(make(w), r) for w, r in zip(weights, references, strict=True)]
+            points.append(point(runs, references[0]))
+            publish(points, protocol)
+    print((RESULTS / "quality.md").read_text())
+
+
+def entries(
+    schemes: Sequence[str], types: Sequence[str], genai: Sequence[str]
+) -> list[tuple[str, Callable[[Weights], Contestant]]]:
+    """What is compared: a title for the progress bar, and how it is made from weights."""
+    made = [(name, partial(Weights.ours, name=name)) for name in schemes]
+    for kind in types:
+        make = partial(Weights.llama_cpp, kind=kind)
+        made.append((f"llama.cpp {kind}", partial(make, with_importance=False)))
+        made.append((f"llama.cpp {kind} imatrix", partial(make, with_importance=True)))
+    return made + [(f"genai {name}", partial(Weights.genai, name=name)) for name in genai]
+
+
+def reference_of(weights: Weights, tokens: int) -> DecoderReference:
+    """The rescaled weights in PyTorch on the evaluation half."""
+    tokenizer = Tokenizer.from_folder(weights.float32)
+    ids = tokenizer.encode(weights.text.evaluation)
+    cut = texts.windows(ids, WINDOW, tokens)
+    return reference.decoder_reference(weights.checkpoint, cut, [], 0)
+
+
+def measure(contestant: Contestant, reference: DecoderReference) -> tuple[Contestant, dict]:
+    """The contestant and its samples by metric, one a scored token, from the cache if there."""
+
+    def score() -> cache.Arrays:
+        with contestant.opened() as decoder:
+            return score_windows(decoder, reference)
+
+    key = {
+        "files": contestant.sha256,
+        "runtime": versions()[contestant.runtime],
+        "reference": reference.checkpoint.fingerprint(),
+        "windows": reference.windows.tolist(),
+    }
+    return contestant, cache.arrays("benchmark-quality", key, score)
+
+
+def point(runs: Sequence[tuple[Contestant, dict]], reference: DecoderReference) -> dict:
+    """One entry of quality.json; ``runs`` differ in their seed."""
+    contestants, samples = zip(*runs, strict=True)
+    pooled = {name: np.mean([s[name] for s in samples], axis=0) for name in samples[0]}
+    estimates = divergence(pooled, *reference.windows.shape)
+    nbytes = round(mean(c.nbytes for c in contestants))
+    parameters = sum(np.prod(info.shape) for info in reference.checkpoint.tensors.values())
+    return {
+        "name": contestants[0].name,
+        "runtime": contestants[0].runtime,
+        "bytes": nbytes,
+        "bits_per_weight": nbytes * 8 / int(parameters),
+        "file_bytes": round(mean(c.file_bytes for c in contestants)),
+        **{name: _interval(estimates[metric]) for name, metric in METRICS.items()},
+        "kl_by_seed": [float(s["kl"].mean()) for s in samples],
+    }
+
+
+def _interval(estimate: Estimate) -> dict:
+    return {key: getattr(estimate, key) for key in ("value", "low", "high", "n")}
+
+
+def describe(reference: DecoderReference, weights: Sequence[Weights]) -> dict:
+    """The protocol: what was measured, on what, by what."""
+    text, (count, size) = weights[0].text, reference.windows.shape
+    return {
+        "weights": f"the packaged GGUF dequantized, channels rescaled with sigma {SIGMA}",
+        "seeds": [w.seed for w in weights],
+        "corpus": text.name,
+        "sha256": text.sha256,
+        "half": "second",
+        "windows": count,
+        "window": size,
+        "tokens_scored": count * (size - 1),
+        "calibration": "first half of the corpus",
+        "importance_tokens": CALIBRATION * WINDOW,
+        "reference": f"transformers on torch {version('torch')}, float32",
+        "runtimes": versions(),
+        "machine": machine(),
+    }
+
+
+def publish(points: Sequence[dict], protocol: dict) -> None:
+    """Whatever is measured so far, as JSON, Markdown and a figure."""
+    points = sorted(points, key=lambda entry: entry["bytes"])
+    record = {"model": VARIANT, "protocol": protocol, "points": points}
+    (RESULTS / "quality.json").write_text(json.dumps(record, indent=2) + "\n")
+    (RESULTS / "quality.md").write_text(table(points) + "\n\n" + note(protocol) + "\n")
+    draw(points, RESULTS / "pareto.svg")
+
+
+def table(points: Sequence[dict]) -> str:
+    """Markdown, one row a quantized model; in bold what nothing smaller beats."""
+    rows = [
+        "| runtime | model | MB | bits a weight | KL, nats a token | perplexity | same top token |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    best = float("inf")
+    for entry in points:
+        kl, ratio, top1 = (entry[name] for name in METRICS)
+        mark = "**" if kl["value"] < best else ""
+        best = min(best, kl["value"])
+        cells = (
+            entry["runtime"],
+            f"{mark}`{entry['name']}`{mark}",
+            f"{entry['bytes'] / 1e6:.1f}",
+            f"{entry['bits_per_weight']:.2f}",
+            f"{mark}{_figure(kl['value'])}{mark} ({_figure(kl['low'])} to {_figure(kl['high'])})",
+            f"{100 * (ratio['value'] - 1):+.1f} %",
+            f"{100 * top1['value']:.1f} %",
+        )
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def note(protocol: dict) -> str:
+    seeds = ", ".join(map(str, protocol["seeds"]))
+    return (
+        f"{protocol['tokens_scored']:,} tokens of the second half of {protocol['corpus']}, "
+        f"{protocol['windows']} windows of {protocol['window']}, {protocol['weights']}, "
+        f"seeds {seeds}. In parentheses: 95 %. MB are 10⁶ bytes of weights and graph, without a "
+        f"tokenizer. imatrix: importance matrix on {protocol['importance_tokens']:,} tokens of "
+        "the first half. Bold: no smaller model is better."
+    )
+
+
+def _figure(value: float) -> str:
+    return f"{value:.2g}" if value < 0.1 else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    main()
