@@ -7,12 +7,10 @@ the workload and prints its samples. What is reported pools them.
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,11 +18,10 @@ import numpy as np
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.cores import default_threads
+from llmkg_lab.device import cpu_name, read_bandwidth
 from llmkg_lab.errors import LabError
 from llmkg_lab.runtime.ort import Decoder, Embedder
 from llmkg_lab.runtime.ranker import Ranker
-
-BANDWIDTH_BYTES = 1 << 28  # 256 MB: more than any cache holds
 
 Samples = dict[str, list[float]]  # by metric, in the metric's unit
 
@@ -114,24 +111,6 @@ def weight_bytes_per_token(artifact: Artifact) -> int:
     """
     sizes = {group["name"]: group["bytes"] for group in artifact.manifest["groups"]}
     return sum(sizes.values()) - (sizes["embedding"] if "head" in sizes else 0)
-
-
-def read_bandwidth(threads: int) -> float:
-    """GB/s at which ``threads`` threads together read an array that no cache holds."""
-    parts = np.array_split(np.ones(BANDWIDTH_BYTES // 4, np.float32), threads)
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _timed(lambda: list(pool.map(np.max, parts)), times=5)
-    return BANDWIDTH_BYTES / min(seconds) / 1e9  # the best: interruptions only slow it down
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def peak_memory() -> int:

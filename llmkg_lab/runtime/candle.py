@@ -14,6 +14,7 @@ from llmkg_lab.architectures import llama
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.continuation import continue_prompt
 from llmkg_lab.runtime.sampling import Sampler
 
 Tensor = Any  # candle.Tensor; candle is an optional package
@@ -74,18 +75,7 @@ class CandleDecoder:
         stop_ids: Collection[int] = (),
     ) -> Iterator[int]:
         """Continue a prompt: greedily unless there is a sampler, until a token of ``stop_ids``."""
-        self.reset()
-        sampler, history = sampler or Sampler(), list(prompt_ids)
-        pending: Sequence[int] = history
-        for _ in range(max_tokens):
-            token = int(sampler(self.prefill(pending), np.array(history, np.int64)))
-            if token in stop_ids:
-                return
-            yield token
-            history.append(token)
-            pending = [token]
-            if len(history) > self.max_length:
-                return
+        return continue_prompt(self, prompt_ids, max_tokens, sampler, stop_ids)
 
     def _forward(self, ids: list[int]) -> Tensor:
         """Hidden states before the last norm, (tokens, hidden); the cache grows."""

@@ -16,11 +16,20 @@ from llmkg_lab.runtime.tokenizer import Tokenizer
 PREFILL_CHUNK = 128  # tokens a run; logits come for each of them, so it bounds their memory
 
 
-def open_session(model: Path, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """A CPU session over an .onnx file; ``threads`` is by default the physical cores.
+CPU = "CPUExecutionProvider"
 
-    Raises InferenceError where ONNX Runtime refuses the file.
+
+def open_session(
+    model: Path, threads: int | None = None, provider: str = CPU
+) -> onnxruntime.InferenceSession:
+    """A session over an .onnx file; ``threads`` is by default the physical cores.
+
+    provider: an execution provider of this ONNX Runtime, by name; the CPU takes what it cannot.
+    Raises InferenceError where ONNX Runtime refuses the file or has no such provider.
     """
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise InferenceError(f"ONNX Runtime here has no {provider}", f"it has {available}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
     options.log_severity_level = 3  # errors only
@@ -28,7 +37,9 @@ def open_session(model: Path, threads: int | None = None) -> onnxruntime.Inferen
     # has a new shape at every token.
     options.enable_mem_pattern = False
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            model, options, providers=list(dict.fromkeys((provider, CPU)))
+        )
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise InferenceError(
             f"ONNX Runtime cannot load {model}: {error}", "check it with `llmkg-lab verify`"
@@ -198,9 +209,9 @@ class Embedder:
     """Texts to vectors. A sentence embedder's graph pools and normalizes; of a plain encoder's
     hidden states, the normalized mean over a text's tokens is taken here."""
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+    def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
         self.artifact = artifact
-        self.session = open_session(artifact.model_path, threads)
+        self.session = open_session(artifact.model_path, threads, provider)
         outputs = {output.name: output.shape for output in self.session.get_outputs()}
         if "last_hidden_state" not in outputs or "logits" in outputs:
             raise InferenceError(
