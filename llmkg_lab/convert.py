@@ -25,6 +25,7 @@ from llmkg_lab.export import genai
 from llmkg_lab.graph import DataFile, Graph
 from llmkg_lab.layers import ACCURACY_LEVEL, Layers
 from llmkg_lab.quantize import Scheme
+from llmkg_lab.quantize.blockwise import round_to_nearest, search
 from llmkg_lab.quantize.prepare import prepare
 from llmkg_lab.store import Plan, Progress, Stream, Use
 from llmkg_lab.texts import Text
@@ -65,7 +66,8 @@ def convert(
         with DataFile(model.with_name(f"{model.name}_data")) as data:
             graph = Graph(architecture.name, data)
             float_type = np.float16 if scheme.base == "fp16" else np.float32
-            stream = Stream(weights, graph, float_type, progress, total, prepared.solved)
+            rounding = search if scheme.method == "mse" else round_to_nearest
+            stream = Stream(weights, graph, float_type, progress, total, prepared.solved, rounding)
             layers = Layers(graph, stream, scheme, prepared.layouts)
             architecture.build(layers, checkpoint, task)
         model.write_bytes(graph.model().SerializeToString(deterministic=True))

@@ -84,8 +84,8 @@ class Stream:
 
     float_type: how matrices without a layout are stored, float32 or float16.
     total: bytes of checkpoint that will be read, for the progress callback.
-    solved: matrices that a solver has quantized already, by checkpoint name; all others are
-        rounded to nearest.
+    solved: matrices that a solver has quantized already, by checkpoint name.
+    quantize: what all others go through.
     """
 
     def __init__(
@@ -96,6 +96,7 @@ class Stream:
         progress: Progress,
         total: int,
         solved: Mapping[str, Quantized] = MappingProxyType({}),
+        quantize: Callable[[np.ndarray, Layout], Quantized] = round_to_nearest,
     ) -> None:
         self.uses: list[Use] = []
         self._checkpoint = checkpoint
@@ -104,6 +105,7 @@ class Stream:
         self._progress = progress
         self._total = total
         self._solved = solved
+        self._quantize = quantize
         self._done = 0
 
     def matrix(self, parts: Parts, columns: int, layout: Layout | None, group: str) -> Matrix:
@@ -147,7 +149,7 @@ class Stream:
         def quantize(weight: np.ndarray, name: str, rows: slice) -> tuple[Quantized, float]:
             if name in self._solved:
                 return self._solved[name].rows(rows, weight), _energy(weight)
-            return round_to_nearest(weight, layout), _energy(weight)
+            return self._quantize(weight, layout), _energy(weight)
 
         graph, name = self._graph, use.name
         start = graph.data.size

@@ -16,7 +16,7 @@ from llmkg_lab.quantize import Layout, Scheme, SchemeError
 from llmkg_lab.quantize.blockwise import round_to_nearest
 from llmkg_lab.quantize.calibrate import calibrate
 from llmkg_lab.quantize.equivalent import Rescaled, equalized, random_rescaling
-from llmkg_lab.quantize.gptq import gptq
+from llmkg_lab.quantize.gptq import factored, gptq
 from llmkg_lab.quantize.grid import range_grid, search_grid
 from llmkg_lab.reference import load_model
 from llmkg_lab.runtime.ort import Decoder
@@ -72,6 +72,23 @@ def test_the_searched_grid_is_never_worse_than_the_range(layout, seed):
 
     searched = error(*search_grid(blocks, layout, importance))
     assert np.all(searched <= error(*range_grid(blocks, layout)) * 1.0001)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(LAYOUTS), st.integers(0, 2**32 - 1))
+def test_refining_never_raises_the_error(layout, seed):
+    random = np.random.default_rng(seed)
+    inputs = random.normal(size=(90, 70)) * random.lognormal(size=70)
+    weight = random.standard_t(3, size=(5, 70)).astype(np.float32)
+    ready = factored(inputs.T @ inputs, layout.block_size)
+
+    def error(rounds: int) -> float:
+        missing = weight - gptq(weight, ready, layout, rounds).dequantize()
+        return float(np.einsum("rc,cd,rd->", missing, ready.hessian[:70, :70], missing))
+
+    errors = [error(rounds) for rounds in range(3)]
+    assert errors[1] <= errors[0] * 1.001
+    assert errors[2] <= errors[1] * 1.001
 
 
 def test_gptq_takes_inputs_that_are_all_zero():

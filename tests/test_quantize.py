@@ -10,14 +10,14 @@ from hypothesis.extra import numpy as hnp
 from llmkg_lab.graph import DataFile, Graph
 from llmkg_lab.layers import Layers
 from llmkg_lab.quantize import Layout, Scheme, SchemeError
-from llmkg_lab.quantize.blockwise import round_to_nearest
+from llmkg_lab.quantize.blockwise import round_to_nearest, search
 from llmkg_lab.quantize.grid import TINY
 from llmkg_lab.quantize.packing import pack, unpack
 from llmkg_lab.store import Matrix
 
 LAYOUTS = [
     Layout(bits, block_size, symmetric)
-    for bits in (4, 8)
+    for bits in (2, 4, 8)
     for block_size in (32, 64, 128)
     for symmetric in (True, False)
 ]
@@ -60,11 +60,21 @@ def test_every_value_is_within_one_step_of_its_weight(weight, layout):
 
 @settings(deadline=None)
 @given(weights(), layouts)
+def test_a_searched_scale_is_never_worse_than_the_range(weight, layout):
+    nearest, searched = round_to_nearest(weight, layout), search(weight, layout)
+    energy = np.sum(np.square(weight, dtype=np.float64))
+    assert searched.squared_error <= nearest.squared_error * 1.0001 + 1e-6 * energy + 1e-68
+
+
+@settings(deadline=None)
+@given(weights(), layouts)
 def test_quantizing_twice_changes_nothing(weight, layout):
     once = round_to_nearest(weight, layout).dequantize()
     twice = round_to_nearest(once, layout).dequantize()
     scale = np.abs(weight).max() or 1
-    np.testing.assert_allclose(twice / scale, once / scale, atol=0.01 if layout.bits == 8 else 0.08)
+    np.testing.assert_allclose(
+        twice / scale, once / scale, atol={8: 0.01, 4: 0.08, 2: 0.4}[layout.bits]
+    )
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -78,6 +88,19 @@ def test_onnx_runtime_reads_the_same_values(layout, tmp_path):
     # accuracy level 4 rounds the activations to 8 bits: some 1 % of a product's size
     expected = np.load(tmp_path / "x.npy") @ quantized.dequantize().T
     assert np.abs(product - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("rows", [1, 17])  # decoding and prefill have kernels of their own
+def test_no_kernel_saturates(layout, rows, tmp_path):
+    """All weights and activations at the ends of their ranges, where int16 sums would overflow.
+
+    AVX2 adds products of neighbours in int16; a kernel that let them saturate would be a third off.
+    """
+    quantized = round_to_nearest(np.ones((24, 256), np.float32), layout)
+    _, product = run_operators(tmp_path, quantized, np.ones((rows, 256)))
+    expected = np.ones((rows, 256)) @ quantized.dequantize().T
+    np.testing.assert_allclose(product, expected, rtol=0.01)
 
 
 def run_operators(folder, quantized, x):
@@ -117,7 +140,7 @@ def run_operators(folder, quantized, x):
     st.sampled_from(["", "-b64", "-b128"]),
     st.sampled_from(["", "-sym"]),
     st.sampled_from(["", "-s16"]),
-    st.sampled_from(["", "-eq", "-gptq"]),
+    st.sampled_from(["", "-eq", "-mse", "-gptq", "-gptq-dwq"]),
     st.sampled_from(["", "-e4", "-e8", "-e8b128", "-e8b64sym", "-e4sym"]),
 )
 def test_scheme_names_round_trip(base, block_size, symmetric, scales, method, table):
@@ -134,6 +157,7 @@ def test_scheme_names_round_trip(base, block_size, symmetric, scales, method, ta
         ("int4-sym-sym", "says symmetric twice"),
         ("int4-b64sym", "unknown option"),
         ("int4-eq-gptq", "says method twice"),
+        ("int4-dwq", "dwq trains what gptq solved"),
         ("int4-fast", "unknown option 'fast'"),
         ("fp16-b32", "fp16 takes no options"),
         ("", "unknown scheme ''"),

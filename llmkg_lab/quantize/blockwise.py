@@ -1,4 +1,4 @@
-"""Block-wise quantized matrices and the plainest way to make one: round to nearest.
+"""Block-wise quantized matrices and the two ways to make one from the weights alone.
 
 A row of a matrix (rows, columns) is cut into blocks; a block's values are
 ``scale * (code - zero_point)`` with one float32 scale and one integer zero point a block.
@@ -9,9 +9,11 @@ from typing import Self
 
 import numpy as np
 
-from llmkg_lab.quantize.grid import inverse, range_grid
+from llmkg_lab.quantize.grid import fit_scales, inverse, range_grid, search_grid
 from llmkg_lab.quantize.packing import pack, unpack
 from llmkg_lab.quantize.scheme import Layout
+
+TURNS = 3  # of fitting the scales to the codes and rounding again; more changes next to nothing
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,30 @@ class Quantized:
 
 def round_to_nearest(weight: np.ndarray, layout: Layout) -> Quantized:
     """Quantize float32 (rows, columns) by its blocks' ranges, each value to the nearest code."""
-    columns = weight.shape[1]
     blocks = _blocks(weight, layout)  # (rows, blocks, block_size)
-    scales, zero_points = range_grid(blocks, layout)  # (rows, blocks)
+    return _rounded(blocks, *range_grid(blocks, layout), layout, weight.shape[1])
+
+
+def search(weight: np.ndarray, layout: Layout) -> Quantized:
+    """The same with each block's scale searched for the least squared error.
+
+    First among shrunken ranges; then scale and codes by turns, each the best for the other.
+    """
+    blocks = _blocks(weight, layout)
+    scales, zero_points = search_grid(blocks, layout, np.float32(1))
+    for _ in range(TURNS):
+        scales = fit_scales(blocks, scales, zero_points, layout)
+    return _rounded(blocks, scales, zero_points, layout, weight.shape[1])
+
+
+def _rounded(
+    blocks: np.ndarray,
+    scales: np.ndarray,
+    zero_points: np.ndarray,
+    layout: Layout,
+    columns: int,
+) -> Quantized:
+    """Blocks (rows, blocks, block_size) on their grids (rows, blocks)."""
     exact = blocks * inverse(scales)[..., None]  # in units of the scale, zero at zero
     codes = np.rint(exact)
     codes += zero_points[..., None]

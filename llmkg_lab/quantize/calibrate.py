@@ -1,7 +1,10 @@
-"""Quantize a decoder's layers one after another, each for the inputs that it will really see.
+"""Quantize a decoder's matrices one after another, each for the inputs that it will really see.
 
-The inputs of a layer come from calibration text that has passed through the layers before it,
-already quantized, so that a layer also corrects for those. What is done is kept in the cache
+Those come from calibration text that has passed through all that lies before, already quantized.
+A matrix's goal is the output that the original model has there: it first moves towards the
+weights that reach it from the disturbed inputs, by least squares (as in GPTAQ, Li et al., 2025,
+arXiv:2504.02692), and where its output is added to the residual stream, it makes up for the
+stream's error too. Then GPTQ finds the codes. What is done is kept in the cache
 layer by layer: a run that was cut off goes on where it stopped, and the second artifact from
 the same inputs costs only the reading.
 """
@@ -19,7 +22,7 @@ import numpy as np
 from llmkg_lab import cache
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.blockwise import Quantized, round_to_nearest
-from llmkg_lab.quantize.gptq import DAMPING, gptq
+from llmkg_lab.quantize.gptq import DAMPING, Factored, factored, gptq
 from llmkg_lab.quantize.scheme import Layout, Scheme
 from llmkg_lab.quantize.units import TABLE, Unit, units_of
 
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
 
     from llmkg_lab.quantize.layerwise import LayerwiseLlama
 
-METHOD = 2  # counted up when the same inputs would give other codes: cached layers are then void
+RIDGE = 0.1  # of the mean square of the inputs: how strongly a goal holds on to the weights
+METHOD = 3  # counted up when the same inputs would give other codes: cached layers are then void
 TOKENS = 8 * 512  # twice as many as the widest matrix of a small model has columns
 
 Progress = Callable[[int, int, str], None]  # layers done, in all, what
@@ -52,26 +56,27 @@ def calibrate(
     tied = bool(checkpoint.config.get("tie_word_embeddings", False))
     chosen = {unit.name: layouts.get(unit.name, scheme.linear()) for unit in units}
     chosen[TABLE] = layouts.get(TABLE, scheme.table(is_head=tied))
-    walk = _Walk(checkpoint, windows, chosen[TABLE])
+    walk = _Walk(checkpoint, windows, chosen)
     total = checkpoint.config["num_hidden_layers"]
     key = {
         "method": METHOD,
         "fingerprint": checkpoint.fingerprint(),
         "damping": DAMPING,
+        "ridge": RIDGE,
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
         "layouts": [asdict(chosen[TABLE])],
     }
     solved: Solved = {}
 
-    def layer(i: int, own: list[Unit]) -> cache.Arrays:
-        return _arrays(walk.solve(i, own, chosen, solved))
+    def layer(i: int) -> cache.Arrays:
+        return _arrays(walk.solve(i, solved))
 
     for i in range(total):
         progress(i, total, f"calibrating layer {i}")
         own = [unit for unit in units if unit.layer == i]
         key["layouts"] += [asdict(chosen[unit.name]) for unit in own]  # and of all layers before
-        stored = cache.arrays("calibrated", key, partial(layer, i, own))
+        stored = cache.arrays("calibrated", key, partial(layer, i))
         for unit in own:
             solved |= _from_arrays(stored, unit, chosen[unit.name])
     progress(total, total, "calibrated")
@@ -79,28 +84,27 @@ def calibrate(
 
 
 class _Walk:
-    """Calibration text on its way through the model; the model is loaded when it is needed."""
+    """Calibration text on its way through two models: the original one, and the quantized one.
 
-    def __init__(self, checkpoint: Checkpoint, windows: np.ndarray, table: Layout) -> None:
+    The model is loaded when it is needed. Its layers hold quantized weights once passed.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, windows: np.ndarray, layouts: Mapping[str, Layout]
+    ) -> None:
         self._checkpoint = checkpoint
         self._windows = windows
-        self._table = table
-        self._position = 0  # the layer whose inputs ``_states`` are
+        self._layouts = layouts  # by unit
+        self._units = list(units_of(checkpoint.config))
+        self._position = 0  # the layer whose inputs the streams are
 
-    def solve(
-        self, i: int, units: list[Unit], layouts: Mapping[str, Layout], solved: Solved
-    ) -> Solved:
+    def solve(self, i: int, solved: Solved) -> Solved:
         """Quantize the matrices of layer ``i``; ``solved`` holds those of all layers before."""
-        while self._position < i:
-            self._pass(self._position, solved)
-            self._position += 1
-        weights = {name: linear.weight.numpy() for name, linear in self._net.linears(i)}
-        hessians, _ = self._net.observe(i, self._states)
-        return {
-            name: gptq(weights[name], hessians[name], layouts[unit.name])
-            for unit in units
-            for name in unit.parts
-        }
+        while self._position < i:  # where the cache had them
+            self._through(self._position, dict(solved))
+        found: Solved = {}
+        self._through(i, found)
+        return found
 
     @cached_property
     def _net(self) -> "LayerwiseLlama":
@@ -109,20 +113,98 @@ class _Walk:
         return LayerwiseLlama(self._checkpoint)
 
     @cached_property
-    def _states(self) -> "torch.Tensor":
-        """The residual stream before layer ``_position``, (windows, tokens, hidden) float32."""
-        table = round_to_nearest(self._net.table.numpy(), self._table).dequantize()
-        return self._net.embed(self._windows, table)
+    def _streams(self) -> list["torch.Tensor"]:
+        """What goes into the layer in the original model and in the quantized one,
+        (windows, tokens, hidden) each."""
+        table = round_to_nearest(self._net.table.numpy(), self._layouts[TABLE]).dequantize()
+        return [self._net.embed(self._windows), self._net.embed(self._windows, table)]
 
-    def _pass(self, i: int, solved: Solved) -> None:
-        """Layer ``i`` takes its quantized weights, and the text goes through it."""
+    def _through(self, i: int, found: Solved) -> None:
+        """Both streams through layer ``i``. Matrices that ``found`` lacks are solved on the way,
+        each for what goes into it when all before it are quantized."""
         import torch
 
-        for name, linear in self._net.linears(i):
-            linear.weight.copy_(torch.from_numpy(solved[name].dequantize()))
+        layer, net = self._net.layers[i], self._net
         with torch.inference_mode():
-            for window in self._states.split(1):
-                window.copy_(self._net.run(i, window))
+            normed = [layer.input_layernorm(stream) for stream in self._streams]
+            attended = net.attend(i, normed[0])
+            self._place(i, ("qkv",), normed, found)
+            self._add(i, "o", layer.self_attn.o_proj, [attended, net.attend(i, normed[1])], found)
+            normed = [layer.post_attention_layernorm(stream) for stream in self._streams]
+            gated = net.gate(i, normed[0])
+            self._place(i, ("gate", "up"), normed, found)
+            self._add(i, "down", layer.mlp.down_proj, [gated, net.gate(i, normed[1])], found)
+        self._position = i + 1
+
+    def _add(
+        self,
+        i: int,
+        kind: str,
+        linear: "torch.nn.Linear",
+        inputs: list["torch.Tensor"],
+        found: Solved,
+    ) -> None:
+        """A unit whose output is added to the streams; it makes up for their difference too."""
+        original = linear(inputs[0])
+        # What is added counts by the stream's own size, which the next norm divides by; else the
+        # few tokens of huge activations that models begin texts with would count alone
+        size = self._streams[0].square().mean(-1, keepdim=True).rsqrt()
+        gap = (self._streams[0] - self._streams[1]) * size
+        self._place(i, (kind,), [x * size for x in inputs], found, gap)
+        self._streams[0] += original
+        self._streams[1] += linear(inputs[1])
+
+    def _place(
+        self,
+        i: int,
+        kinds: tuple[str, ...],
+        inputs: list["torch.Tensor"],
+        found: Solved,
+        gap: "torch.Tensor | None" = None,
+    ) -> None:
+        """Give the units of ``kinds``, which read ``inputs``, their quantized weights."""
+        import torch
+
+        units = [unit for unit in self._units if unit.layer == i and unit.kind in kinds]
+        modules = dict(self._net.linears(i))
+        weights = {name: modules[name].weight for unit in units for name in unit.parts}
+        if not found.keys() >= weights.keys():
+            layouts = {name: self._layouts[u.name] for u in units for name in u.parts}
+            found |= _solve(weights, layouts, *(x.flatten(0, 1) for x in inputs), gap)
+        for name, weight in weights.items():
+            weight.copy_(torch.from_numpy(found[name].dequantize()))
+
+
+def _solve(
+    weights: Mapping[str, "torch.Tensor"],
+    layouts: Mapping[str, Layout],
+    original: "torch.Tensor",
+    quantized: "torch.Tensor",
+    gap: "torch.Tensor | None",
+) -> Solved:
+    """Quantize matrices that read the same inputs, so that their outputs are the original's.
+
+    weights: (rows, columns) by name. original, quantized: what goes into them in the two models,
+    (tokens, columns). gap: what the output is to make up for besides, (…, rows).
+    """
+    import torch
+
+    hessian = quantized.T @ quantized
+    shift = (original - quantized).T @ quantized  # (columns, columns)
+    ridge = RIDGE * hessian.diagonal().mean() * torch.eye(len(hessian))
+    lower = torch.linalg.cholesky(hessian + ridge)
+    ready: dict[int, Factored] = {}
+    solved: Solved = {}
+    for name, weight in weights.items():
+        missing = weight @ shift
+        if gap is not None:
+            missing += gap.flatten(0, 1).T @ quantized
+        goal = weight + torch.cholesky_solve(missing.T, lower).T
+        size = layouts[name].block_size
+        if size not in ready:
+            ready[size] = factored(hessian.numpy(), size)
+        solved[name] = gptq(goal.numpy(), ready[size], layouts[name])
+    return solved
 
 
 def _arrays(solved: Solved) -> cache.Arrays:

@@ -25,9 +25,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from llmkg_lab import texts
-from llmkg_lab.checkpoint.base import Checkpoint, TensorInfo
+from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.blockwise import Quantized, round_to_nearest
 from llmkg_lab.quantize.gptq import DAMPING, gptq
+from llmkg_lab.quantize.revised import Revised
 from llmkg_lab.quantize.scheme import Layout, Scheme
 from llmkg_lab.reference import load_model
 from llmkg_lab.texts import Text
@@ -69,28 +70,6 @@ class Batch:
     quantized: Tensor
 
 
-class Rebiased(Checkpoint):
-    """A checkpoint with other values for some of its vectors."""
-
-    def __init__(self, original: Checkpoint, biases: dict[str, np.ndarray]) -> None:
-        super().__init__(original.path, original.config, original.tensors, ())
-        self.format = original.format
-        self._original = original
-        self._biases = biases
-
-    def _read(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
-        if info.name in self._biases:
-            return self._biases[info.name][start:stop]
-        return self._original.read(info.name, slice(start, stop) if info.shape else None)
-
-    def sidecars(self) -> dict[str, bytes]:
-        return self._original.sidecars()
-
-    @property
-    def pooling(self) -> dict | None:
-        return self._original.pooling
-
-
 def prepare(
     checkpoint: Checkpoint, scheme: Scheme, text: Text | None = None
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
@@ -118,7 +97,7 @@ def prepare(
         "sentences": len(ids),
         "tokens": sum(map(len, ids)),
     }
-    return Rebiased(checkpoint, found.biases), found.matrices, record
+    return Revised(checkpoint, found.biases), found.matrices, record
 
 
 def sentences_of(text: str) -> list[str]:

@@ -9,7 +9,6 @@ blocks are put in order, then the columns inside a block, so that a block's grid
 when its turn comes, for the values that it then has, and the stored order stays as it was.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,47 +16,54 @@ import numpy as np
 from llmkg_lab.quantize.blockwise import Quantized
 from llmkg_lab.quantize.grid import inverse, search_grid
 from llmkg_lab.quantize.packing import pack
+from llmkg_lab.quantize.refine import refit, sweep
 from llmkg_lab.quantize.scheme import Layout
 
 DAMPING = 0.01  # of the mean of the Hessian's diagonal, added to it: the paper's own
+ROUNDS = 1  # of refinement
 
 
 class Factored(NamedTuple):
     """A Hessian made ready for solving: see ``factored``."""
 
+    hessian: np.ndarray  # float32 (padded, padded), damped
     order: np.ndarray  # int (padded,): columns in the order in which they are rounded
     factor: np.ndarray  # float32 (padded, padded), in that order
 
 
-def factored(hessian: np.ndarray, block_sizes: Sequence[int], damping: float = DAMPING) -> Factored:
-    """What all matrices that read the same inputs share, at any of ``block_sizes`` (falling).
+def factored(hessian: np.ndarray, block_size: int, damping: float = DAMPING) -> Factored:
+    """What all matrices that read the same inputs share, at one block size.
 
     hessian: (columns, columns), Σ x xᵀ over the inputs, up to a factor.
     """
-    padding = -len(hessian) % block_sizes[0]
-    hessian = np.pad(hessian.astype(np.float64), (0, padding))
-    order = _order(np.diagonal(hessian), block_sizes)
-    return Factored(order, _inverse_factor(hessian[np.ix_(order, order)], damping))
+    hessian = np.pad(hessian.astype(np.float64), (0, -len(hessian) % block_size))
+    mean = np.diagonal(hessian).mean()
+    damped = hessian + (damping * mean if mean > 0 else 1.0) * np.eye(len(hessian))
+    order = _order(np.diagonal(hessian), block_size)
+    factor = _inverse_factor(damped[np.ix_(order, order)])
+    return Factored(damped.astype(np.float32), order, factor)
 
 
-def gptq(weight: np.ndarray, hessian: np.ndarray | Factored, layout: Layout) -> Quantized:
+def gptq(
+    weight: np.ndarray, hessian: np.ndarray | Factored, layout: Layout, rounds: int = ROUNDS
+) -> Quantized:
     """Quantize a matrix for the inputs that its Hessian describes.
 
-    weight: float32 (rows, columns); hessian: Σ x xᵀ, or that made ready for this block size.
+    weight: float32 (rows, columns); hessian: Σ x xᵀ, or that made ready for this block size;
+    rounds: how often scales and codes are then refined by turns.
     Rows are independent of one another: matrices that share their inputs may be stacked.
     """
     if not isinstance(hessian, Factored):
-        hessian = factored(hessian, (layout.block_size,))
+        hessian = factored(hessian, layout.block_size)
     rows, columns = weight.shape
-    size, blocks = layout.block_size, layout.blocks(columns)
-    kept = hessian.order < blocks * size  # prepared for wider blocks, there is more padding
-    order = hessian.order[kept]
-    factor = hessian.factor if kept.all() else hessian.factor[np.ix_(kept, kept)]
-    work = np.pad(weight, ((0, 0), (0, blocks * size - columns))).T[order]  # (padded, rows)
-    codes = np.empty((len(order), rows), np.uint8)
-    scales = np.empty((blocks, rows), np.float32)
+    padded, size = len(hessian.order), layout.block_size
+    goal = np.pad(weight, ((0, 0), (0, padded - columns)))
+    work = goal.T[hessian.order]  # (padded, rows)
+    factor, order = hessian.factor, hessian.order
+    codes = np.empty((padded, rows), np.uint8)
+    scales = np.empty((padded // size, rows), np.float32)
     zero_points = np.empty_like(scales)
-    for start in range(0, len(order), size):
+    for start in range(0, padded, size):
         stop = start + size
         block, own = work[start:stop], factor[start:stop, start:stop]
         importance = np.diagonal(own) ** -2  # what a squared error costs, by GPTQ's own measure
@@ -66,26 +72,23 @@ def gptq(weight: np.ndarray, hessian: np.ndarray | Factored, layout: Layout) -> 
         scales[i], zero_points[i] = grid
         codes[order[start:stop]], errors = _round_block(block, own, *grid, layout)
         work[stop:] -= factor[start:stop, stop:].T @ errors
-    return _quantized(weight, codes, scales, zero_points, layout)
+    grid = (np.ascontiguousarray(scales.T), np.ascontiguousarray(zero_points.T))
+    return _refined(goal, np.ascontiguousarray(codes.T), *grid, hessian, layout, columns, rounds)
 
 
-def _order(energies: np.ndarray, block_sizes: Sequence[int]) -> np.ndarray:
-    """Columns by falling energy, but blocks kept together, and the smaller ones inside them."""
-    if not block_sizes:
-        return np.argsort(-energies, kind="stable")
-    size = block_sizes[0]
-    blocks = energies.reshape(-1, size)
-    first = np.argsort(-blocks.sum(1), kind="stable")
-    return np.concatenate([i * size + _order(blocks[i], block_sizes[1:]) for i in first])
+def _order(diagonal: np.ndarray, block_size: int) -> np.ndarray:
+    """Columns (padded,), large inputs first, blocks kept together."""
+    energies = diagonal.reshape(-1, block_size)
+    inside = np.argsort(-energies, axis=1, kind="stable")
+    blocks = np.argsort(-energies.sum(1), kind="stable")
+    return (inside + block_size * np.arange(len(energies))[:, None])[blocks].ravel()
 
 
-def _inverse_factor(hessian: np.ndarray, damping: float) -> np.ndarray:
-    """Upper triangular U with UᵀU the inverse of the damped Hessian, float32.
+def _inverse_factor(hessian: np.ndarray) -> np.ndarray:
+    """Upper triangular U with UᵀU the inverse of the Hessian, float32.
 
     Row i of U, divided by its diagonal, tells how an error of column i spreads to the right.
     """
-    mean = np.diagonal(hessian).mean()
-    hessian = hessian + (damping * mean if mean > 0 else 1.0) * np.eye(len(hessian))
     # Factored from the lower right corner, H = R Rᵀ with R upper triangular: U is its inverse.
     lower = np.linalg.cholesky(hessian[::-1, ::-1])
     return np.linalg.inv(lower[::-1, ::-1].astype(np.float32))
@@ -113,24 +116,28 @@ def _round_block(
     return codes, errors
 
 
-def _quantized(
-    weight: np.ndarray,
+def _refined(
+    goal: np.ndarray,
     codes: np.ndarray,
     scales: np.ndarray,
     zero_points: np.ndarray,
+    hessian: Factored,
     layout: Layout,
+    columns: int,
+    rounds: int,
 ) -> Quantized:
-    """Codes (padded, rows) and grids (blocks, rows), packed as the runtime reads them."""
-    blocks, rows = scales.shape
-    values = (codes.reshape(blocks, -1, rows) - zero_points[:, None]) * scales[:, None]
-    values = values.reshape(-1, rows)[: weight.shape[1]].T
-    per_row = np.ascontiguousarray(codes.T).reshape(rows, blocks, layout.block_size)
-    packed = pack(np.ascontiguousarray(zero_points.T).astype(np.uint8), layout.bits)
+    """Codes (rows, padded) and grids (rows, blocks), refined and packed for the runtime."""
+    for _ in range(rounds):
+        scales = refit(goal, codes, scales, zero_points, hessian.hessian, layout)
+        sweep(goal, codes, scales, zero_points, hessian.hessian, layout)
+    per_block = codes.reshape(*scales.shape, layout.block_size)
+    values = (per_block - zero_points[..., None]) * scales[..., None]
+    error = goal[:, :columns] - values.reshape(goal.shape)[:, :columns]
     return Quantized(
-        codes=pack(per_row, layout.bits),
-        scales=np.ascontiguousarray(scales.T),
-        zero_points=None if layout.symmetric else packed,
+        codes=pack(per_block, layout.bits),
+        scales=scales,
+        zero_points=None if layout.symmetric else pack(zero_points.astype(np.uint8), layout.bits),
         layout=layout,
-        columns=weight.shape[1],
-        squared_error=float(np.square(weight - values, dtype=np.float64).sum()),
+        columns=columns,
+        squared_error=float(np.square(error, dtype=np.float64).sum()),
     )

@@ -21,12 +21,12 @@ def range_grid(blocks: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarr
     if layout.symmetric:
         # The value of the largest magnitude lands on the lowest code, of which there is one
         # more than of positive ones; so the scale takes the opposite of its sign.
-        scales = _storable(np.where(-low >= high, low, high) / -half, layout)
+        scales = storable(np.where(-low >= high, low, high) / -half, layout)
         return scales, np.full_like(scales, half)
     low, high = np.minimum(low, 0), np.maximum(high, 0)
     levels = np.float32(2**layout.bits - 1)
     scales = high / levels - low / levels  # two quotients: their difference cannot overflow
-    scales = _storable(scales, layout)
+    scales = storable(scales, layout)
     zero_points = np.rint(-low / np.where(scales > 0, scales, 1))
     return scales, np.minimum(zero_points, levels)
 
@@ -63,7 +63,20 @@ def search_grid(
     return scales, zero_points
 
 
-def _storable(scales: np.ndarray, layout: Layout) -> np.ndarray:
+def fit_scales(
+    blocks: np.ndarray, scales: np.ndarray, zero_points: np.ndarray, layout: Layout
+) -> np.ndarray:
+    """The scales of the least squared error for the codes that ``scales`` round to."""
+    lowest = -zero_points[..., None]
+    steps = np.clip(
+        np.rint(blocks * inverse(scales)[..., None]), lowest, lowest + (2**layout.bits - 1)
+    )
+    energy = np.einsum("...i,...i->...", steps, steps)
+    fitted = np.einsum("...i,...i->...", blocks, steps) / np.where(energy > 0, energy, 1)
+    return storable(np.where(energy > 0, fitted, scales), layout)
+
+
+def storable(scales: np.ndarray, layout: Layout) -> np.ndarray:
     """The scales as the file will hold them, float32."""
     if not layout.half_scales:
         return scales
@@ -91,4 +104,5 @@ def _error(
     exact -= codes
     np.square(exact, out=exact)
     exact *= importance
-    return exact.sum(-1) * np.square(scales)
+    with np.errstate(over="ignore", invalid="ignore"):  # then no candidate counts as better
+        return exact.sum(-1) * np.square(scales)

@@ -35,6 +35,22 @@ class LayerwiseLlama:
         """Layer ``i`` on (windows, tokens, hidden)."""
         return self.layers[i](states, **self._context(states))
 
+    def attend(self, i: int, x: Tensor) -> Tensor:
+        """What goes into the output projection of layer ``i``.
+
+        x: normed, (windows, tokens, hidden)."""
+        attention = self.layers[i].self_attn
+        projection, attention.o_proj = attention.o_proj, nn.Identity()
+        context = self._context(x)
+        attended = torch.cat([attention(window, **context)[0] for window in x.split(1)])
+        attention.o_proj = projection
+        return attended
+
+    def gate(self, i: int, x: Tensor) -> Tensor:
+        """What goes into ``down_proj`` of layer ``i``; x as for ``attend``."""
+        mlp = self.layers[i].mlp
+        return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+
     def logits(self, states: Tensor) -> Tensor:
         """What the last layer gives, (…, hidden) -> (…, vocab)."""
         return self.head(self.norm(states))
@@ -75,6 +91,14 @@ class LayerwiseLlama:
             hook.remove()
         hessians = {name: total.numpy() for name, total in sums.items()}
         return {name: hessians[owner] for name, owner in owners.items()}, output
+
+    def norms(self, i: int | None = None) -> Iterator[tuple[str, nn.Module]]:
+        """The norms of layer ``i``, or all, by the checkpoint's names of their gains."""
+        for layer in range(len(self.layers)) if i is None else (i,):
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                yield f"model.layers.{layer}.{name}.weight", getattr(self.layers[layer], name)
+        if i is None:
+            yield "model.norm.weight", self.norm
 
     def _context(self, states: Tensor) -> dict:
         """What every layer takes besides its input: rotary positions and the causal mask."""

@@ -1,7 +1,7 @@
 """What a scheme with a method stores: the weights to read, and what was solved beforehand."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
@@ -11,11 +11,13 @@ from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize import budget, sensitivity
 from llmkg_lab.quantize.blockwise import Quantized
 from llmkg_lab.quantize.calibrate import TOKENS, calibrate
-from llmkg_lab.quantize.calibration import calibration_text, check_form
+from llmkg_lab.quantize.calibration import WINDOW, calibration_text, check_form
 from llmkg_lab.quantize.equivalent import equalized
 from llmkg_lab.quantize.gptq import DAMPING
+from llmkg_lab.quantize.revised import Revised
 from llmkg_lab.quantize.scheme import Layout, Scheme, SchemeError
 from llmkg_lab.quantize.sensitivity import Sensitivities
+from llmkg_lab.quantize.units import HEAD, TABLE
 from llmkg_lab.texts import Text
 
 
@@ -52,7 +54,7 @@ def prepare(
 
         return Prepared(*encoder.prepare(checkpoint, scheme, text))
     _check(checkpoint, scheme, task)
-    if scheme.method == "eq":
+    if scheme.method in ("eq", "mse"):
         return Prepared(equalized(checkpoint), record={"method": scheme.method})
     return _calibrated(checkpoint, scheme, text)
 
@@ -77,6 +79,8 @@ def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text | None) -> Pr
     with _bar(f"{scheme.name}, calibration", "layer") as show:
         solved = calibrate(even, scheme, calibration.windows, layouts, show)
     record = {"method": scheme.method, "damping": DAMPING, **calibration.record}
+    if scheme.distilled:
+        even, solved, record["distillation"] = _distilled(even, scheme, solved, layouts, text)
     if chosen:
         record["budget"] = {
             "nbytes": chosen.nbytes,
@@ -85,6 +89,28 @@ def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text | None) -> Pr
             "layouts": {name: asdict(layout) for name, layout in layouts.items()},
         }
     return Prepared(even, solved, record, layouts, found)
+
+
+def _distilled(
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    solved: Mapping[str, Quantized],
+    layouts: Mapping[str, Layout],
+    text: Text | None,
+) -> tuple[Checkpoint, dict[str, Quantized], dict]:
+    from llmkg_lab.quantize import distill  # torch
+
+    tied = bool(checkpoint.config.get("tie_word_embeddings", False))
+    table = layouts.get(TABLE, scheme.table(is_head=tied))
+    head = table if tied else layouts.get(HEAD, scheme.table(is_head=True))
+    # on text that follows what the matrices were solved on
+    windows = calibration_text(checkpoint, text, TOKENS + distill.STEPS * WINDOW).windows
+    windows = windows[-distill.STEPS :]
+    with _bar(f"{scheme.name}, distillation", "step") as show:
+        training = distill.Distillation(checkpoint, solved, (table, head), windows)
+        matrices, gains, losses = training.run(show)
+    record = {"steps": len(losses), "tokens": windows.size, "divergence": losses}
+    return Revised(checkpoint, gains), matrices, record
 
 
 @contextmanager

@@ -5,7 +5,9 @@ int4-b128-sym     blocks of 128, symmetric (no zero points)
 int4-s16          scales stored as float16: 0.5 bits a weight less in blocks of 32
 int4-e8b64sym     the embedding table at 8 bits in blocks of 64, symmetric
 int4-eq           channels equalized first: the same function, easier to quantize, no text needed
+int4-mse          and each block's scale searched for the least squared error
 int4-b64-gptq     and the codes solved on calibration text (GPTQ), not rounded to nearest
+int4-gptq-dwq     and the scales then trained on the whole model's predictions: some minutes more
 int4-e4           the embedding table (and a head that shares it) at 4 bits too
 budget:100MB      each matrix of a decoder at the width that its sensitivity earns, in 100 MB in all
 budget:5.2bpw     the same in 5.2 bits a parameter; as the name of a folder, budget-5.2bpw
@@ -69,7 +71,8 @@ class Scheme:
     block_size: int = 32
     symmetric: bool = False
     half_scales: bool = False
-    method: str = "rtn"  # rtn: round to nearest | eq: channels equalized first | gptq: and solved
+    method: str = "rtn"  # round to nearest | eq, mse, gptq: as above
+    distilled: bool = False
     table_bits: int | None = None  # None: 8 where a language model's head shares the table
     table_block: int | None = None  # None: as block_size
     table_symmetric: bool = False  # the table too has no zero points
@@ -93,17 +96,20 @@ class Scheme:
             if twice := fields.keys() & said.keys():
                 raise SchemeError(f"scheme {text!r} says {min(twice)} twice")
             fields |= said
+        if fields.get("distilled") and fields.get("method") != "gptq":
+            raise SchemeError(f"scheme {text!r}: dwq trains what gptq solved", "write gptq-dwq")
         return cls(base, **fields)
 
     @classmethod
     def _parse_budget(cls, text: str, options: list[str]) -> Self:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(mb|bpw)", "-".join(options))
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(mb|bpw)(-dwq)?", "-".join(options))
         if match is None or not float(match[1]):
             raise SchemeError(
                 f"scheme {text!r}: a budget is a size", "write budget:100MB or budget:5.2bpw"
             )
         budget = Budget(float(f"{float(match[1]):g}"), match[2])
-        return cls("budget", half_scales=True, method="gptq", budget=budget)
+        distilled = match[3] is not None
+        return cls("budget", half_scales=True, method="gptq", distilled=distilled, budget=budget)
 
     @staticmethod
     def _option(text: str, option: str) -> dict[str, int | bool | str]:
@@ -111,7 +117,9 @@ class Scheme:
             "sym": {"symmetric": True},
             "s16": {"half_scales": True},
             "eq": {"method": "eq"},
+            "mse": {"method": "mse"},
             "gptq": {"method": "gptq"},
+            "dwq": {"distilled": True},
         }
         if option in flags:
             return flags[option]
@@ -120,8 +128,8 @@ class Scheme:
             raise SchemeError(
                 f"scheme {text!r}: unknown option {option!r}",
                 "options are b32, b64, b128 (block size), sym (no zero points), s16 (float16 "
-                "scales), eq (equalized channels), gptq (calibrated), e4, e8 (table bits), "
-                "e8b64sym (and its blocks)",
+                "scales), eq (equalized channels), mse (and searched scales), gptq (calibrated), "
+                "dwq (and distilled), e4, e8 (table bits), e8b64sym (and its blocks)",
             )
         block = int(match["block"]) if match["block"] else None
         if block not in (None, *BLOCK_SIZES):
@@ -137,7 +145,8 @@ class Scheme:
     def name(self) -> str:
         """The canonical name, fit for a folder: the base, then what differs from its defaults."""
         if self.budget:
-            return f"budget-{self.budget.amount:g}{self.budget.unit}"
+            amount = f"budget-{self.budget.amount:g}{self.budget.unit}"
+            return f"{amount}-dwq" if self.distilled else amount
         parts = [self.base]
         if self.block_size != 32:
             parts.append(f"b{self.block_size}")
@@ -147,6 +156,8 @@ class Scheme:
             parts.append("s16")
         if self.method != "rtn":
             parts.append(self.method)
+        if self.distilled:
+            parts.append("dwq")
         if self.table_bits is not None:
             block = f"b{self.table_block}" if self.table_block else ""
             symmetric = "sym" if self.table_symmetric else ""

@@ -1,0 +1,168 @@
+"""Mixed layouts end to end on a tiny model: what is priced, chosen, solved, stored and run."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+
+from llmkg_lab import paths, texts
+from llmkg_lab.architectures import architecture_of
+from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.convert import convert, plan_of
+from llmkg_lab.quantize import Scheme, SchemeError, budget, calibrate, distill, sensitivity
+from llmkg_lab.quantize.blockwise import round_to_nearest
+from llmkg_lab.quantize.prepare import prepare
+from llmkg_lab.quantize.units import units_of
+from llmkg_lab.reference import load_model
+from llmkg_lab.runtime.ort import Decoder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_llama, tmp_path_factory):
+    """The tiny Llama with a tokenizer of one token a number."""
+    folder = tmp_path_factory.mktemp("mixed")
+    for path in tiny_llama[1].iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    words = tokenizers.models.WordLevel({str(i): i for i in range(131)}, unk_token="0")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return open_checkpoint(folder)
+
+
+@pytest.fixture(scope="module")
+def text():
+    numbers = np.random.default_rng(5).integers(0, 131, 30000)
+    return texts.Text("numbers", "here", "0" * 64, " ".join(map(str, numbers)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLMKG_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(budget, "ACCEPTABLE", np.inf)  # random weights forgive less
+        patch.setattr(calibrate, "TOKENS", 1200)
+        patch.setattr(distill, "STEPS", 12)
+        patch.setattr(distill, "KEPT", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def found(checkpoint, text):
+    return sensitivity.measure(checkpoint, text)
+
+
+@pytest.fixture(scope="module")
+def sizes(found):
+    """A small, a middling and a large budget, in bytes."""
+    smallest, largest = budget.frontier(found)[0][0], budget.frontier(found)[-1][0]
+    return [int(smallest + share * (largest - smallest)) for share in (0.15, 0.5, 0.9)]
+
+
+def windows(count: int, seed: int = 9) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 131, (count, 64))
+
+
+def logits(checkpoint, ids: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return load_model(checkpoint)(torch.from_numpy(ids)).logits.numpy()
+
+
+def divergence(original: np.ndarray, moved: np.ndarray) -> float:
+    a, b = (torch.from_numpy(x).log_softmax(-1) for x in (original, moved))
+    return float((a.exp() * (a - b)).sum(-1).mean())
+
+
+def scheme_of(nbytes: int, option: str = "") -> Scheme:
+    return Scheme.parse(f"budget:{nbytes / 1e6:.6f}MB{option}")
+
+
+def test_units_are_the_matrices_of_the_graph(checkpoint):
+    plan = plan_of(architecture_of(checkpoint), checkpoint, Scheme.parse("int4"), "text-generation")
+    matrices = {name for name, shape in plan.shapes.items() if len(shape) == 2}
+    assert Counter(n for unit in units_of(checkpoint.config) for n in unit.parts) == Counter(
+        matrices
+    )
+
+
+def test_what_was_predicted_orders_what_is_measured(checkpoint, text, found, sizes, tmp_path):
+    """The divergence of the artifacts as ONNX Runtime runs them, over three budgets."""
+    ids = windows(8)
+    original = logits(checkpoint, ids)
+    predicted, measured = [], []
+    for size in sizes:
+        artifact = convert(checkpoint, scheme_of(size), tmp_path / f"{size}", calibration=text)
+        assert artifact.nbytes <= size
+        record = artifact.manifest["calibration"]["budget"]
+        assert artifact.nbytes <= record["nbytes"] <= size
+        predicted.append(record["predicted_kl"])
+        measured.append(divergence(original, Decoder(artifact).logits(ids)))
+        stored = sensitivity.Sensitivities.load(artifact.folder / "sensitivities.json")
+        assert stored == found
+    assert predicted[0] > predicted[1] > predicted[2]
+    assert measured[0] > measured[1] > measured[2]
+    confirmed = found.record["confirmed"]
+    assert {entry["kind"] for entry in confirmed} == {"qkv", "o", "gate", "up", "down"}
+    ratios = [entry["measured"] / entry["predicted"] for entry in confirmed]
+    assert 0.2 < np.exp(np.mean(np.log(ratios))) < 5
+
+
+def test_an_artifact_computes_with_the_layouts_that_were_chosen(checkpoint, text, sizes, tmp_path):
+    scheme = scheme_of(sizes[1])
+    artifact = convert(checkpoint, scheme, tmp_path / "mixed", calibration=text)
+    prepared = prepare(checkpoint, scheme, "text-generation", text)  # from the cache
+    assert len({layout.bits for layout in prepared.layouts.values()}) > 1
+    model = load_model(prepared.checkpoint).requires_grad_(False)
+    parameters = dict(model.named_parameters())
+    for name, stored in prepared.solved.items():
+        parameters[name].copy_(torch.from_numpy(stored.dequantize()))
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        quantized = round_to_nearest(parameters[name].numpy(), prepared.layouts[name])
+        parameters[name].copy_(torch.from_numpy(quantized.dequantize()))
+    ids = windows(2)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(ids)).logits.numpy()
+    error = Decoder(artifact).logits(ids) - expected
+    assert np.sqrt(np.square(error).mean()) < 0.03 * expected.std()  # activations at 8 bits
+    layouts = artifact.manifest["calibration"]["budget"]["layouts"]
+    assert {name: entry["bits"] for name, entry in layouts.items()} == {
+        name: layout.bits for name, layout in prepared.layouts.items()
+    }
+
+
+def test_the_same_inputs_give_the_same_bytes(checkpoint, text, sizes, tmp_path, monkeypatch):
+    made = []
+    for name in ("one", "two"):  # each with a cache of its own: everything is computed twice
+        monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / f"cache of {name}"))
+        made.append(convert(checkpoint, scheme_of(sizes[1]), tmp_path / name, calibration=text))
+    assert made[0].manifest["files"] == made[1].manifest["files"]
+
+
+def test_distilled_scales_diverge_less_at_the_same_size(
+    checkpoint, text, sizes, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(distill, "RATE", 0.01)  # a dozen steps of a tiny model
+    ids = windows(8)
+    original = logits(checkpoint, ids)
+    plain, distilled = (
+        convert(checkpoint, scheme_of(sizes[0], option), tmp_path / f"x{option}", calibration=text)
+        for option in ("", "-dwq")
+    )
+    assert plain.nbytes == distilled.nbytes
+    before, after = (divergence(original, Decoder(a).logits(ids)) for a in (plain, distilled))
+    assert after < before
+    record = distilled.manifest["calibration"]["distillation"]
+    assert (record["steps"], len(record["divergence"])) == (12, 12)
+    states = sorted((paths.cache() / "distilled").iterdir(), key=lambda path: path.stat().st_mtime)
+    assert len(states) == 3
+    states[-1].unlink()  # as if cut off after eight steps
+    again = convert(checkpoint, scheme_of(sizes[0], "-dwq"), tmp_path / "again", calibration=text)
+    assert again.manifest["files"] == distilled.manifest["files"]
+
+
+def test_a_budget_needs_a_llama(minilm_folder, tmp_path):
+    with pytest.raises(SchemeError, match=r"budget-15mb: .* is no decoder of the Llama form"):
+        convert(open_checkpoint(minilm_folder), Scheme.parse("budget:15MB"), tmp_path / "out")
