@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.convert import convert
 from llmkg_lab.quantize import Scheme, encoder
+from llmkg_lab.quantize.revised import Revised
 from llmkg_lab.runtime.ort import Embedder
 from llmkg_lab.texts import Text, TextError, load
 
@@ -64,7 +65,7 @@ def test_biases_are_replaced_and_all_else_is_read_through(minilm_folder):
     checkpoint = open_checkpoint(minilm_folder)
     name = "encoder.layer.0.output.dense.bias"
     shifted = checkpoint.read(name) + 1
-    view = encoder.Rebiased(checkpoint, {name: shifted})
+    view = Revised(checkpoint, {name: shifted})
     np.testing.assert_array_equal(view.read(name, slice(3, 9)), shifted[3:9])
     other = "encoder.layer.1.output.dense.weight"
     rows = slice(5, 8)
