@@ -19,7 +19,7 @@ from llmkg_lab.quantize.sensitivity import Option, Sensitivities
 # Nats a token beyond which a model counts as broken rather than small: SmolLM2-135M then
 # predicts text worse by a quarter to a third.
 ACCEPTABLE = 0.3
-STATES = 1000  # partial choices kept at once in the exact search; beyond that it is a near one
+STATES = 300  # partial choices kept at once in the exact search; beyond that it is a near one
 MEGABYTE = 1_000_000
 
 
@@ -73,7 +73,8 @@ def allocate(sensitivities: Sensitivities, nbytes: int) -> Allocation:
 def frontier(sensitivities: Sensitivities) -> list[tuple[int, float]]:
     """Sizes (bytes) and predicted divergences (nats a token) of the best mixes, by size.
 
-    Each point is one step from the last; between them, ``allocate`` finds mixes near the line.
+    Each point is one step from the last. No mix lies below the line through them; where a step is
+    wide, as the table's is, those between its ends may lie well above.
     """
     fronts = [_front(options) for options in sensitivities.matrices.values()]
     return _points(fronts, _steps(fronts), sensitivities.fixed_bytes)
@@ -129,9 +130,38 @@ def _hull(matrix: int, front: Sequence[Option]) -> Iterator[_Step]:
 
 
 def _choose(fronts: Sequence[Sequence[Option]], steps: Sequence[_Step], room: int) -> list[int]:
-    """The option of each front: together the least divergence within ``room`` bytes."""
+    """The option of each front: together the least divergence within ``room`` bytes.
+
+    The widest matrix, as a rule the table of embeddings, has steps of many megabytes, which no
+    bound is near to. So each of its options is tried, and the rest chosen for it.
+    """
+    widest = max(range(len(fronts)), key=lambda i: fronts[i][-1].nbytes - fronts[i][0].nbytes)
+    rest = [step for step in steps if step.matrix != widest]
+    best, found = np.inf, [0] * len(fronts)
+    for i, option in reversed(list(enumerate(fronts[widest]))):
+        tried = [*fronts[:widest], [option], *fronts[widest + 1 :]]
+        chosen, slope = _climb(tried, rest, room)
+        if chosen is None:
+            continue
+        if slope is not None and _bound(tried, slope, room) < best:
+            chosen = _search(tried, chosen, slope, room)
+        kl = _divergence(tried, chosen)
+        if kl < best:
+            best, found = kl, [*chosen[:widest], i, *chosen[widest + 1 :]]
+    return found
+
+
+def _climb(
+    fronts: Sequence[Sequence[Option]], steps: Sequence[_Step], room: int
+) -> tuple[list[int] | None, float | None]:
+    """Steps in their order as long as they fit, and the slope of the first that does not.
+
+    None for the choice where even the smallest options take more than ``room`` bytes.
+    """
     chosen = [0] * len(fronts)
     left = room - sum(front[0].nbytes for front in fronts)
+    if left < 0:
+        return None, None
     blocked: dict[int, float] = {}  # matrices whose next step does not fit, and its slope
     for step in steps:
         if step.matrix in blocked:
@@ -141,7 +171,16 @@ def _choose(fronts: Sequence[Sequence[Option]], steps: Sequence[_Step], room: in
             continue
         chosen[step.matrix] = step.option
         left -= step.nbytes
-    return _search(fronts, chosen, max(blocked.values()), room) if blocked else chosen
+    return chosen, max(blocked.values(), default=None)
+
+
+def _divergence(fronts: Sequence[Sequence[Option]], chosen: Sequence[int]) -> float:
+    return sum(front[i].kl for front, i in zip(fronts, chosen, strict=True))
+
+
+def _bound(fronts: Sequence[Sequence[Option]], slope: float, room: int) -> float:
+    """No choice within ``room`` bytes diverges less; ``slope``: what a byte is priced at."""
+    return sum(min(o.kl + slope * o.nbytes for o in front) for front in fronts) - slope * room
 
 
 def _search(
@@ -156,8 +195,8 @@ def _search(
     sizes = [np.array([option.nbytes for option in front]) for front in fronts]
     costs = [np.array([option.kl for option in front]) for front in fronts]
     priced = [kl + slope * nbytes for kl, nbytes in zip(costs, sizes, strict=True)]
-    bound = sum(p.min() for p in priced) - slope * room
-    gap = sum(kl[i] for kl, i in zip(costs, chosen, strict=True)) - bound
+    greedy = _divergence(fronts, chosen)
+    gap = greedy - _bound(fronts, slope, room)
     gap += 1e-9 * abs(gap) + 1e-15  # for what float addition loses
     excess = [p - p.min() for p in priced]
     open_ = [i for i, e in enumerate(excess) if np.count_nonzero(e <= gap) > 1]
@@ -179,6 +218,9 @@ def _search(
         spare, total, over = s[states], k[states], o[states]
         trail.append((states // len(kept), kept[states % len(kept)]))
     found = [int(np.argmin(e)) for e in excess]
+    fixed = sum(costs[i][found[i]] for i in set(range(len(fronts))) - set(open_))
+    if not len(total) or fixed + total.min() > greedy:  # not all states were kept
+        return chosen
     state = int(np.argmin(total))
     for i, (parents, options) in zip(reversed(open_), reversed(trail), strict=True):
         found[i], state = int(options[state]), int(parents[state])
