@@ -1,6 +1,7 @@
 """The command line. What a command needs is imported when it runs, so that --help is fast."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -31,7 +32,8 @@ app = typer.Typer(
         "Small open language models, converted to quantized ONNX, validated and measured.\n\n"
         "Models of the roster: **list**, then **run**. "
         "A checkpoint of your own: **convert**. "
-        "What came out: **verify**, **generate**, **embed**."
+        "What came out: **verify**, **generate**, **embed**, **rank**. "
+        "This machine: **device**."
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -50,6 +52,10 @@ CheckpointName = Annotated[
 ]
 ArtifactFolder = Annotated[
     Path, typer.Argument(metavar="ARTIFACT", help="A folder with a manifest.json.")
+]
+Runtime = Annotated[
+    str | None,
+    typer.Option(help="onnxruntime or candle.", show_default="what the folder is made for"),
 ]
 Family = Annotated[str | None, typer.Option(help="Only this family.")]
 Tier = Annotated[int | None, typer.Option(help="Only this tier.")]
@@ -165,6 +171,8 @@ def verify(artifact: ArtifactFolder, as_json: Json = False) -> None:
     epilog=_examples(
         "generate smollm2/int4 'Once upon a time' --seed 1",
         "generate smollm2/int4 'Why is the sky blue?' --chat --temperature 0",
+        "generate openelm_3b/int4-b64 'Once upon a time' --memory 500MB",
+        "generate smollm2/gguf-Q8_0 'Once upon a time' --runtime candle",
     )
 )
 def generate(
@@ -182,21 +190,25 @@ def generate(
     stop: Annotated[
         list[str] | None, typer.Option(help="A text that ends the generation. Repeatable.")
     ] = None,
+    runtime: Runtime = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Hold this process to so much, as in 500MB; layers then take turns."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Continue a text, or answer a question with --chat; the text appears as it grows."""
-    from llmkg_lab.artifact import Artifact
-    from llmkg_lab.runtime.generate import GenerationConfig, generate_text
-    from llmkg_lab.runtime.ort import Decoder
-    from llmkg_lab.runtime.tokenizer import Tokenizer
+    from llmkg_lab.runtime.generate import GenerationConfig
+    from llmkg_lab.runtime.selection import open_backend
 
     config = GenerationConfig(
         temperature, top_k, top_p, repetition_penalty, max_tokens, seed,
         (*GenerationConfig.stop_tokens, *(stop or ())),
     )  # fmt: skip
-    decoder = Decoder(Artifact.open(artifact))
+    limit = _limit_memory(memory) if memory else None
+    backend = open_backend(artifact, runtime, memory=limit)
     asked = [{"role": "user", "content": prompt}] if chat else prompt
-    pieces = generate_text(decoder, Tokenizer.from_folder(artifact), asked, config)
+    pieces = backend.stream_text(asked, config)
     if as_json:
         console.print_json({"prompt": prompt, "text": "".join(pieces)})
         return
@@ -211,13 +223,13 @@ def generate(
 def embed(
     artifact: ArtifactFolder,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...")],
+    runtime: Runtime = None,
     as_json: Json = False,
 ) -> None:
     """Embed texts. --json prints the vectors; without it, how similar the texts are."""
-    from llmkg_lab.artifact import Artifact
-    from llmkg_lab.runtime.ort import Embedder
+    from llmkg_lab.runtime.selection import open_backend
 
-    embeddings = Embedder(Artifact.open(artifact)).embed(texts)
+    embeddings = open_backend(artifact, runtime).embed(texts)
     if as_json:
         rows = zip(texts, embeddings.tolist(), strict=True)
         console.print_json([{"text": text, "embedding": vector} for text, vector in rows])
@@ -228,6 +240,52 @@ def embed(
     numbers = [str(i + 1) for i in range(len(texts))]
     console.out.print(f"cosine similarities ({embeddings.shape[1]} dimensions):")
     console.out.print(console.table(("text", *numbers), rows))
+
+
+@app.command(
+    epilog=_examples("rank ms_marco/int8 'how tall is it' 'The tower is 300 m tall.' 'It rains.'")
+)
+def rank(
+    artifact: ArtifactFolder,
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    passages: Annotated[list[str], typer.Argument(metavar="PASSAGE...")],
+    as_json: Json = False,
+) -> None:
+    """Order passages by how well they answer a query, by a cross-encoder's scores (logits)."""
+    from llmkg_lab.artifact import Artifact
+    from llmkg_lab.runtime.ranker import Ranker
+
+    scores = Ranker(Artifact.open(artifact)).score([(query, passage) for passage in passages])
+    order = (-scores).argsort(kind="stable").tolist()
+    if as_json:
+        fields = ("passage", "index", "score")
+        rows = [(passages[i], i, float(scores[i])) for i in order]
+        console.print_json([dict(zip(fields, row, strict=True)) for row in rows])
+        return
+    rows = [(str(n), f"{scores[i]:.3f}", passages[i]) for n, i in enumerate(order, 1)]
+    console.out.print(console.table(("rank", "score", "passage"), rows))
+
+
+@app.command(epilog=_examples("device", "device --json"))
+def device(out: Outputs = None, as_json: Json = False) -> None:
+    """Describe this machine, and recommend a variant, a scheme and a number of threads for it.
+
+    From measured facts in the outputs folder where there are any, and from the profile else.
+    """
+    from llmkg_lab import paths
+    from llmkg_lab.device import profile
+    from llmkg_lab.recommendation import recommend
+
+    found = profile()
+    advice = recommend(found, out or paths.outputs())
+    if as_json:
+        advised = [asdict(recommendation) for recommendation in advice]
+        console.print_json({"profile": asdict(found), "recommendations": advised})
+        return
+    rows = [(name.replace("_", " "), console.fact(value)) for name, value in asdict(found).items()]
+    console.out.print(console.table(("device", ""), rows), "")
+    rows = [(entry.what, entry.value, entry.reason) for entry in advice]
+    console.out.print(console.table(("recommended", "", "because"), rows))
 
 
 @app.command("list", epilog=_examples("list", "list --family minilm --json"))
@@ -334,6 +392,19 @@ def run(
     else:
         watch.print_summary(outcomes)
     raise typer.Exit(1 if any(outcome.verdict == "fail" for outcome in outcomes) else 0)
+
+
+def _limit_memory(text: str) -> int:
+    """Hold this process to ``text``, such as 500MB; bytes. Raises LabError on what is no size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise LabError(f"--memory {text!r} is no size", "give it as in 500MB or 2GB")
+    nbytes = int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
+    if sys.platform.startswith("linux"):
+        from llmkg_lab.runtime.residency import limit_data
+
+        limit_data(nbytes)
+    return nbytes
 
 
 def _load(model: Path) -> None:

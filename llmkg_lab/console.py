@@ -68,6 +68,15 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table
     return grid
 
 
+def fact(value: Any) -> str:
+    """A value of a profile, as people read it; large whole numbers are bytes."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, int) and value > 1e6:
+        return f"{value / 1e9:.1f} GB"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
+
+
 @contextmanager
 def transfer_bar(name: str) -> Iterator["ProgressCallback"]:
     """A callback for ``convert`` and ``fetch`` that draws bytes, rate and time left."""

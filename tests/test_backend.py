@@ -204,10 +204,9 @@ def test_prompts_are_tokenized_once(llama):
 def test_the_real_model_answers_on_both_runtimes(smollm2_gguf, make_artifact, tmp_path):
     shutil.copytree(make_artifact("smollm2", "int8").folder, tmp_path / "int8")
     export(open_checkpoint(smollm2_gguf), "Q8_0", tmp_path / "gguf-Q8_0")
-    question = [{"role": "user", "content": "What is the capital of France?"}]
+    config = GenerationConfig(temperature=0, repetition_penalty=1, max_tokens=6)
     for runtime in ("onnxruntime", "candle"):
         backend = open_backend(tmp_path, prefer=runtime)
         assert backend.metadata().backend == runtime
-        config = GenerationConfig(temperature=0, repetition_penalty=1, max_tokens=24)
-        assert backend.generate_text(question, config).startswith("The capital of France is Paris")
+        assert "Paris" in backend.generate_text("The capital of France is", config)
         backend.close()

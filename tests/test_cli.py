@@ -13,9 +13,15 @@ import pytest
 
 from llmkg_lab import cli
 from llmkg_lab.artifact import Artifact, verify
+from llmkg_lab.catalog import find_variant
+from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.convert import convert
+from llmkg_lab.quantize import Scheme
 from llmkg_lab.runtime.generate import GenerationConfig, generate_text
 from llmkg_lab.runtime.ort import Decoder, Embedder
+from llmkg_lab.runtime.ranker import Ranker
 from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.sources import fetch
 
 COMMAND = [sys.executable, "-m", "llmkg_lab.cli"]
 
@@ -45,7 +51,7 @@ def minilm(make_artifact):
 def test_help_teaches_every_command():
     code, text, _ = call("--help")
     assert code == 0
-    for command in ("list", "run", "convert", "verify", "generate", "embed"):
+    for command in ("list", "run", "convert", "verify", "generate", "embed", "rank", "device"):
         assert f" {command} " in text
     code, text, _ = call("run", "--help")
     assert "Examples" in text
@@ -106,6 +112,9 @@ def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):
         (["verify", "{out}"], "is no artifact"),
         (["generate", "{minilm_int8}", "Hello"], "it generates no text"),
         (["generate", "{smollm2}", "Hello", "--top-p", "2"], "top_p is 2"),
+        (["generate", "{smollm2}", "Hello", "--memory", "much"], "--memory 'much' is no size"),
+        (["generate", "{smollm2}", "Hello", "--runtime", "torch"], "there is no runtime 'torch'"),
+        (["rank", "{minilm_int8}", "question", "passage"], "it gives a pair no single score"),
         (["embed", "{smollm2}", "Hello"], "is a text-generation model: it embeds no texts"),
         (["run", "all_minilm_l6", "--out", "{out}"], "did you mean 'all_minilm_l6_v2'"),
     ],
@@ -204,3 +213,42 @@ def test_embed_gives_vectors_to_programs_and_similarities_to_people(minilm):
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     _, stdout, _ = call("embed", minilm, *texts)
     assert f"{float(expected[0] @ expected[1]):.3f}" in stdout
+
+
+def test_rank_orders_passages(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
+    fetched = fetch(find_variant("ms_marco_minilm_l6_v2"), "synthetic:reduced")
+    artifact = convert(open_checkpoint(fetched.path), Scheme.parse("int8"), tmp_path / "int8")
+    passages = ["The tower is 300 m tall.", "It rains.", "How tall?"]
+    scores = Ranker(artifact).score([("how tall is it", passage) for passage in passages])
+    code, stdout, _ = call("rank", artifact.folder, "how tall is it", *passages, "--json")
+    assert code == 0
+    ranked = json.loads(stdout)
+    assert [row["index"] for row in ranked] == (-scores).argsort().tolist()
+    assert [row["score"] for row in ranked] == sorted(scores.tolist(), reverse=True)
+    _, stdout, _ = call("rank", artifact.folder, "how tall is it", *passages)
+    assert ranked[0]["passage"] in stdout.splitlines()[1]
+
+
+def test_device_recommends_with_reasons(tmp_path):
+    code, stdout, _ = call("device", "--out", tmp_path, "--json")
+    assert code == 0
+    described = json.loads(stdout)
+    assert described["profile"]["memory_total"] > 0
+    assert [r["what"] for r in described["recommendations"]] == ["variant", "scheme", "threads"]
+    assert all(r["reason"] for r in described["recommendations"])
+
+
+def test_generate_within_a_memory_limit_writes_the_same(smollm2, tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path))
+    options = ("--seed", "7", "--max-tokens", "12")
+    _, expected, _ = call("generate", smollm2, "The capital of France is", *options)
+    code, stdout, _ = call(
+        "generate", smollm2, "The capital of France is", *options, "--memory", "400MB"
+    )
+    assert code == 0
+    assert stdout == expected
+    code, _, stderr = call("generate", smollm2, "The capital", "--memory", "150MB")
+    assert code == 2
+    assert "allow" in stderr
+    assert "Traceback" not in stderr

@@ -71,13 +71,26 @@ def thrifty_options(threads: int) -> onnxruntime.SessionOptions:
     """Options of one session among many: no arena that keeps memory, no threads that spin."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
+    options.log_severity_level = 4  # errors are raised, and need not be printed too
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
     # each session has threads of its own: those that wait must not take the cores from the one
     # that computes (with spinning, a token of OpenELM-3B took ten times as long)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def load_error(segment: Path, error: Exception) -> InferenceError:
+    """What ONNX Runtime's ``error`` at loading a segment means."""
+    if "bad_alloc" in str(error):
+        return InferenceError(
+            f"the memory does not suffice to load {segment.name} of {segment.parent}",
+            "allow more: loading takes three times the bytes of the largest part for a while",
+        )
+    return InferenceError(
+        f"ONNX Runtime cannot load {segment}: {error}",
+        f"check the artifact with `llmkg-lab verify`, and remove {segment.parent}",
+    )
 
 
 def _key(artifact: Artifact) -> str:
@@ -127,10 +140,7 @@ def _pack(model: bytes, weights: Path, target: Path) -> None:
         if not target.exists():  # else another process was faster
             raise InferenceError(f"{target}: {error.strerror}", "free some space") from error
     except Exception as error:  # ONNX Runtime's errors share no base class
-        raise InferenceError(
-            f"ONNX Runtime cannot load {target.name} of the graph: {error}",
-            "check the artifact with `llmkg-lab verify`",
-        ) from error
+        raise load_error(target, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -20,7 +20,7 @@ from llmkg_lab.cores import default_threads
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.continuation import continue_prompt
 from llmkg_lab.runtime.ort import CPU, PREFILL_CHUNK
-from llmkg_lab.runtime.packed import PackedSegment, packed, thrifty_options
+from llmkg_lab.runtime.packed import PackedSegment, load_error, packed, thrifty_options
 from llmkg_lab.runtime.residency import MappedWeights, be_thrifty, data_room, resident
 from llmkg_lab.runtime.sampling import Sampler
 
@@ -209,10 +209,7 @@ def _open(segment: PackedSegment, threads: int) -> Page:
     try:
         session = onnxruntime.InferenceSession(segment.model, options, providers=[CPU])
     except Exception as error:  # ONNX Runtime's errors share no base class
-        raise InferenceError(
-            f"ONNX Runtime cannot load {segment.model}: {error}",
-            f"remove {segment.folder.parent} and allow more memory",
-        ) from error
+        raise load_error(segment.folder, error) from error
     page = Page(session, MappedWeights(segment.data))
     page.weights.evict()
     return page

@@ -64,7 +64,8 @@ def open_backend(
     wanted = prefer or RUNTIMES[0]
     if memory:
         found = [candidate for candidate in found if candidate.runtime == OrtBackend.name]
-    ordered = sorted(found, key=lambda candidate: candidate.runtime != wanted)
+    firsts = {candidate.runtime: candidate for candidate in reversed(found)}  # one a runtime
+    ordered = sorted(firsts.values(), key=lambda candidate: candidate.runtime != wanted)
     if not ordered:
         raise InferenceError(f"no runtime opens {folder}: {'; '.join(reasons)}", HINT)
     if prefer and ordered[0].runtime != prefer:
