@@ -178,7 +178,7 @@ def _solve(linear: nn.Linear, x: Tensor, goal: Tensor, layout: Layout) -> Quanti
     ridge = RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance))
     missing = centred.T @ (goal - linear(x))  # (columns, rows)
     weight = linear.weight + torch.linalg.solve(covariance + ridge, missing).T
-    quantized = gptq(weight.numpy(), covariance.numpy(), layout)
+    quantized = gptq(weight.numpy(), covariance.numpy(), layout, rounds=0)  # more was not tried
     linear.weight.data = torch.from_numpy(quantized.dequantize())
     linear.bias.data = goal.mean(0) - linear.weight @ mean
     return quantized
