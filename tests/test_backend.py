@@ -115,6 +115,27 @@ def test_an_interrupted_worker_is_started_again(llama, expected):
     backend.close()
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "candle"])
+def test_a_stream_that_another_overtook_ends(runtime, llama, expected):
+    backend = open_backend(llama, prefer=runtime)
+    overtaken = backend.stream_text(PROMPT, GREEDY)
+    next(overtaken)
+    assert backend.generate_text(PROMPT, GREEDY) == expected["greedy"]
+    with pytest.raises(InferenceError, match="another sequence"):
+        list(overtaken)
+    assert backend.metadata().backend == runtime
+    backend.close()
+
+
+def test_a_folder_of_several_models_is_ambiguous(llama, make_artifact, copy):
+    shutil.copytree(make_artifact("minilm", "int8").folder, copy / "minilm")
+    with pytest.raises(InferenceError, match="several models"):
+        open_backend(copy)
+    (copy / "broken").mkdir()
+    (copy / "broken" / "manifest.json").write_text("{")  # of no concern to the others
+    assert open_backend(copy / "fp32").metadata().backend == "onnxruntime"
+
+
 def test_a_damaged_gguf_is_replaced_when_it_is_opened(copy, expected, caplog):
     (model,) = (copy / "gguf-F32").glob("*.gguf")
     content = bytearray(model.read_bytes())

@@ -13,6 +13,7 @@ class StepDecoder(Protocol):
     """What a continuation needs of a decoder."""
 
     max_length: int  # tokens that fit its cache
+    sequence: object  # whose tokens are in the cache: set here
 
     def reset(self) -> None: ...
 
@@ -29,7 +30,7 @@ def continue_prompt(
     """Tokens after a prompt: greedily without a sampler, until a token of ``stop_ids``.
 
     Ends where the cache is full, too. Raises InferenceError at once on a prompt that is empty or
-    too long.
+    too long; and later, where another generation took the decoder meanwhile.
     """
     if not 1 <= len(prompt_ids) <= decoder.max_length:
         raise InferenceError(
@@ -39,11 +40,13 @@ def continue_prompt(
             "give a prompt of one token or more that fits the model's context",
         )
     decoder.reset()
-    return _continue(decoder, list(prompt_ids), max_tokens, sampler or Sampler(), stop_ids)
+    own = decoder.sequence = object()
+    return _continue(decoder, own, list(prompt_ids), max_tokens, sampler or Sampler(), stop_ids)
 
 
 def _continue(
     decoder: StepDecoder,
+    own: object,
     prompt: list[int],
     max_tokens: int,
     sampler: Sampler,
@@ -52,6 +55,11 @@ def _continue(
     history = np.array([*prompt, *[0] * max_tokens], np.int64)
     pending = prompt
     for count in range(len(prompt), min(len(history), decoder.max_length + 1)):
+        if decoder.sequence is not own:
+            raise InferenceError(
+                "another sequence took this decoder's cache",
+                "finish one generation before the next, or open a second decoder",
+            )
         token = int(sampler(decoder.prefill(pending), history[:count]))
         if token in stop_ids:
             return

@@ -21,7 +21,7 @@ from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.continuation import continue_prompt
 from llmkg_lab.runtime.ort import CPU, PREFILL_CHUNK
 from llmkg_lab.runtime.packed import PackedSegment, load_error, packed, thrifty_options
-from llmkg_lab.runtime.residency import MappedWeights, be_thrifty, data_room, resident
+from llmkg_lab.runtime.residency import MappedWeights, data_room, resident, thrifty
 from llmkg_lab.runtime.sampling import Sampler
 
 WORK = 64 << 20  # bytes for the values of a chunk of tokens and what else comes and goes
@@ -64,15 +64,9 @@ class PagedDecoder:
         *,
         memory: int,
     ) -> None:
-        be_thrifty()
         self.artifact, self.memory = artifact, memory
-        threads = threads or default_threads()
-        segments = packed(artifact)
-        opened = {  # the largest first, as what loading takes for a while is as large
-            segment.name: _open(segment, threads)
-            for segment in sorted(segments, key=lambda segment: -segment.nbytes)
-        }
-        self._pages = [opened[segment.name] for segment in segments]
+        with thrifty():
+            self._pages = _open_all(artifact, threads or default_threads())
         for page, after in zip(self._pages[-2::-1], self._pages[:0:-1], strict=True):
             page.later = after.later.union(after.inputs)
         logits = next(o for o in self._pages[-1].session.get_outputs() if o.name == "logits")
@@ -199,6 +193,14 @@ class PagedDecoder:
         results = binding.get_outputs()[-len(made) :]
         known = {**values, **dict(zip(made, results, strict=True))}
         return {n: v for n, v in known.items() if n in page.later or n == "logits"}
+
+
+def _open_all(artifact: Artifact, threads: int) -> list[Page]:
+    """The pages in running order; the largest is opened first, as it needs as much for a while."""
+    segments = packed(artifact)
+    by_size = sorted(segments, key=lambda segment: -segment.nbytes)
+    opened = {segment.name: _open(segment, threads) for segment in by_size}
+    return [opened[segment.name] for segment in segments]
 
 
 def _open(segment: PackedSegment, threads: int) -> Page:

@@ -6,12 +6,14 @@ inaccessible (mprotect), so that the kernel does not count them as data of the p
 on that data (RLIMIT_DATA) bounds what is in memory at once.
 """
 
+import contextlib
 import ctypes
 import mmap
 import os
 import re
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from llmkg_lab.runtime import InferenceError
@@ -73,18 +75,32 @@ def limit_data(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (soft, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
-def be_thrifty() -> None:
-    """Have freed memory go back to the system, and new threads take small stacks."""
+@contextlib.contextmanager
+def thrifty() -> Iterator[None]:
+    """Threads made in the block take small stacks; from now on, freed blocks go to the system.
+
+    Raises InferenceError on other systems than Linux.
+    """
     if not sys.platform.startswith("linux"):
         raise InferenceError(
             "the low-memory mode needs Linux", "leave the memory limit out, or use a container"
         )
     if not hasattr(ctypes.CDLL(None), "mallopt"):
-        return  # another C library than glibc, with habits of its own
+        yield  # another C library than glibc, with habits of its own
+        return
     _libc("mallopt")(MMAP_THRESHOLD, LARGE)
-    attributes = ctypes.create_string_buffer(256)
+    attributes, before = ctypes.create_string_buffer(256), ctypes.c_size_t()
     _libc("pthread_getattr_default_np")(attributes)
-    _libc("pthread_attr_setstacksize")(attributes, ctypes.c_size_t(STACK))
+    _libc("pthread_attr_getstacksize")(attributes, ctypes.byref(before))
+    try:
+        _set_stack(attributes, STACK)
+        yield
+    finally:
+        _set_stack(attributes, before.value)
+
+
+def _set_stack(attributes: ctypes.Array, nbytes: int) -> None:
+    _libc("pthread_attr_setstacksize")(attributes, ctypes.c_size_t(nbytes))
     _libc("pthread_setattr_default_np")(attributes)
 
 

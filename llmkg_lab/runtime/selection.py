@@ -64,6 +64,7 @@ def open_backend(
     wanted = prefer or RUNTIMES[0]
     if memory:
         found = [candidate for candidate in found if candidate.runtime == OrtBackend.name]
+        reasons.append("within a memory limit only ONNX artifacts run")
     firsts = {candidate.runtime: candidate for candidate in reversed(found)}  # one a runtime
     ordered = sorted(firsts.values(), key=lambda candidate: candidate.runtime != wanted)
     if not ordered:
@@ -190,19 +191,32 @@ def find(folder: Path) -> tuple[list[Candidate], list[str]]:
 
     Of one runtime there may be several; all are of the folder's own checkpoint.
     """
+    named = _candidate(folder)  # what is wrong with it is raised
     inside = sorted(path for path in folder.glob("*/") if not path.name.startswith("."))
-    own = [c for path in (folder, *inside) if isinstance(c := _candidate(path), Candidate)]
-    beside = sorted(folder.resolve().parent.glob("*/")) if own and own[0].folder == folder else []
-    considered = {path.resolve(): path for path in (*beside, *inside, folder)}
-    found, reasons = [], []
-    for path in considered.values():
-        match _candidate(path):
-            case Candidate() as candidate if candidate.fingerprint in {c.fingerprint for c in own}:
-                found.append(candidate)
-            case str(reason) if reason:
-                reasons.append(reason)
-    chosen = own[0] if own and own[0].folder == folder else None
-    return sorted(found, key=lambda c: (c != chosen, c.nbytes, str(c.folder))), reasons
+    beside = sorted(folder.resolve().parent.glob("*/")) if isinstance(named, Candidate) else []
+    others = {
+        path.resolve(): path for path in (*beside, *inside) if path.resolve() != folder.resolve()
+    }
+    found, reasons = [], [named] if isinstance(named, str) and named else []
+    for path in others.values():
+        try:
+            candidate = _candidate(path)
+        except (LabError, OSError, ValueError, KeyError) as error:
+            candidate = f"{path}: {_first_line(error)}"
+        if isinstance(candidate, Candidate):
+            found.append(candidate)
+        elif candidate:
+            reasons.append(candidate)
+    found.sort(key=lambda candidate: (candidate.nbytes, str(candidate.folder)))
+    if isinstance(named, Candidate):
+        same = [candidate for candidate in found if candidate.fingerprint == named.fingerprint]
+        return [named, *same], reasons
+    if len({candidate.fingerprint for candidate in found}) > 1:
+        raise InferenceError(
+            f"{folder} holds several models",
+            f"name one of {', '.join(candidate.folder.name for candidate in found)}",
+        )
+    return found, reasons
 
 
 def _candidate(folder: Path) -> Candidate | str:
