@@ -93,10 +93,20 @@ class Graph:
         yield
         self._scope.pop()
 
-    def input(self, name: str, dtype: np.dtype | type, shape: Sequence[int | str]) -> str:
-        """Declare a graph input; a str in the shape is a symbolic dimension."""
+    def input(
+        self,
+        name: str,
+        dtype: np.dtype | type,
+        shape: Sequence[int | str],
+        default: np.ndarray | None = None,
+    ) -> str:
+        """Declare a graph input; a str in the shape is a symbolic dimension.
+
+        default: the value where a caller feeds none. Runtimes do not list such an input among
+            those they ask for.
+        """
         self._inputs.append(helper.make_tensor_value_info(name, _element_type(dtype), shape))
-        return name
+        return name if default is None else self.constant(default, name)
 
     def output(self, name: str, dtype: np.dtype | type, shape: Sequence[int | str]) -> None:
         """Declare the value ``name`` a graph output."""
@@ -110,11 +120,16 @@ class Graph:
         return self.op_many(kind, *inputs, outputs=[output], **attributes)[0]
 
     def op_many(
-        self, kind: str, *inputs: str, outputs: Sequence[str], **attributes: object
+        self, kind: str, *inputs: str, outputs: Sequence[str | None], **attributes: object
     ) -> tuple[str, ...]:
-        """The same for several outputs; those given as ``""`` get a name of their own."""
+        """The same for several outputs; those given as ``""`` get a name of their own.
+
+        None among the outputs leaves an optional one out: it is neither computed nor stored.
+        """
         node = self._unique("/".join([*self._scope, kind]))
-        names = tuple(name or f"{node}.{i}" for i, name in enumerate(outputs))
+        names = tuple(
+            "" if name is None else name or f"{node}.{i}" for i, name in enumerate(outputs)
+        )
         domain = "com.microsoft" if kind in CONTRIB else ""
         self._nodes.append(
             helper.make_node(kind, inputs, names, name=node, domain=domain, **attributes)

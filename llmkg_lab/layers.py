@@ -123,14 +123,18 @@ class Layers:
         norm, _, _, total = self.graph.op_many(
             "SkipSimplifiedLayerNormalization",
             *(x, residual, gain),
-            outputs=["", "", "", ""],
+            outputs=["", None, None, ""],
             epsilon=epsilon,
         )
         return norm, total
 
-    def silu(self, x: str) -> str:
-        """x * sigmoid(x), elementwise."""
-        return self.graph.op("QuickGelu", x, alpha=1.0)
+    def swiglu(self, both: str) -> str:
+        """silu(gate) * up (Shazeer, 2020, arXiv:2002.05202): both (…, 2 width) -> (…, width).
+
+        ``both`` holds the gate's values and, beside them, those of the up projection.
+        """
+        gate, up = self.graph.op_many("Split", both, outputs=["", ""], axis=-1, num_outputs=2)
+        return self.graph.op("Mul", self.graph.op("QuickGelu", gate, alpha=1.0), up)
 
     def constant(self, array: np.ndarray, name: str) -> str:
         """A tensor that the config implies, not the checkpoint."""

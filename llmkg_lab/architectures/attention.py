@@ -63,19 +63,34 @@ class CachedAttention:
         )[0]
 
     def logits(self, x: str, head: Matrix) -> None:
-        """The graph's main output: x (batch, sequence, hidden) -> (batch, sequence, vocab)."""
-        self.layers.product(x, head, output="logits")
-        shape = ["batch_size", "sequence_length", head.rows]
-        self.layers.graph.output("logits", np.float32, shape)
+        """The graph's main output: x (batch, sequence, hidden) -> (batch, kept, vocab).
+
+        ``num_logits_to_keep``, an input that may be left out, asks for the last n positions
+        only; 0, its default, for all. Transformers.js feeds it where a graph has it. In a small
+        model the head is a fifth of a prompt's work, and one position of it is used.
+        """
+        graph = self.layers.graph
+        with graph.scope("logits"):
+            keep = graph.input("num_logits_to_keep", np.int64, [], default=np.array(0))
+            start = graph.op("Unsqueeze", graph.op("Neg", keep), self._constant("first", 0))
+            end = self._constant("end", np.iinfo(np.int64).max)
+            kept = graph.op("Slice", x, start, end, self._axis)  # from -n; where n is 0, from 0
+            self.layers.product(kept, head, output="logits")
+        # named as where all are kept: there are runtimes that infer the shape from the inputs'
+        graph.output("logits", np.float32, ["batch_size", "sequence_length", head.rows])
 
     def _lengths(self, mask: str) -> None:
-        graph, constant = self.layers.graph, self.layers.constant
-        one, axis = constant(np.array([1]), "one"), constant(np.array([1]), "axis")
-        count = graph.op("ReduceSum", mask, axis, keepdims=0)  # tokens a sequence: (batch,)
-        last = graph.op("Sub", count, one)
+        graph = self.layers.graph
+        self._axis = self._constant("axis", 1)
+        count = graph.op("ReduceSum", mask, self._axis, keepdims=0)  # tokens a sequence: (batch,)
+        last = graph.op("Sub", count, self._constant("one", 1))
         self._last = graph.op("Cast", last, to=TensorProto.INT32)
-        total = graph.op("Gather", graph.op("Shape", mask), constant(np.array(1), "mask_axis"))
+        axis = self.layers.constant(np.array(1), "mask_axis")
+        total = graph.op("Gather", graph.op("Shape", mask), axis)
         self._total = graph.op("Cast", total, to=TensorProto.INT32)
+
+    def _constant(self, name: str, value: int) -> str:
+        return self.layers.constant(np.array([value]), name)
 
     def _rotary(self, inverse_frequencies: np.ndarray, positions: int) -> None:
         # Angles (positions, head_dim / 2), folded to constants when the graph is loaded: two

@@ -103,12 +103,9 @@ def _attention(layers: Layers, c: Config, cache: CachedAttention, i: int, x: str
 
 
 def _feed_forward(layers: Layers, c: Config, name: str, x: str) -> str:
-    def linear(x: str, part: str, rows: int, columns: int) -> str:
-        return layers.linear(
-            x, [(f"{name}.{part}", rows)], columns, "feed-forward", bias=c.mlp_bias
-        )
-
-    gate = linear(x, "gate_proj", c.feed_forward, c.hidden)
-    up = linear(x, "up_proj", c.feed_forward, c.hidden)
-    gated = layers.graph.op("Mul", layers.silu(gate), up)  # (batch, sequence, feed_forward)
-    return linear(gated, "down_proj", c.hidden, c.feed_forward)
+    parts = [(f"{name}.{part}", c.feed_forward) for part in ("gate_proj", "up_proj")]
+    # one product for both: (batch, sequence, 2 feed_forward)
+    both = layers.linear(x, parts, c.hidden, "feed-forward", bias=c.mlp_bias)
+    down = [(f"{name}.down_proj", c.hidden)]
+    gated = layers.swiglu(both)  # (batch, sequence, feed_forward)
+    return layers.linear(gated, down, c.feed_forward, "feed-forward", bias=c.mlp_bias)

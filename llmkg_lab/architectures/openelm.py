@@ -121,8 +121,7 @@ def _norm_heads(layers: Layers, c: Config, name: str, x: str, heads: int) -> str
 def _feed_forward(layers: Layers, c: Config, i: int, x: str) -> str:
     name, width = f"transformer.layers.{i}.ffn", c.feed_forward[i]
     both = layers.linear(x, [(f"{name}.proj_1", 2 * width)], c.hidden, "feed-forward")
-    gate, up = layers.graph.op_many("Split", both, outputs=["", ""], axis=-1, num_outputs=2)
-    gated = layers.graph.op("Mul", layers.silu(gate), up)  # (batch, sequence, width)
+    gated = layers.swiglu(both)  # (batch, sequence, width)
     return layers.linear(gated, [(f"{name}.proj_2", c.hidden)], width, "feed-forward")
 
 
