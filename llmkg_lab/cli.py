@@ -414,7 +414,7 @@ def _load(model: Path) -> None:
 
         open_checkpoint(model)
     else:
-        from llmkg_lab.runtime.ort import open_session
+        from llmkg_lab.runtime.session import open_session
 
         open_session(model)
 

@@ -100,6 +100,55 @@ def test_a_reset_leaves_nothing_of_the_last_sequence(tiny):
     np.testing.assert_array_equal(tiny.prefill(IDS[:20]), first)
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 250), st.integers(1, 49), st.integers(1, 49))
+def test_a_prompt_s_beginning_is_taken_from_the_cache(tiny, expected, shared, first, second):
+    """Two prompts that begin alike: the second is run from where they part."""
+    tiny.reset()
+    list(tiny.generate(IDS[: shared + first], 1))
+    prompt = IDS[: shared + second].copy()
+    prompt[-1] = (prompt[-1] + 1) % 131  # so that they part there, if not before
+    kept = tiny.reuse(prompt)
+    assert kept == min(shared + first, shared + second - 1)
+    logits = tiny.prefill(prompt[kept:]).copy()
+    tiny.reset()
+    np.testing.assert_allclose(logits, tiny.prefill(prompt), **CLOSE)
+
+
+def test_a_chat_goes_on_without_its_beginning_run_again(tiny, monkeypatch):
+    monkeypatch.setattr(tiny, "reuse_prompts", True)
+    tiny.reset()
+    turn = IDS[:40].tolist()
+    answer = list(tiny.generate(turn, 10))
+    assert tiny.length == 49  # the last token of an answer is not run
+    turn = [*turn, *answer, *IDS[60:70].tolist()]
+    kept = []
+    monkeypatch.setattr(tiny, "reuse", lambda ids: kept.append(Decoder.reuse(tiny, ids)))
+    went_on = list(tiny.generate(turn, 10))
+    assert kept == [49]
+    tiny.reset()
+    assert list(tiny.generate(turn, 10)) == went_on
+    assert kept == [49, 0]
+
+
+def test_the_last_logits_alone_are_those_of_all(tiny):
+    feeds = {
+        i.name: np.zeros((1, i.shape[1], 0, i.shape[3]), np.float32)
+        for i in tiny.session.get_inputs()
+        if i.name.startswith("past")
+    }
+    feeds |= {"input_ids": IDS[None, :20], "attention_mask": np.ones((1, 20), np.int64)}
+    whole, zero = (
+        tiny.session.run(["logits"], feeds | keep)[0]
+        for keep in ({}, {"num_logits_to_keep": np.array(0)})
+    )
+    assert whole.shape == (1, 20, 131)
+    np.testing.assert_array_equal(zero, whole)
+    for count in (1, 3):
+        kept = tiny.session.run(["logits"], feeds | {"num_logits_to_keep": np.array(count)})[0]
+        np.testing.assert_allclose(kept, whole[:, -count:], **CLOSE)
+
+
 def test_steps_take_no_memory(tiny):
     def fill() -> int:
         tiny.reset()
@@ -141,7 +190,6 @@ def test_sampling_repeats_with_its_seed(tiny):
 def test_a_prompt_that_cannot_run_is_refused_at_once(tiny, ids, reason):
     with pytest.raises(InferenceError, match=reason):
         tiny.generate(ids, 1)
-    assert tiny.length == 0
 
 
 def test_two_generations_at_once_do_not_mix(tiny):

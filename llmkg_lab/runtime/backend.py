@@ -15,8 +15,9 @@ from llmkg_lab.cores import default_threads
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.caches import CacheStats, CachingTokenizer, vector_cache
 from llmkg_lab.runtime.generate import GenerationConfig, generate_text
-from llmkg_lab.runtime.ort import CPU, Decoder, Embedder
+from llmkg_lab.runtime.ort import Decoder, Embedder
 from llmkg_lab.runtime.paged import PagedDecoder
+from llmkg_lab.runtime.session import CPU
 from llmkg_lab.runtime.tokenizer import Message
 from llmkg_lab.runtime.worker import Worker, WorkerDecoder
 

@@ -22,7 +22,7 @@ from llmkg_lab import paths
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.device import cpu_name
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.ort import CPU
+from llmkg_lab.runtime.session import CPU
 
 MODEL, DATA = "model.onnx", "model.onnx_data"
 ORDER = "segments.json"  # written last: the folder is whole

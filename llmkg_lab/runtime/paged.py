@@ -19,10 +19,11 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.cores import default_threads
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.continuation import continue_prompt
-from llmkg_lab.runtime.ort import CPU, PREFILL_CHUNK
+from llmkg_lab.runtime.ort import PREFILL_CHUNK
 from llmkg_lab.runtime.packed import PackedSegment, load_error, packed, thrifty_options
 from llmkg_lab.runtime.residency import MappedWeights, data_room, resident, thrifty
 from llmkg_lab.runtime.sampling import Sampler
+from llmkg_lab.runtime.session import CPU
 
 WORK = 64 << 20  # bytes for the values of a chunk of tokens and what else comes and goes
 CACHE_SHARE = 0.2  # of the memory, for keys and values, where the length is not asked for

@@ -6,7 +6,7 @@ import numpy as np
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.ort import open_session
+from llmkg_lab.runtime.session import open_session
 from llmkg_lab.runtime.tokenizer import Tokenizer
 
 

@@ -116,7 +116,7 @@ def test_genai_and_optimum_generate_what_our_runtime_does(scheme, make_artifact)
 
 
 def test_optimum_computes_the_encoders_hidden_states(make_artifact):
-    from llmkg_lab.runtime.ort import open_session
+    from llmkg_lab.runtime.session import open_session
 
     artifact = make_artifact("minilm", "fp32")
     inputs = Tokenizer.from_folder(artifact.folder).encode_batch(SENTENCES, 128)
