@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab lint bench quality interop clean
+.PHONY: help run test lab app lint bench quality interop clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,13 +15,18 @@ help:  ## this list
 run: .venv/installed  ## convert, validate and report two models into outputs/ (or VARIANTS="…")
 	$(BIN)/llmkg-lab run $(VARIANTS)
 
-# Evaluation data that lies beside the checkout is used where it is; no test needs it.
+# Evaluation data that lies beside the checkout is used where it is; no test needs it. The explorer's
+# test in a browser needs Chromium and is skipped where there is none: apt-get install chromium.
 test: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks against their outputs
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop
 
 lab: .venv/installed  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+
+app: .venv/installed  ## the explorer as a page of its own, without the notebook around it
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[app]'
+	$(BIN)/voila notebooks/explore.ipynb
 
 lint: .venv/installed-dev  ## style only
 	$(BIN)/ruff check

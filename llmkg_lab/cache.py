@@ -26,16 +26,26 @@ def arrays(kind: str, key: Mapping, compute: Callable[[], Arrays]) -> Arrays:
     key: everything that the result depends on, as JSON (versions of libraries among it).
     A file that is damaged is computed again. Where the disk takes no file, a warning says so.
     """
-    content = json.dumps(key, sort_keys=True).encode()
-    path = paths.cache() / kind / f"{hashlib.sha256(content).hexdigest()}.npz"
-    with contextlib.suppress(*UNREADABLE):
-        return _read(path)
-    result = compute()
+    if (known := stored(kind, key)) is not None:
+        return known
+    result, path = compute(), _path(kind, key)
     try:
         _write(path, result)
     except OSError as error:
         warnings.warn(f"{path.parent} takes no cache file: {error.strerror}", stacklevel=2)
     return result
+
+
+def stored(kind: str, key: Mapping) -> Arrays | None:
+    """What an earlier call of ``arrays`` left for ``key``, None where there is nothing whole."""
+    with contextlib.suppress(*UNREADABLE):
+        return _read(_path(kind, key))
+    return None
+
+
+def _path(kind: str, key: Mapping) -> Path:
+    content = json.dumps(key, sort_keys=True).encode()
+    return paths.cache() / kind / f"{hashlib.sha256(content).hexdigest()}.npz"
 
 
 def _read(path: Path) -> Arrays:

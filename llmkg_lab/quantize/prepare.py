@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 
 from tqdm import tqdm
@@ -19,6 +20,9 @@ from llmkg_lab.quantize.scheme import Layout, Scheme, SchemeError
 from llmkg_lab.quantize.sensitivity import Sensitivities
 from llmkg_lab.quantize.units import HEAD, TABLE
 from llmkg_lab.texts import Text
+
+# Told of each step (done, total, what) in place of a text bar; what it raises stops the work.
+watcher: ContextVar[Callable[[int, int, str], None] | None] = ContextVar("watcher", default=None)
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,13 @@ def _distilled(
 
 @contextmanager
 def _bar(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A text progress bar, as a callback (done, total, what)."""
-    with tqdm(desc=title, unit=unit, file=sys.stdout) as bar:
+    """A text progress bar, as a callback (done, total, what); or who watches is told instead."""
+    watching = watcher.get()
+    with tqdm(desc=title, unit=unit, file=sys.stdout, disable=watching is not None) as bar:
 
         def show(done: int, total: int, _: str) -> None:
+            if watching:
+                watching(done, total, title)
             bar.total = total
             bar.update(done - bar.n)
 

@@ -1,0 +1,232 @@
+"""One variant under study: its checkpoint, its artifacts, and what was measured of them.
+
+Nothing here knows of widgets. What takes long reports its progress, may be interrupted there,
+and is kept in the cache by content, so that asking again is instant.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+
+from llmkg_lab import cache, paths, report, texts
+from llmkg_lab.artifact import Artifact, ArtifactError
+from llmkg_lab.catalog import Variant, find_variant, roster
+from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.convert import convert
+from llmkg_lab.errors import LabError
+from llmkg_lab.estimate import Estimate
+from llmkg_lab.explorer.points import OURS, Point, reported
+from llmkg_lab.quality import validate_decoder
+from llmkg_lab.quantize import Scheme
+from llmkg_lab.quantize.prepare import watcher
+from llmkg_lab.reference import DecoderReference, decoder_reference
+from llmkg_lab.runtime.ort import Decoder
+from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.sources import Fetched, availability, fetch
+
+DECODERS = 3  # kept open
+MAX_LENGTH = 1024  # tokens of a generation and its prompt
+CHARACTERS = 10  # of text a token at most, on average: more need not be tokenized
+
+Progress = Callable[[int, int, str], None]  # done, total, what
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """Progress that nobody watches."""
+
+
+class ExplorerError(LabError):
+    """A variant that cannot be explored, or a question that makes no sense of it."""
+
+
+def choices() -> dict[str, tuple[str, str]]:
+    """What can be explored here, for a menu: title -> (variant, source).
+
+    Decoders whose weights a package carries, and those that have artifacts under outputs/.
+    """
+    found = {}
+    for variant in roster().values():
+        if variant.task != "text-generation":
+            continue
+        packaged = replace(
+            variant, sources=tuple(s for s in variant.sources if s.kind == "package")
+        )
+        if any(available for _, available, _ in availability(packaged)):
+            found[f"{variant.title} · package"] = (variant.id, "package")
+        elif any(paths.outputs().glob(f"*/{variant.id}/artifacts/*/manifest.json")):
+            found[variant.title] = (variant.id, "")
+    return found
+
+
+class Session:
+    """A variant's checkpoint, opened.
+
+    Raises ExplorerError for what is no decoder, SourceError or CheckpointError.
+    """
+
+    def __init__(self, variant: str, source: str = "", progress: Progress = silent) -> None:
+        self.variant: Variant = find_variant(variant)
+        if self.variant.task != "text-generation":
+            raise ExplorerError(
+                f"{self.variant.id} is no language model",
+                "the explorer compares next-token distributions; minilm.ipynb measures encoders",
+            )
+        self.fetched: Fetched = fetch(self.variant, source, progress=progress)
+        self.checkpoint = open_checkpoint(
+            self.fetched.path, self.fetched.tokenizer, self.variant.chat_template
+        )
+        self.folder = paths.outputs() / "explore" / self._folder_name()
+        self._decoders: OrderedDict[str, Decoder] = OrderedDict()
+
+    def _folder_name(self) -> str:
+        return f"{self.variant.id}-synthetic" if self.fetched.synthetic else self.variant.id
+
+    @property
+    def title(self) -> str:
+        return self.variant.title
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the weights are random: quality figures then mean nothing."""
+        return self.fetched.synthetic
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        files = self.checkpoint.sidecars()
+        core = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+        config = json.loads(files.get("tokenizer_config.json", b"{}"))
+        if template := files.get("chat_template.jinja"):
+            config["chat_template"] = template.decode()
+        return Tokenizer(core, config)
+
+    @cached_property
+    def parameters(self) -> int:
+        return sum(int(np.prod(t.shape)) for t in self.checkpoint.tensors.values())
+
+    # Artifacts
+
+    def artifacts(self) -> dict[str, Artifact]:
+        """The artifacts of these very weights that are on disk, by scheme, smallest first."""
+        found = {}
+        for folder in self._folders():
+            try:
+                artifact = Artifact.open(folder)
+            except ArtifactError:
+                continue
+            manifest = artifact.manifest
+            if manifest["source"].get("fingerprint") == self.checkpoint.fingerprint():
+                found.setdefault(manifest["scheme"]["name"], artifact)
+        return dict(sorted(found.items(), key=lambda item: item[1].nbytes))
+
+    def _folders(self) -> Iterator[Path]:
+        own = self.folder.glob("*/manifest.json")
+        reports = paths.outputs().glob(f"*/{self.variant.id}/artifacts/*/manifest.json")
+        yield from sorted(path.parent for path in (*own, *reports))
+
+    def schemes(self) -> list[str]:
+        """Names to choose from: the variant's own schemes, then other artifacts."""
+        return list(dict.fromkeys([*self.variant.schemes, *self.artifacts()]))
+
+    def artifact(self, scheme: str, progress: Progress = silent) -> Artifact:
+        """The artifact of a scheme, converted where there is none yet. Raises LabError."""
+        parsed = Scheme.parse(scheme)
+        if known := self.artifacts().get(parsed.name):
+            return known
+        title = f"converting to {parsed.name}"
+        progress(0, 0, title)
+        token = watcher.set(progress)
+        try:
+            return convert(
+                self.checkpoint,
+                parsed,
+                self.folder / parsed.name,
+                source=report.source_of(self.fetched),
+                progress=lambda done, total, _: progress(done, total, title),
+                force=True,
+            )
+        finally:
+            watcher.reset(token)
+
+    def decoder(self, scheme: str, progress: Progress = silent) -> Decoder:
+        """A scheme's artifact, ready to run; the last few stay open."""
+        artifact = self.artifact(scheme, progress)
+        key = str(artifact.folder)
+        if key not in self._decoders:
+            progress(0, 0, f"opening {scheme}")
+            length = min(MAX_LENGTH, artifact.context_length)
+            self._decoders[key] = Decoder(artifact, max_length=length)
+            while len(self._decoders) > DECODERS:
+                self._decoders.popitem(last=False)
+        self._decoders.move_to_end(key)
+        return self._decoders[key]
+
+    # Measurements
+
+    @cached_property
+    def text(self) -> texts.Text:
+        """What quality is measured on, its second half."""
+        return texts.load(self.variant.evaluation.corpora)
+
+    @cached_property
+    def windows(self) -> np.ndarray:
+        """Token ids (windows, tokens) int64, as the variant's report reads them; few where the
+        weights are random and nothing can be learned."""
+        plan = self.variant.evaluation
+        if self.is_synthetic:
+            plan = report.quick_evaluation(plan)
+        ids = self.tokenizer.encode(self.text.evaluation[: CHARACTERS * plan.tokens])
+        return texts.windows(ids, plan.window, plan.tokens)
+
+    def reference(self, progress: Progress = silent) -> DecoderReference:
+        """PyTorch in float32 on the windows, from the cache where it has run before."""
+        return decoder_reference(self.checkpoint, self.windows, [], 0, progress)
+
+    def measure(self, scheme: str, progress: Progress = silent) -> Point:
+        """How far a scheme's artifact lies from the reference, as ONNX Runtime runs it."""
+        artifact = self.artifact(scheme, progress)
+
+        def compute() -> cache.Arrays:
+            reference = self.reference(progress)
+            decoder = self.decoder(scheme, progress)
+            quality = validate_decoder(decoder, reference, self.text, progress)
+            content = json.dumps(asdict(quality.metrics["kl_mean"]))
+            return {"kl_mean": np.frombuffer(content.encode(), np.uint8)}
+
+        stored = cache.arrays("explored", self._key(artifact), compute)
+        return _point(artifact, stored)
+
+    def points(self) -> list[Point]:
+        """What was measured of these weights so far, here or in a report, smallest first."""
+        found = {}
+        if not self.is_synthetic:
+            points = reported(self.variant.id, self.checkpoint.fingerprint())
+            found = {point.label: point for point in points}
+        for scheme, artifact in self.artifacts().items():
+            if (stored := cache.stored("explored", self._key(artifact))) is not None:
+                found[scheme] = _point(artifact, stored)
+        return sorted(found.values(), key=lambda point: point.nbytes)
+
+    def _key(self, artifact: Artifact) -> dict:
+        """What a measurement depends on: the files, the text, the programs."""
+        files = artifact.manifest["files"]
+        windows = self.windows.astype("<i8").tobytes()
+        return {
+            "model": [files[name]["sha256"] for name in sorted(files) if name.startswith("onnx/")],
+            "reference": self.checkpoint.fingerprint(),
+            "windows": [*self.windows.shape, hashlib.sha256(windows).hexdigest()],
+            "versions": {n: version(n) for n in ("onnxruntime", "torch", "transformers", "numpy")},
+        }
+
+
+def _point(artifact: Artifact, stored: cache.Arrays) -> Point:
+    kl = Estimate(**json.loads(stored["kl_mean"].tobytes()))
+    scheme = artifact.manifest["scheme"]["name"]
+    return Point(scheme, OURS, artifact.nbytes, kl.value, kl.low, kl.high, kl.n)
