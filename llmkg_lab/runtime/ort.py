@@ -12,6 +12,7 @@ from llmkg_lab.runtime.session import CPU, CachedSession, open_session
 from llmkg_lab.runtime.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 128  # tokens a run: it bounds the memory of what is in between the layers
+BATCH_TOKENS = 128  # an encoder's run; more were slower on two cores (docs/speed.md)
 
 
 class Decoder:
@@ -159,18 +160,16 @@ class Embedder:
         pooling = artifact.manifest["pooling"] or {}
         self.max_length = pooling.get("max_length") or artifact.context_length
 
-    def embed(self, texts: Sequence[str], batch_size: int = 32) -> np.ndarray:
+    def embed(self, texts: Sequence[str], batch_size: int | None = None) -> np.ndarray:
         """Embeddings (texts, hidden) float32, in the order of the texts.
 
-        Tokens beyond ``max_length`` are cut off. Texts of similar length share a batch, so that
-        little is computed on padding.
+        Tokens beyond ``max_length`` are cut off. Texts of like length share a run, of
+        BATCH_TOKENS or of ``batch_size`` texts at most.
         """
         embeddings = np.empty((len(texts), self.hidden), np.float32)
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            inputs = self.tokenizer.encode_batch([texts[i] for i in batch], self.max_length)
-            embeddings[batch] = self._run(inputs)
+        batches = self.tokenizer.batches(texts, self.max_length, BATCH_TOKENS, batch_size)
+        for indices, inputs in batches:
+            embeddings[indices] = self._run(inputs)
         return embeddings
 
     def _run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:

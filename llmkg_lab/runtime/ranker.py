@@ -6,6 +6,7 @@ import numpy as np
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.ort import BATCH_TOKENS
 from llmkg_lab.runtime.session import open_session
 from llmkg_lab.runtime.tokenizer import Tokenizer
 
@@ -25,16 +26,14 @@ class Ranker:
         self.tokenizer = Tokenizer.from_folder(artifact.folder)
         self.max_length = artifact.context_length
 
-    def score(self, pairs: Sequence[tuple[str, str]], batch_size: int = 32) -> np.ndarray:
+    def score(self, pairs: Sequence[tuple[str, str]], batch_size: int | None = None) -> np.ndarray:
         """Scores (pairs,) float32, in the order of the pairs (query, passage).
 
-        The longer of two texts is cut where both do not fit. Pairs of similar length share a
-        batch, so that little is computed on padding.
+        The longer of two texts is cut where both do not fit. Pairs of like length share a run,
+        of BATCH_TOKENS or of ``batch_size`` pairs at most.
         """
         scores = np.empty(len(pairs), np.float32)
-        order = sorted(range(len(pairs)), key=lambda index: sum(map(len, pairs[index])))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            inputs = self.tokenizer.encode_batch([pairs[i] for i in batch], self.max_length)
-            scores[batch] = self.session.run(["logits"], inputs)[0][:, 0]
+        batches = self.tokenizer.batches(pairs, self.max_length, BATCH_TOKENS, batch_size)
+        for indices, inputs in batches:
+            scores[indices] = self.session.run(["logits"], inputs)[0][:, 0]
         return scores

@@ -1,7 +1,7 @@
 """Text to tokens and back, from an artifact's tokenizer.json and tokenizer_config.json."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -60,13 +60,45 @@ class Tokenizer:
 
         Returns input_ids, attention_mask and token_type_ids, each (texts, tokens) int64.
         """
+        return self._padded(self._encodings(texts, max_length))
+
+    def batches(
+        self,
+        texts: Sequence[str | tuple[str, str]],
+        max_length: int,
+        tokens: int,
+        batch_size: int | None = None,
+    ) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+        """An encoder's inputs for many texts, those of like length together: little is padding.
+
+        tokens: what a batch may have, padding counted; a longer text has one of its own.
+        batch_size: texts that a batch may have.
+        Yields (indices of the texts, inputs as ``encode_batch`` gives them).
+        """
+        encodings = self._encodings(texts, max_length)
+        batch: list[int] = []
+        for i in sorted(range(len(texts)), key=lambda i: len(encodings[i])):
+            full = len(encodings[i]) * (len(batch) + 1) > tokens or len(batch) == batch_size
+            if batch and full:
+                yield batch, self._padded([encodings[i] for i in batch])
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch, self._padded([encodings[i] for i in batch])
+
+    def _encodings(
+        self, texts: Sequence[str | tuple[str, str]], max_length: int
+    ) -> list[tokenizers.Encoding]:
         self.core.enable_truncation(max_length)
         try:
-            encodings = self.core.encode_batch(texts)
+            return self.core.encode_batch(texts)
         finally:
             self.core.no_truncation()
+
+    def _padded(self, encodings: Sequence[tokenizers.Encoding]) -> dict[str, np.ndarray]:
+        shape = (len(encodings), max(map(len, encodings), default=0))
         inputs = {
-            name: np.zeros((len(texts), max(map(len, encodings), default=0)), np.int64)
+            name: np.zeros(shape, np.int64)
             for name in ("input_ids", "attention_mask", "token_type_ids")
         }
         inputs["input_ids"].fill(self._token_id("pad_token") or 0)
