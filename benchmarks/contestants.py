@@ -33,7 +33,7 @@ CALIBRATION, WINDOW = 32, 512  # windows of how many tokens an importance matrix
 SCHEMES = (
     "int4",
     "int4-s16-gptq-e8b64sym",
-    "budget:91MB",
+    "budget:91.3MB",
     "budget:100MB",
     "int8-s16-eq",
 )
@@ -176,7 +176,14 @@ def build_genai(model: Path, out: Path, *options: str) -> None:
 def code_hash() -> str:
     """SHA-256 of the code that artifacts come from: another code may make another artifact."""
     package, digest = Path(llmkg_lab.__file__).parent, hashlib.sha256()
-    parts = ("quantize/*.py", "architectures/*.py", "convert.py", "layers.py", "store.py")
+    parts = (
+        "quantize/*.py",
+        "architectures/*.py",
+        "convert.py",
+        "graph.py",
+        "layers.py",
+        "store.py",
+    )
     for path in sorted(path for part in parts for path in package.glob(part)):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()

@@ -18,7 +18,7 @@ from common import (
     publish,
     workload_of,
 )
-from contestants import build_genai, quantize_gguf
+from contestants import build_genai, code_hash, quantize_gguf
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.convert import convert_all
@@ -63,7 +63,9 @@ def main() -> None:
 
 
 def our_models() -> dict[str, Artifact]:
-    return convert_all(packaged_checkpoint(), SCHEMES, WORK, source={"kind": "package"})
+    return convert_all(
+        packaged_checkpoint(), SCHEMES, WORK / code_hash()[:12], source={"kind": "package"}
+    )
 
 
 def gguf_model(kind: str) -> Path:

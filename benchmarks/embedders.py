@@ -9,6 +9,7 @@ import argparse
 import os
 
 from common import WORK, alternate, compare, publish, workload_of
+from contestants import code_hash
 
 from llmkg_lab import texts
 from llmkg_lab.catalog import roster
@@ -40,7 +41,8 @@ def main() -> None:
     folder = fetch(roster()["all_minilm_l6_v2"], "package").path
     checkpoint = open_checkpoint(folder)
     work = {"threads": options.threads, "texts": sentences()}
-    artifacts = convert_all(checkpoint, SCHEMES, WORK / "minilm", source={"kind": "package"})
+    out = WORK / "minilm" / code_hash()[:12]
+    artifacts = convert_all(checkpoint, SCHEMES, out, source={"kind": "package"})
     contestants = {
         "PyTorch float32": workload_of("PyTorch embedder", folder, work),
         "PyTorch float32, one by one": workload_of(
