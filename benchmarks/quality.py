@@ -67,7 +67,8 @@ def entries(
     for kind in types:
         make = partial(Weights.llama_cpp, kind=kind)
         made.append((f"llama.cpp {kind}", partial(make, with_importance=False)))
-        made.append((f"llama.cpp {kind} imatrix", partial(make, with_importance=True)))
+        if kind != "Q8_0":  # which takes no account of it
+            made.append((f"llama.cpp {kind} imatrix", partial(make, with_importance=True)))
     return made + [(f"genai {name}", partial(Weights.genai, name=name)) for name in genai]
 
 
