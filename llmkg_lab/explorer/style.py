@@ -35,8 +35,8 @@ CSS = f"""
 .lab-panel .widget-hprogress {{ height: 20px; }}
 .lab-panel .progress-bar {{ background: {ACCENT}; }}
 .lab-panel .noUi-connect {{ background: {ACCENT}; }}
-.lab-panel .noUi-handle:is(:hover, :focus, :active) {{ background: {ACCENT};
-  border-color: {ACCENT}; }}
+.lab-panel .noUi-handle:is(:hover, :focus, :active) {{ background: {ACCENT} !important;
+  border-color: {ACCENT} !important; }}
 .lab-panel .jupyter-button {{ border-radius: 6px; }}
 .lab-panel .jupyter-button.mod-primary {{ background: {ACCENT}; color: #fff; font-weight: 600; }}
 .lab-panel textarea, .lab-panel input, .lab-panel select {{ border-radius: 6px; color: {INK};

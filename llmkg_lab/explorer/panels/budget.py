@@ -44,6 +44,7 @@ class Budget(Panel):
         self.state.observe(lambda _: self.state.session and self.sensitivities(), "session")
         self.state.observe(lambda _: self._renew(), "sensitivities")
         self.state.observe(lambda _: self._draw(), "points")
+        self.state.observe(lambda _: self.chart and self._point(), "budget")
 
     def sensitivities(self) -> Job:
         """Measure what each layout of each matrix costs, or take it from the cache."""
@@ -109,8 +110,6 @@ class Budget(Panel):
     def _moved(self, _: dict) -> None:
         if self.state.sensitivities:
             self.state.budget = round(self.slider.value * 1e6)
-        if self.chart:
-            self._point()
 
     def _draw(self) -> None:
         if found := self.state.sensitivities:

@@ -42,7 +42,7 @@ class OwnText(Panel):
         self.scheme = widgets.Combobox(description="Scheme", ensure_option=False)
         self.colour = widgets.ToggleButtons(
             options=[KL, ADDED, LOSS],
-            style={"button_width": "120px"},
+            style={"button_width": "140px"},
             tooltips=[NOTES[name] for name in (KL, ADDED, LOSS)],
         )
         self.button = primary("Compare", "play")

@@ -65,10 +65,11 @@ class SensitivityMap(Panel):
         self.cells = {cell.name: cell for cell in grid.cells_of(found)}
         self.buttons = {name: self._button(cell) for name, cell in self.cells.items()}
         layouts = grid.layouts_of(found)
-        four = next((layout for layout in layouts if layout.bits == 4), layouts[0])
+        narrow = [layout for layout in layouts if layout.bits == 4] or layouts
+        widespread = max(narrow, key=lambda layout: len(grid.losses(found, layout)))
         options = [(grid.layout_name(layout), layout) for layout in layouts]
         self.layouts.options = options
-        self.layouts.value = four
+        self.layouts.value = widespread
         self._shade()
         self._bits()
         self.map.children = self._rows()
@@ -93,7 +94,7 @@ class SensitivityMap(Panel):
         for kind in kinds:
             children.append(widgets.Label(kind))
             children += [place.get((kind, i)) or widgets.Label("") for i in range(layers)]
-        columns = f"52px repeat({layers}, minmax(22px, 1fr))"
+        columns = f"52px repeat({layers}, minmax(18px, 1fr))"
         matrices = widgets.GridBox(
             children, layout={"grid_template_columns": columns, "grid_gap": "2px", "width": "100%"}
         )
