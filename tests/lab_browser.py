@@ -71,7 +71,7 @@ def server(command, folder, environment):
             process.wait()
 
 
-def _wait_until_it_answers(address, token, process, log, seconds=60):
+def _wait_until_it_answers(address, token, process, log, seconds=120):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
@@ -96,6 +96,7 @@ def browser(folder: Path, width=1280, height=900):
             viewport={"width": width, "height": height},
         )
         page = context.pages[0]
+        page.set_default_timeout(120_000)  # the whole suite may be running beside it
         page.strangers = []
 
         def note(request):
@@ -117,8 +118,8 @@ def run_all_cells(page, address, token, notebook):
     """Open a notebook in JupyterLab and run it; returns when it has begun."""
     _start_kernel(address, token, notebook)
     page.goto(f"{address}/lab/tree/{notebook}?token={token}")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=60_000)
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
+    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
     for _ in range(
         8
     ):  # before the kernel is connected, a run is forgotten, or the kernel asked for
