@@ -120,15 +120,14 @@ def run_all_cells(page, address, token, notebook):
     page.goto(f"{address}/lab/tree/{notebook}?token={token}")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
-    for _ in range(
-        8
-    ):  # before the kernel is connected, a run is forgotten, or the kernel asked for
+    # Before the kernel is connected, a run is forgotten, or JupyterLab asks which kernel to take.
+    for _ in range(6):
         if page.locator(".jp-Dialog").count():
             page.locator(".jp-Dialog .jp-mod-accept").click()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         with contextlib.suppress(Exception):
-            page.wait_for_selector(".jp-InputPrompt >> text=/\\[[*1]\\]/", timeout=5_000)
+            page.wait_for_selector(".jp-InputPrompt >> text=/\\[[*1]\\]/", timeout=20_000)
             return
     raise AssertionError("the notebook does not run")
 
