@@ -132,7 +132,7 @@ class _Walk:
             self._add(i, "o", layer.self_attn.o_proj, [attended, net.attend(i, normed[1])], found)
             normed = [layer.post_attention_layernorm(stream) for stream in self._streams]
             gated = net.gate(i, normed[0])
-            self._place(i, ("gate", "up"), normed, found)
+            self._place(i, ("gate_up",), normed, found)
             self._add(i, "down", layer.mlp.down_proj, [gated, net.gate(i, normed[1])], found)
         self._position = i + 1
 

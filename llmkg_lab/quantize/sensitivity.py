@@ -22,7 +22,7 @@ from llmkg_lab.quantize.scheme import Layout
 from llmkg_lab.texts import Text
 
 FORMAT = "llmkg-lab/sensitivities/1"
-METHOD = 4  # counted up when the same inputs would give other figures: cached ones are then void
+METHOD = 5  # counted up when the same inputs would give other figures: cached ones are then void
 TOKENS = 10 * 512  # of calibration text: for the solver, and two windows to price
 
 Progress = Callable[[int, int, str], None]  # steps done, in all, what

@@ -10,7 +10,7 @@ class Unit(NamedTuple):
     """Matrices that the graph stores as one, and multiplies with in one product."""
 
     name: str  # the first part's tensor, by which ``Layers`` and the size table know the unit
-    kind: str  # qkv | o | gate | up | down | table | head
+    kind: str  # qkv | o | gate_up | down | table | head
     layer: int  # -1 where it belongs to none
     parts: tuple[str, ...]  # tensors, stacked along their rows
 
@@ -22,8 +22,7 @@ def units_of(config: Mapping) -> Iterator[Unit]:
         for kind, block, parts in (
             ("qkv", "self_attn", ("q_proj", "k_proj", "v_proj")),
             ("o", "self_attn", ("o_proj",)),
-            ("gate", "mlp", ("gate_proj",)),
-            ("up", "mlp", ("up_proj",)),
+            ("gate_up", "mlp", ("gate_proj", "up_proj")),
             ("down", "mlp", ("down_proj",)),
         ):
             names = tuple(f"model.layers.{i}.{block}.{part}.weight" for part in parts)
