@@ -40,6 +40,10 @@ def _scatter(axes, points: Sequence[dict], label: str, color: str, filled: bool)
         megabytes, values, yerr=[below, above], fmt=marker, color=color, label=label,
         markerfacecolor=color if filled else "white", elinewidth=0.8,
     )  # fmt: skip
-    for point, x, y in zip(points, megabytes, values, strict=True):
+    # by turns to the left and to the right, so that neighbours' names do not cover each other
+    for i, (point, x, y) in enumerate(zip(points, megabytes, values, strict=True)):
         name = point["name"].removesuffix(" imatrix")
-        axes.annotate(name, (x, y), (5, 4), textcoords="offset points", fontsize=7, color=color)
+        place, side = (((-5, 3), "right"), ((5, 3), "left"))[i % 2]
+        axes.annotate(
+            name, (x, y), place, textcoords="offset points", ha=side, fontsize=7, color=color
+        )
