@@ -14,8 +14,7 @@ OUTSIDE = -1  # the layer of what belongs to none: tables and heads
 KINDS = {  # of the tensors by which the graph's matrices are named; a fused product by its first
     "q_proj": "q, k, v",
     "o_proj": "o",
-    "gate_proj": "gate",
-    "up_proj": "up",
+    "gate_proj": "gate, up",
     "down_proj": "down",
     "embed_tokens": "table",
     "lm_head": "head",
