@@ -23,6 +23,7 @@ def draw(points: Sequence[dict], path: Path) -> None:
             _scatter(axes, with_matrix, f"{runtime} with importance matrix", color, filled=False)
     axes.set(yscale="log", xlabel="MB of weights and graph", ylabel="KL divergence, nats a token")
     axes.set(title="What the bytes buy: SmolLM2-135M-Instruct, 95 % intervals")
+    axes.margins(x=0.15)
     axes.legend(frameon=False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
