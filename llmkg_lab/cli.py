@@ -198,6 +198,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue a text, or answer a question with --chat; the text appears as it grows."""
+    if memory:  # NumPy's OpenBLAS takes 40 MB a thread when it is loaded, which the limit counts
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmkg_lab.runtime.generate import GenerationConfig
     from llmkg_lab.runtime.selection import open_backend
 
