@@ -120,13 +120,17 @@ def run_all_cells(page, address, token, notebook):
     page.goto(f"{address}/lab/tree/{notebook}?token={token}")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=120_000)
     page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=120_000)
-    # Before the kernel is connected, a run is forgotten, or JupyterLab asks which kernel to take.
-    for _ in range(6):
-        if page.locator(".jp-Dialog").count():
-            page.locator(".jp-Dialog .jp-mod-accept").click()
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        with contextlib.suppress(Exception):
+    # Before the kernel is connected, a run is forgotten, or JupyterLab asks which kernel to take:
+    # a dialog that may come at any moment and then covers the menu.
+    from playwright.sync_api import Error
+
+    for _ in range(12):
+        with contextlib.suppress(Error):
+            if page.locator(".jp-Dialog").count():
+                page.locator(".jp-Dialog .jp-mod-accept").click(timeout=10_000)
+            else:
+                page.get_by_role("menuitem", name="Run", exact=True).click(timeout=10_000)
+                page.get_by_text("Run All Cells", exact=True).click(timeout=10_000)
             page.wait_for_selector(".jp-InputPrompt >> text=/\\[[*1]\\]/", timeout=20_000)
             return
     raise AssertionError("the notebook does not run")
