@@ -67,7 +67,7 @@ def gptq(
         stop = start + size
         block, own = work[start:stop], factor[start:stop, start:stop]
         importance = np.diagonal(own) ** -2  # what a squared error costs, by GPTQ's own measure
-        grid = search_grid(np.ascontiguousarray(block.T), layout, importance)
+        grid = search_grid(block.T, layout, importance)
         i = order[start] // size
         scales[i], zero_points[i] = grid
         codes[order[start:stop]], errors = _round_block(block, own, *grid, layout)

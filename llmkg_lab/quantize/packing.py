@@ -10,12 +10,13 @@ import numpy as np
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Pack uint8 codes (…, n) below 2**bits into bytes (…, ceil(n * bits / 8))."""
     per_byte = _per_byte(bits)
+    codes = np.ascontiguousarray(codes)
     if per_byte == 1:
         return codes
     if ragged := -codes.shape[-1] % per_byte:
         codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, ragged)])
     if bits == 4:  # two codes as one little-endian word: no strided access, three times faster
-        words = np.ascontiguousarray(codes).view("<u2")
+        words = codes.view("<u2")
         return (words | words >> 4).astype(np.uint8)
     packed = np.zeros((*codes.shape[:-1], codes.shape[-1] // per_byte), np.uint8)
     for i in range(per_byte):
