@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
@@ -84,6 +84,15 @@ class Artifact:
         """Bits of graph and weights together, for each parameter of the model."""
         return self.nbytes * 8 / self.manifest["parameters"]
 
+    def problems(self, names: Iterable[str] | None = None) -> Iterator[str]:
+        """What is wrong with the files ``names``, by default all: every byte of them is read."""
+        for name in self.manifest["files"] if names is None else names:
+            wrong_size = list(self._size_problems(name))
+            yield from wrong_size
+            expected = self.manifest["files"][name]["sha256"]
+            if not wrong_size and _sha256(self.folder / name) != expected:
+                yield f"{name} was changed: its SHA-256 differs from the manifest's"
+
     def _size_problems(self, name: str) -> Iterator[str]:
         path = self.folder / name
         expected = self.manifest["files"][name]["bytes"]
@@ -99,14 +108,7 @@ def verify(folder: str | Path) -> list[str]:
     Raises ArtifactError where there is no readable manifest at all.
     """
     folder = Path(folder)
-    artifact = Artifact(folder, _read_manifest(folder))
-    problems = []
-    for name, entry in artifact.manifest["files"].items():
-        if wrong_size := list(artifact._size_problems(name)):
-            problems += wrong_size
-        elif _sha256(folder / name) != entry["sha256"]:
-            problems.append(f"{name} was changed: its SHA-256 differs from the manifest's")
-    return problems
+    return list(Artifact(folder, _read_manifest(folder)).problems())
 
 
 @contextlib.contextmanager

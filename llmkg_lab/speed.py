@@ -21,6 +21,7 @@ from llmkg_lab.cores import default_threads
 from llmkg_lab.device import cpu_name, read_bandwidth
 from llmkg_lab.errors import LabError
 from llmkg_lab.runtime.ort import Decoder, Embedder
+from llmkg_lab.runtime.packed import prepare
 from llmkg_lab.runtime.ranker import Ranker
 
 Samples = dict[str, list[float]]  # by metric, in the metric's unit
@@ -83,6 +84,7 @@ def measure(artifact: Artifact, workload: Workload | None = None, processes: int
             f"{artifact.folder}: the speed of a {artifact.task} model is not measured",
             f"measured are {', '.join(WORKLOADS)}",
         )
+    prepare(artifact)  # or the first process would load longer than all that come after it
     runs = [_run_in_process(artifact.folder, workload) for _ in range(processes)]
     samples = {name: [x for run in runs for x in run[name]] for name in runs[0]}
     if "decode_ms" in samples:

@@ -6,7 +6,9 @@ import numpy as np
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.continuation import check_tokens
 from llmkg_lab.runtime.ort import PREFILL_CHUNK
+from llmkg_lab.runtime.packed import open_artifact
 from llmkg_lab.runtime.sampling import Sampler
 from llmkg_lab.runtime.session import CachedSession
 
@@ -32,7 +34,8 @@ class BatchDecoder:
             raise InferenceError(f"slots is {slots}", "give room for one sequence or more")
         self.artifact = artifact
         self.slots = slots
-        self._cached = CachedSession(artifact, slots, PREFILL_CHUNK, max_length, threads)
+        session = open_artifact(artifact, threads)
+        self._cached = CachedSession(session, artifact, slots, PREFILL_CHUNK, max_length)
         self.max_length, self.vocab = self._cached.max_length, self._cached.vocab
         self._rows: list[int] = []  # the sequence in each active row
         self._lengths = np.zeros(slots, np.int64)  # tokens in each row's cache
@@ -58,7 +61,7 @@ class BatchDecoder:
                 f"all {self.slots} slots are taken", "let a sequence leave, or open more slots"
             )
         ids = np.asarray(prompt_ids, np.int64)
-        self._cached.check(ids, len(ids), self.max_length)
+        check_tokens(ids, self.vocab, len(ids), self.max_length)
         row = len(self._rows)  # not active before its prompt has run: Ctrl-C leaves it out
         self._lengths[row] = 0
         for start in range(0, len(ids), self._cached.chunk):
@@ -85,7 +88,7 @@ class BatchDecoder:
             return {}
         ids = np.array([[tokens[sequence]] for sequence in self._rows], np.int64)  # (active, 1)
         lengths = self._lengths[: len(ids)]
-        self._cached.check(ids, int(lengths.max()) + 1, self.max_length)
+        check_tokens(ids, self.vocab, int(lengths.max()) + 1, self.max_length)
         logits = self._cached.run(0, ids, lengths).copy()  # a join would overwrite them
         lengths += 1
         return dict(zip(self._rows, logits, strict=True))

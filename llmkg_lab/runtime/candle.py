@@ -4,7 +4,7 @@ The `candle-nn` package brings kernels, quantized products among them. Its own L
 it has no grouped queries, and its causal mask lets a token see the future.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,14 +14,13 @@ from llmkg_lab.architectures import llama
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.continuation import continue_prompt
-from llmkg_lab.runtime.sampling import Sampler
+from llmkg_lab.runtime.continuation import SequenceDecoder, check_tokens
 
 Tensor = Any  # candle.Tensor; candle is an optional package
 Weights = dict[str, Any]  # candle.QTensor by GGUF name
 
 
-class CandleDecoder:
+class CandleDecoder(SequenceDecoder):
     """A causal language model on the CPU, one sequence at a time: as ``ort.Decoder``."""
 
     def __init__(self, artifact: Artifact) -> None:
@@ -48,34 +47,15 @@ class CandleDecoder:
         self._cache: list[tuple[Tensor, Tensor] | None] = [None] * self._config.layers
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
-        """Append tokens; return the logits after the last, (vocab,) float32.
-
-        Raises InferenceError on no tokens, one outside the vocabulary, or more than fit.
-        """
-        ids = [int(token) for token in ids]
-        if not ids or min(ids) < 0 or max(ids) >= self.vocab:
-            raise InferenceError("no tokens, or one outside the vocabulary")
-        if self.length + len(ids) > self.max_length:
-            raise InferenceError(f"{len(ids)} tokens more do not fit {self.max_length} positions")
+        """Append tokens; return the logits after the last, (vocab,) float32."""
+        checked = np.asarray(ids, np.int64)
+        check_tokens(checked, self.vocab, self.length + len(checked), self.max_length)
+        ids = checked.tolist()
         x = self._forward(ids)  # (tokens, hidden)
         last = self._norm("output_norm", x.narrow(0, len(ids) - 1, 1))
         head = "output.weight" if "output.weight" in self._weights else "token_embd.weight"
         self.length += len(ids)
         return np.array(self._weights[head].matmul_t(last).values()[0], np.float32)
-
-    def step(self, token: int) -> np.ndarray:
-        """Append one token; as ``prefill([token])``."""
-        return self.prefill((token,))
-
-    def generate(
-        self,
-        prompt_ids: Sequence[int],
-        max_tokens: int,
-        sampler: Sampler | None = None,
-        stop_ids: Collection[int] = (),
-    ) -> Iterator[int]:
-        """Continue a prompt: greedily unless there is a sampler, until a token of ``stop_ids``."""
-        return continue_prompt(self, prompt_ids, max_tokens, sampler, stop_ids)
 
     def _forward(self, ids: list[int]) -> Tensor:
         """Hidden states before the last norm, (tokens, hidden); the cache grows."""

@@ -1,21 +1,22 @@
 """Artifacts on plain ONNX Runtime: a decoder with an in-place KV cache, and an embedder."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.sampling import Sampler
-from llmkg_lab.runtime.session import CPU, CachedSession, open_session
+from llmkg_lab.runtime.continuation import SequenceDecoder, check_tokens
+from llmkg_lab.runtime.packed import open_artifact
+from llmkg_lab.runtime.session import CPU, CachedSession
 from llmkg_lab.runtime.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 128  # tokens a run: it bounds the memory of what is in between the layers
 BATCH_TOKENS = 128  # an encoder's run; more were slower on two cores (docs/speed.md)
 
 
-class Decoder:
+class Decoder(SequenceDecoder):
     """A causal language model over one KV cache, one sequence at a time.
 
     A token copies and allocates nothing (``CachedSession``).
@@ -39,8 +40,8 @@ class Decoder:
     ) -> None:
         self.artifact = artifact
         self.reuse_prompts = reuse_prompts
-        self._cached = CachedSession(artifact, 1, PREFILL_CHUNK, max_length, threads, profile)
-        self.session = self._cached.session
+        self.session = open_artifact(artifact, threads, profile=profile)
+        self._cached = CachedSession(self.session, artifact, 1, PREFILL_CHUNK, max_length)
         self.max_length, self.vocab = self._cached.max_length, self._cached.vocab
         self._tokens = np.empty(self.max_length, np.int64)  # what the cache holds
         self._lengths = np.zeros(1, np.int64)  # and how much of it
@@ -69,7 +70,7 @@ class Decoder:
         a token outside the vocabulary, or more tokens than the cache has room for.
         """
         ids = np.asarray(ids, np.int64)
-        self._cached.check(ids, self.length + len(ids), self.max_length)
+        check_tokens(ids, self.vocab, self.length + len(ids), self.max_length)
         for start in range(0, len(ids), self._cached.chunk):
             part = ids[start : start + self._cached.chunk]
             length = self.length
@@ -78,26 +79,11 @@ class Decoder:
             self._lengths += len(part)  # only now: an interrupted run leaves the cache as it was
         return logits[0]
 
-    def step(self, token: int) -> np.ndarray:
-        """Append one token; as ``prefill([token])``."""
-        return self.prefill((token,))
-
-    def generate(
-        self,
-        prompt_ids: Sequence[int],
-        max_tokens: int,
-        sampler: Sampler | None = None,
-        stop_ids: Collection[int] = (),
-    ) -> Iterator[int]:
-        """Continue a prompt, token by token, greedily unless there is a sampler.
-
-        Ends after ``max_tokens``, before a token of ``stop_ids``, or where the cache is full.
-        The cache is started anew, but for what ``reuse_prompts`` keeps. A generation that
-        another call overtook raises InferenceError, as do a prompt that is empty or too long.
-        """
-        prompt = np.asarray(prompt_ids, np.int64)
-        self._cached.check(prompt, len(prompt), self.max_length)
-        return self._generate(prompt, max_tokens, sampler or Sampler(), stop_ids)
+    def start(self, prompt: np.ndarray) -> np.ndarray:
+        """Begin a sequence; return what of its ``prompt`` the cache does not hold."""
+        # the last token of a prompt is run in any case, for its logits
+        self.reuse(prompt[:-1] if self.reuse_prompts else ())
+        return prompt[self.length :]
 
     def logits(self, input_ids: np.ndarray, lengths: Sequence[int] | None = None) -> np.ndarray:
         """Logits at every position of whole sequences, without the cache.
@@ -108,7 +94,7 @@ class Decoder:
         """
         input_ids = np.asarray(input_ids, np.int64)
         batch, sequence = input_ids.shape
-        self._cached.check(input_ids, sequence, self.artifact.context_length)
+        check_tokens(input_ids, self.vocab, sequence, self.artifact.context_length)
         lengths = np.full(batch, sequence) if lengths is None else np.asarray(lengths)
         feeds = {
             "input_ids": input_ids,
@@ -118,28 +104,6 @@ class Decoder:
             feeds[name] = np.zeros((batch, heads, 0, head_dim), np.float32)
         return self.session.run(["logits"], feeds)[0]
 
-    def _generate(
-        self, prompt: np.ndarray, max_tokens: int, sampler: Sampler, stop_ids: Collection[int]
-    ) -> Iterator[int]:
-        history = np.concatenate([prompt, np.empty(max_tokens, np.int64)])
-        # the last token of a prompt is run in any case, for its logits
-        self.reuse(prompt[:-1] if self.reuse_prompts else ())
-        logits = self.prefill(prompt[self.length :])
-        for count in range(len(prompt), len(history)):
-            token = sampler(logits, history[:count])
-            if token in stop_ids:
-                return
-            history[count] = token
-            yield token
-            if self.length != count:
-                raise InferenceError(
-                    "another sequence took this decoder's cache",
-                    "finish one generation before the next, or open a second Decoder",
-                )
-            if count == self.max_length or count == len(history) - 1:
-                return
-            logits = self.step(token)
-
 
 class Embedder:
     """Texts to vectors. A sentence embedder's graph pools and normalizes; of a plain encoder's
@@ -147,7 +111,7 @@ class Embedder:
 
     def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
         self.artifact = artifact
-        self.session = open_session(artifact.model_path, threads, provider)
+        self.session = open_artifact(artifact, threads, provider)
         outputs = {output.name: output.shape for output in self.session.get_outputs()}
         if "last_hidden_state" not in outputs or "logits" in outputs:
             raise InferenceError(

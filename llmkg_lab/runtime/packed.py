@@ -1,37 +1,40 @@
-"""A decoder's segments with their weights as this machine's kernels want them, on disk.
+"""A model's weights as this machine's kernels want them, on disk.
 
 ONNX Runtime rearranges quantized weights when a session is made, into memory of its own: private
 bytes, as many as the file has. It can also write them down, and map them from there: pages that
-the system may drop and read again. They are kept in the cache, since they depend on the processor
-and on ONNX Runtime's version, and take twice the artifact's bytes: the weights as they were lie
-beside them.
+all sessions and processes share, and that the system may drop and read again. They are kept in
+the cache (packed_cache.py), since they depend on the processor and on ONNX Runtime's version, and
+take more than twice the artifact's bytes: the weights as they were lie beside them.
 """
 
 import contextlib
-import hashlib
-import json
-import os
+import logging
 import shutil
+import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnxruntime
 
-from llmkg_lab import paths
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.device import cpu_name
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.session import CPU
+from llmkg_lab.runtime.packed_cache import BOUND, PackedFolder, remove
+from llmkg_lab.runtime.session import CPU, open_session
 
 MODEL, DATA = "model.onnx", "model.onnx_data"
-ORDER = "segments.json"  # written last: the folder is whole
+WHOLE, SEGMENTS = "whole", "segments"  # kinds of packed folders
 IN_FILE = 1024  # bytes of a tensor from which on it lies in the data file
+WORTH = 8 << 20  # bytes of an artifact from which on a copy of it matters
+GROWTH = 2.5  # packed bytes for one of the artifact, about; a float16's matrices become float32
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PackedSegment:
-    """A folder with one segment; ``nbytes`` of its data file, both forms of the weights."""
+    """A folder with one graph; ``nbytes`` of its data file, both forms of the weights."""
 
     name: str
     folder: Path
@@ -46,25 +49,52 @@ class PackedSegment:
         return self.folder / DATA
 
 
+def open_artifact(
+    artifact: Artifact,
+    threads: int | None = None,
+    provider: str = CPU,
+    profile: Path | None = None,
+) -> onnxruntime.InferenceSession:
+    """A session over an artifact's graph; arguments and errors as ``open_session`` has them.
+
+    On the CPU its weights are mapped, packed, where the cache has or takes them: the first
+    session of an artifact packs them. Otherwise the session copies them, and the log says why.
+    """
+    if provider == CPU and _worth_packing(artifact):
+        try:
+            return _open_mapped(PackedFolder(artifact, WHOLE), threads, profile)
+        except (InferenceError, OSError) as error:
+            logger.info("%s: its weights are copied, not mapped: %s", artifact.folder, error)
+    return open_session(artifact.model_path, threads, provider, profile)
+
+
+def prepare(artifact: Artifact) -> None:
+    """Do now what an artifact's first session would: pack its weights, where that is worth it."""
+    with contextlib.suppress(InferenceError, OSError):
+        if _worth_packing(artifact):
+            _whole(PackedFolder(artifact, WHOLE))
+
+
 def packed(artifact: Artifact) -> list[PackedSegment]:
     """The segments of a decoder in running order, from the cache or made now, one at a time.
 
     A run that was cut off goes on where it stopped. Raises InferenceError where the disk has not
     the room or ONNX Runtime refuses the graph.
     """
-    folder = paths.cache() / "packed" / _key(artifact)
-    with contextlib.suppress(OSError, ValueError):
-        return _segments(folder)
-    _check_room(folder, 2 * artifact.nbytes)
-    from llmkg_lab.runtime.segments import cut  # needs onnx, which later runs do without
+    folder = PackedFolder(artifact, SEGMENTS)
+    names = folder.names()
+    if names is None:
+        _prepare(folder)
+        from llmkg_lab.runtime.segments import cut  # needs onnx, which later runs do without
 
-    segments = cut(artifact.model_path)
-    # the largest first, while the process has least of its own in memory
-    for segment in sorted(segments, key=lambda segment: -segment.nbytes):
-        if not (folder / segment.name).exists():
-            _pack(segment.model, artifact.model_path.parent, folder / segment.name)
-    _write(folder / ORDER, json.dumps([segment.name for segment in segments]))
-    return _segments(folder)
+        segments = cut(artifact.model_path)
+        # the largest first, while the process has least of its own in memory
+        for segment in sorted(segments, key=lambda segment: -segment.nbytes):
+            if not (folder.path / segment.name).exists():
+                _pack(segment.model, artifact.model_path.parent, folder.path / segment.name)
+        names = [segment.name for segment in segments]
+        folder.finish(names)
+    return [_segment(folder, name) for name in names]
 
 
 def thrifty_options(threads: int) -> onnxruntime.SessionOptions:
@@ -93,34 +123,58 @@ def load_error(segment: Path, error: Exception) -> InferenceError:
     )
 
 
-def _key(artifact: Artifact) -> str:
-    """Of all that the packed bytes depend on."""
-    files = artifact.manifest["files"]
-    model = artifact.manifest["model"]
-    hashes = {name: entry["sha256"] for name, entry in files.items() if name.startswith(model)}
-    depends = [hashes, onnxruntime.__version__, cpu_name(), 2]  # counts up with this file
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+def _open_mapped(
+    folder: PackedFolder, threads: int | None, profile: Path | None
+) -> onnxruntime.InferenceSession:
+    model = _whole(folder).model
+    try:
+        return open_session(model, threads, profile=profile, optimized=True)
+    except InferenceError:
+        remove(folder.path)  # whole, but not what ONNX Runtime takes: the next session tries anew
+        raise
 
 
-def _segments(folder: Path) -> list[PackedSegment]:
-    names = json.loads((folder / ORDER).read_text())
-    return [
-        PackedSegment(name, folder / name, (folder / name / DATA).stat().st_size) for name in names
-    ]
+def _whole(folder: PackedFolder) -> PackedSegment:
+    """A whole graph, from the cache or made now."""
+    if folder.names() is None:
+        _prepare(folder)
+        # by a process of its own: it takes twice the memory, of which this one would keep some
+        command = [sys.executable, "-m", "llmkg_lab.runtime.packed", str(folder.artifact.folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise InferenceError(f"packing failed: {done.stderr.strip()[-300:]}")
+    return _segment(folder, WHOLE)
 
 
-def _check_room(folder: Path, needed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
+def _worth_packing(artifact: Artifact) -> bool:
+    return artifact.nbytes >= WORTH and _packed_bytes(artifact) <= BOUND / 4
+
+
+def _packed_bytes(artifact: Artifact) -> float:
+    """An estimate, rather more than less."""
+    halves = artifact.manifest["scheme"]["base"] == "fp16"
+    return artifact.nbytes * GROWTH * (2 if halves else 1)
+
+
+def _segment(folder: PackedFolder, name: str) -> PackedSegment:
+    path = folder.path / name
+    return PackedSegment(name, path, (path / DATA).stat().st_size)
+
+
+def _prepare(folder: PackedFolder) -> None:
+    """Raises InferenceError where the disk has not the room, or the artifact was changed."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    free, needed = shutil.disk_usage(folder.path).free, _packed_bytes(folder.artifact)
     if free < needed:
         raise InferenceError(
-            f"packed weights take {needed / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB",
+            f"packed weights take {needed / 1e9:.1f} GB, {folder.path} has {free / 1e9:.1f} GB",
             "free some space, or set LLMKG_LAB_CACHE to a folder on another disk",
         )
+    folder.check_sources()
 
 
 def _pack(model: bytes, weights: Path, target: Path) -> None:
-    """Load one segment and have ONNX Runtime write it down; ``target`` appears whole or not."""
+    """Load one graph and have ONNX Runtime write it down; ``target`` appears whole or not."""
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     options = thrifty_options(1)
     options.optimized_model_filepath = str(staging / MODEL)
@@ -145,7 +199,14 @@ def _pack(model: bytes, weights: Path, target: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+def main(artifact: str) -> None:
+    """Pack a whole graph in this process."""
+    folder = PackedFolder(Artifact.open(artifact), WHOLE)
+    model, target = folder.artifact.model_path, folder.path / WHOLE
+    if not target.exists():
+        _pack(model.read_bytes(), model.parent, target)
+    folder.finish([WHOLE])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

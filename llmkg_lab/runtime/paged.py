@@ -9,7 +9,7 @@ needed last.
 
 import mmap
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,11 +18,10 @@ import onnxruntime
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.cores import default_threads
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.continuation import continue_prompt
+from llmkg_lab.runtime.continuation import SequenceDecoder, check_tokens
 from llmkg_lab.runtime.ort import PREFILL_CHUNK
 from llmkg_lab.runtime.packed import PackedSegment, load_error, packed, thrifty_options
 from llmkg_lab.runtime.residency import MappedWeights, data_room, resident, thrifty
-from llmkg_lab.runtime.sampling import Sampler
 from llmkg_lab.runtime.session import CPU
 
 WORK = 64 << 20  # bytes for the values of a chunk of tokens and what else comes and goes
@@ -45,7 +44,7 @@ class Page:
         return [value.name for value in self.session.get_inputs()]
 
 
-class PagedDecoder:
+class PagedDecoder(SequenceDecoder):
     """A causal language model within ``memory`` bytes resident, with ``ort.Decoder``'s interface.
 
     The bound is kept by what is loaded when, of this whole process; ``residency.limit_data``
@@ -93,13 +92,7 @@ class PagedDecoder:
         tokens, a token outside the vocabulary, or more tokens than the cache has room for.
         """
         ids = np.asarray(ids, np.int64)
-        if ids.size == 0 or ids.min() < 0 or ids.max() >= self.vocab:
-            raise InferenceError("no tokens, or one outside the vocabulary")
-        if self.length + len(ids) > self.max_length:
-            raise InferenceError(
-                f"{self.length + len(ids)} tokens do not fit the {self.max_length} positions",
-                "shorten the prompt, or allow more memory",
-            )
+        check_tokens(ids, self.vocab, self.length + len(ids), self.max_length)
         chunks = self._chunks(ids)
         for page, following in zip(self._pages, [*self._pages[1:], self._pages[0]], strict=True):
             following.weights.read_ahead()
@@ -113,20 +106,6 @@ class PagedDecoder:
                     page.weights.evict()
         self.length += len(ids)  # only now: an interrupted run leaves the cache as it was
         return chunks[0]["logits"].numpy()[0, 0]
-
-    def step(self, token: int) -> np.ndarray:
-        """Append one token; as ``prefill([token])``."""
-        return self.prefill((token,))
-
-    def generate(
-        self,
-        prompt_ids: Sequence[int],
-        max_tokens: int,
-        sampler: Sampler | None = None,
-        stop_ids: Collection[int] = (),
-    ) -> Iterator[int]:
-        """Continue a prompt: greedily unless there is a sampler, until a token of ``stop_ids``."""
-        return continue_prompt(self, prompt_ids, max_tokens, sampler, stop_ids)
 
     def _allocate(self, max_length: int | None) -> None:
         """Buffers that are past and present at once, (1, kv_heads, max_length, head_dim) each."""

@@ -7,7 +7,7 @@ import numpy as np
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort import BATCH_TOKENS
-from llmkg_lab.runtime.session import open_session
+from llmkg_lab.runtime.packed import open_artifact
 from llmkg_lab.runtime.tokenizer import Tokenizer
 
 
@@ -16,7 +16,7 @@ class Ranker:
 
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         self.artifact = artifact
-        self.session = open_session(artifact.model_path, threads)
+        self.session = open_artifact(artifact, threads)
         outputs = {output.name: output.shape for output in self.session.get_outputs()}
         if outputs.get("logits") != ["batch_size", 1]:
             raise InferenceError(

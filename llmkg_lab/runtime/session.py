@@ -20,12 +20,14 @@ def open_session(
     threads: int | None = None,
     provider: str = CPU,
     profile: Path | None = None,
+    optimized: bool = False,
 ) -> onnxruntime.InferenceSession:
     """A session over an .onnx file; ``threads`` is by default the physical cores.
 
     provider: an execution provider of this ONNX Runtime, by name; the CPU takes what it cannot.
     profile: how the name of a file with the times of all operators is to begin;
         ``end_profiling`` writes it and returns its whole name.
+    optimized: the file is what a session's optimizations made of a graph.
     Raises InferenceError where ONNX Runtime refuses the file or has no such provider.
     """
     available = onnxruntime.get_available_providers()
@@ -37,6 +39,8 @@ def open_session(
     # Memory patterns are planned and kept for each new input shape, and the attention mask
     # has a new shape at every token.
     options.enable_mem_pattern = False
+    if optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -62,6 +66,7 @@ class CachedSession:
     part, (rows, kv_heads, max_length, head_dim), is past and present at once, and
     GroupQueryAttention appends to it in place. A token copies and allocates nothing.
 
+    session: of ``artifact``.
     rows: sequences that there is room for.
     chunk: tokens of one sequence that a run may take.
     max_length: tokens that fit a row, by default the model's context length. The memory is
@@ -70,12 +75,11 @@ class CachedSession:
 
     def __init__(
         self,
+        session: onnxruntime.InferenceSession,
         artifact: Artifact,
         rows: int,
         chunk: int,
         max_length: int | None = None,
-        threads: int | None = None,
-        profile: Path | None = None,
     ) -> None:
         context = artifact.context_length
         if max_length is not None and not 1 <= max_length <= context:
@@ -83,7 +87,7 @@ class CachedSession:
                 f"max_length is {max_length}, but the model has {context} positions",
                 f"choose 1 to {context}",
             )
-        self.session = open_session(artifact.model_path, threads, profile=profile)
+        self.session = session
         self.max_length = max_length or context
         self.chunk = min(chunk, self.max_length)
         self.past = {  # name -> (batch, kv_heads, past length, head_dim), symbolic ones as str
@@ -122,21 +126,6 @@ class CachedSession:
         """Copy the first ``length`` tokens of one row over another."""
         for buffer in self._caches.values():
             buffer[target, :, :length] = buffer[source, :, :length]
-
-    def check(self, ids: np.ndarray, total: int, room: int) -> None:
-        """Raises InferenceError on ids (any shape) that cannot run, or more than there is room."""
-        if ids.size == 0:
-            raise InferenceError("there are no tokens to run", "give a prompt of one token or more")
-        if ids.min() < 0 or ids.max() >= self.vocab:
-            raise InferenceError(
-                f"a token id is outside the vocabulary of {self.vocab}: {ids.min()} to {ids.max()}",
-                "encode the text with the artifact's own tokenizer",
-            )
-        if total > room:
-            raise InferenceError(
-                f"{total} tokens do not fit the {room} positions",
-                "shorten the prompt; the room is the model's context, or the Decoder's max_length",
-            )
 
     def _allocate(self, rows: int) -> None:
         self._binding = self.session.io_binding()

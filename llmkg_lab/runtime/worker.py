@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,8 +20,7 @@ import psutil
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.continuation import continue_prompt
-from llmkg_lab.runtime.sampling import Sampler
+from llmkg_lab.runtime.continuation import SequenceDecoder
 
 PATIENCE = 5  # seconds for a worker to end by itself
 
@@ -111,7 +110,7 @@ class Worker:
         return BackendError(f"the worker process ended {how}", "its own messages are on stderr")
 
 
-class WorkerDecoder:
+class WorkerDecoder(SequenceDecoder):
     """A decoder that computes in a worker, with the interface of ``ort.Decoder``."""
 
     def __init__(self, artifact: Artifact, threads: int) -> None:
@@ -119,30 +118,20 @@ class WorkerDecoder:
         self._threads = threads
         self.worker = Worker("candle-decoder", artifact.folder, threads)
         self.vocab, self.max_length = (self.worker.facts[k] for k in ("vocab", "max_length"))
+        self.length = 0  # tokens in the worker's cache
 
     def reset(self) -> None:
         """Forget the sequence; a worker that an interruption ended is started again."""
         if not self.worker.alive:
             self.worker = Worker("candle-decoder", self.artifact.folder, self._threads)
         self.worker.call("reset")
+        self.length = 0
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
         """Append tokens; return the logits after the last, (vocab,) float32."""
-        return self.worker.call("prefill", [int(token) for token in ids])
-
-    def step(self, token: int) -> np.ndarray:
-        """Append one token; as ``prefill([token])``."""
-        return self.prefill((token,))
-
-    def generate(
-        self,
-        prompt_ids: Sequence[int],
-        max_tokens: int,
-        sampler: Sampler | None = None,
-        stop_ids: Collection[int] = (),
-    ) -> Iterator[int]:
-        """Continue a prompt: greedily unless there is a sampler, until a token of ``stop_ids``."""
-        return continue_prompt(self, prompt_ids, max_tokens, sampler, stop_ids)
+        logits = self.worker.call("prefill", [int(token) for token in ids])
+        self.length += len(ids)
+        return logits
 
 
 class _Decoder:
