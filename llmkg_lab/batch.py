@@ -20,7 +20,7 @@ from llmkg_lab.quantize import Scheme
 from llmkg_lab.strict_yaml import nearest
 
 PACKAGE = Path(__file__).parent
-FRONT = {"batch.py", "cli.py", "console.py", "watch.py", "workflow.py"}
+FRONT = {"batch.py", "cli", "console.py", "watch.py", "workflow.py"}
 OWN_OPTIONS = {"variant": "name it", "out": "--out", "schemes": "--scheme", "source": "--source"}
 
 
@@ -210,8 +210,9 @@ def _code_hash() -> str:
     """SHA-256 of the package's code, without what only shows and starts runs."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.name not in FRONT:
-            digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
+        name = path.relative_to(PACKAGE)
+        if name.parts[0] not in FRONT:
+            digest.update(name.as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -17,6 +17,7 @@ from llmkg_lab.errors import LabError
 
 PLAN = "run.yaml"  # what to run: the notebook's parameters, and the variant in full
 STATES = RUNNING, FAILED, REPORT = "running.ipynb", "failed.ipynb", "report.ipynb"
+OTHERS = {"explore"}  # notebooks that are no family's
 METADATA = "llmkg_lab"  # our key in a failed notebook's metadata
 
 
@@ -55,7 +56,7 @@ def template(family: str) -> Path:
     """The family's notebook. Raises NotebookError where there is none."""
     path = paths.notebooks() / f"{family}.ipynb"
     if not path.is_file():
-        families = sorted(p.stem for p in paths.notebooks().glob("*.ipynb"))
+        families = sorted(p.stem for p in paths.notebooks().glob("*.ipynb") if p.stem not in OTHERS)
         raise NotebookError(
             f"{path}: the family {family} has no notebook",
             f"there are notebooks for {', '.join(families) or 'no family'}",

@@ -72,6 +72,21 @@ def tiny_llama(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_llama_of_numbers(tiny_llama, tmp_path_factory):
+    """The tiny Llama's checkpoint with a tokenizer of one token a number, 0 to 130."""
+    import tokenizers
+
+    folder = tmp_path_factory.mktemp("numbers") / "llama"
+    shutil.copytree(tiny_llama[1], folder)
+    words = tokenizers.models.WordLevel({str(i): i for i in range(131)}, unk_token="0")
+    tokenizer = tokenizers.Tokenizer(words)
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text("{}")
+    return open_checkpoint(folder)
+
+
+@pytest.fixture(scope="session")
 def sentencepiece_model(tmp_path_factory):
     """A small BPE, trained here the way Llama's was: bytes as fall-back, no normalization."""
     import sentencepiece

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -39,14 +40,17 @@ def server(command, folder, environment):
         for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR")
     }
     settings = folder.parent / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
-    settings.mkdir(parents=True)  # or JupyterLab would ask whether to fetch its news
+    settings.mkdir(parents=True, exist_ok=True)  # or JupyterLab would ask whether to fetch its news
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
-    options = [
-        *("--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"),
-        *(f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
-        *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
-        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-    ]
+    if command[0] == "voila":  # it knows no token
+        options = ["--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}", "--port_retries=0"]
+    else:
+        options = [
+            *("--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"),
+            *(f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
+            *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"),
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        ]
     log = folder.parent / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -75,9 +79,13 @@ def _wait_until_it_answers(address, token, process, log, seconds=120):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()
-        with contextlib.suppress(OSError):
+        try:
             urllib.request.urlopen(f"{address}/api/status?token={token}", timeout=5).close()
             return
+        except urllib.error.HTTPError:  # Voilà has no such page, and says so
+            return
+        except OSError:
+            pass
         time.sleep(0.2)
     raise AssertionError(f"no answer from the server in {seconds} s\n{log.read_text()}")
 

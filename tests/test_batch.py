@@ -18,7 +18,7 @@ import nbformat
 import psutil
 import pytest
 
-from llmkg_lab import batch, notebook, paths, watch
+from llmkg_lab import batch, catalog, notebook, paths, watch
 from llmkg_lab.artifact import verify
 from llmkg_lab.errors import LabError
 from llmkg_lab.execute import execute
@@ -59,6 +59,13 @@ def in_process(environment, monkeypatch):
     """The same roster for code that runs in this process."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
+
+
+def test_a_family_without_a_notebook_is_told_those_that_have_one():
+    with pytest.raises(NotebookError) as raised:
+        notebook.template("mamba")
+    named = raised.value.hint.removeprefix("there are notebooks for ").split(", ")
+    assert named == sorted({variant.family for variant in catalog.roster().values()})
 
 
 def start(environment, *arguments):

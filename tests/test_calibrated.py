@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -98,17 +97,8 @@ def test_gptq_takes_inputs_that_are_all_zero():
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tiny_llama, tmp_path_factory):
-    """The tiny Llama with a tokenizer of one token a digit."""
-    folder = tmp_path_factory.mktemp("calibrated")
-    for path in tiny_llama[1].iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    words = tokenizers.models.WordLevel({str(i): i for i in range(131)}, unk_token="0")
-    tokenizer = tokenizers.Tokenizer(words)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text("{}")
-    return open_checkpoint(folder)
+def checkpoint(tiny_llama_of_numbers):
+    return tiny_llama_of_numbers
 
 
 @pytest.fixture(autouse=True)

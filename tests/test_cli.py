@@ -11,10 +11,10 @@ import time
 import numpy as np
 import pytest
 
-from llmkg_lab import cli
 from llmkg_lab.artifact import Artifact, verify
 from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.cli import using
 from llmkg_lab.convert import convert
 from llmkg_lab.quantize import Scheme
 from llmkg_lab.runtime.generate import GenerationConfig, generate_text
@@ -175,7 +175,7 @@ def test_generate_answers_chats_up_to_a_stop_text(smollm2):
 
 
 def test_generate_has_the_defaults_of_the_runtime():
-    parameters = inspect.signature(cli.generate).parameters
+    parameters = inspect.signature(using.generate).parameters
     names = ("temperature", "top_k", "top_p", "repetition_penalty", "seed", "max_tokens")
     defaults = {name: parameters[name].default for name in names}
     assert defaults == {name: getattr(GenerationConfig(), name) for name in names}

@@ -23,6 +23,7 @@ from llmkg_lab.quantize import Layout
 from llmkg_lab.quantize.sensitivity import Option, Sensitivities
 
 NARROW, WIDE = Layout(4, 32, True), Layout(8, 32, True)
+VOILA = ["voila", "explore.ipynb", "--template=offline"]
 NAMES = [f"model.layers.{i}.mlp.{part}_proj.weight" for i in range(3) for part in ("up", "down")]
 
 
@@ -219,6 +220,25 @@ def test_the_notebook_in_jupyterlab(notebook):
         _moves_the_slider(budget)
         _cancels_a_measurement(budget)
         _chooses_a_cell(panel(page, "Sensitivity"))
+        assert page.strangers == []
+
+
+@needs_chromium
+def test_the_page_of_its_own_loads_nothing_from_elsewhere(notebook):
+    """Voilà as `make app` starts it."""
+    environment = {
+        "LLMKG_LAB_OUTPUTS": str(notebook.parent / "outputs"),
+        "JUPYTER_PATH": str(paths.notebooks()),
+        "HF_HUB_OFFLINE": "1",
+    }
+    with (
+        server(VOILA, notebook, environment) as (address, _),
+        browser(notebook.parent / "chromium-voila") as page,
+    ):
+        page.goto(address)
+        panel(page, "Budget").get_by_role("slider").first.wait_for(timeout=300_000)
+        family = "e => getComputedStyle(e, '::before').fontFamily"
+        assert "Awesome" in page.locator("i.fa").first.evaluate(family)  # it has its own icons
         assert page.strangers == []
 
 

@@ -1,0 +1,46 @@
+"""The application that the commands join, and the arguments that several of them take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def examples(*commands: str) -> str:
+    """The foot of a command's help, in Markdown."""
+    return "\n\n".join(["Examples:", *(f"`llmkg-lab {command}`" for command in commands)])
+
+
+app = typer.Typer(
+    help=(
+        "Small open language models, converted to quantized ONNX, validated and measured.\n\n"
+        "Models of the roster: **list**, then **run**. "
+        "A checkpoint of your own: **convert**. "
+        "What came out: **verify**, **generate**, **embed**, **rank**. "
+        "This machine: **device**."
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else.")]
+CheckpointName = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH_OR_HUB_ID",
+        help="A folder as on the Hub (safetensors or PyTorch), one .gguf file, or OWNER/NAME.",
+    ),
+]
+ArtifactFolder = Annotated[
+    Path, typer.Argument(metavar="ARTIFACT", help="A folder with a manifest.json.")
+]
+Runtime = Annotated[
+    str | None,
+    typer.Option(help="onnxruntime or candle.", show_default="what the folder is made for"),
+]
+Family = Annotated[str | None, typer.Option(help="Only this family.")]
+Tier = Annotated[int | None, typer.Option(help="Only this tier.")]
+Outputs = Annotated[Path | None, typer.Option(help="The outputs folder.", show_default="outputs")]
