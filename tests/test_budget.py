@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmkg_lab.quantize import Layout, Scheme, SchemeError, budget
@@ -33,7 +33,17 @@ def anything_goes(monkeypatch):
     monkeypatch.setattr(budget, "ACCEPTABLE", np.inf)
 
 
+TIED = [  # the greedy choice fills the budget, and the bound's price ties two options
+    [Option(LAYOUT, 17, 0.0001)],
+    [Option(LAYOUT, 15, 0.8742600809261873), Option(LAYOUT, 23, 0.6385772532078177)],
+    [Option(LAYOUT, 1, 1.0), Option(LAYOUT, 27, 0.0)],
+    [Option(LAYOUT, 16, 0.0)],
+    [Option(LAYOUT, 8, 0.75)],
+]
+
+
 @settings(deadline=None, max_examples=300)
+@example(matrices=TIED, nbytes=90)
 @given(matrices=instances, nbytes=st.integers(0, 220))
 def test_no_choice_within_the_budget_diverges_less(matrices, nbytes):
     choices = [

@@ -197,7 +197,7 @@ def _search(
     priced = [kl + slope * nbytes for kl, nbytes in zip(costs, sizes, strict=True)]
     greedy = _divergence(fronts, chosen)
     gap = greedy - _bound(fronts, slope, room)
-    gap += 1e-9 * abs(gap) + 1e-15  # for what float addition loses
+    gap += 1e-12 * (greedy + slope * room)  # for what float addition loses
     excess = [p - p.min() for p in priced]
     open_ = [i for i, e in enumerate(excess) if np.count_nonzero(e <= gap) > 1]
     least = [s[e <= gap].min() for s, e in zip(sizes, excess, strict=True)]
