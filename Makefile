@@ -32,10 +32,9 @@ lint: .venv/installed-dev  ## style only
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+# One table: make bench TABLES=decoders ROUNDS=3; what there is: python benchmarks/bench.py --help
 bench: .venv/installed .venv-peers/installed  ## speed and memory beside llama.cpp, onnxruntime-genai and PyTorch
-	$(BIN)/python benchmarks/conversion.py
-	$(BIN)/python benchmarks/decoders.py
-	$(BIN)/python benchmarks/embedders.py
+	$(BIN)/python benchmarks/bench.py $(TABLES) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # Evaluation text and models that are there already are used again.
 quality: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))

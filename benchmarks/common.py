@@ -1,5 +1,6 @@
-"""What the benchmarks share: the model, processes measured from outside, paired runs."""
+"""What the benchmarks share: their command line, the model, processes measured from outside."""
 
+import argparse
 import json
 import os
 import platform
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 
 from llmkg_lab.catalog import roster
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
+from llmkg_lab.cores import default_threads
 from llmkg_lab.sources import fetch
 from llmkg_lab.speed import cpu_name
 
@@ -23,6 +24,25 @@ RESULTS = HERE / "results"
 WORK = RESULTS / "work"  # models in the making, kept between runs
 PEERS = HERE.parent / ".venv-peers"  # made by `make bench`
 VARIANT = "smollm2_135m_instruct"
+
+
+def arguments(text: str) -> argparse.ArgumentParser:
+    """What every benchmark of speed understands; ``text`` begins its help."""
+    parser = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each contestant")
+    parser.add_argument("--threads", type=int, default=default_threads(), help="default: the cores")
+    parser.add_argument("--again", action="store_true", help="measure what was measured already")
+    return parser
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run a script; Ctrl-C ends it without a traceback, and the same command goes on from there."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; the same command goes on where it stopped")
 
 
 @dataclass(frozen=True)
@@ -50,16 +70,6 @@ def run(command: list[str]) -> Run:
     return Run(seconds, usage.ru_maxrss * 1024, output)
 
 
-def alternate(contestants: dict[str, Callable[[], dict]], rounds: int) -> dict[str, list[dict]]:
-    """Run the contestants in turn, A B A B …: a slow spell of the machine then hits all."""
-    samples: dict[str, list[dict]] = {name: [] for name in contestants}
-    for i in range(rounds):
-        for name, contestant in contestants.items():
-            print(f"round {i + 1} of {rounds}: {name}", file=sys.stderr)
-            samples[name].append(contestant())
-    return samples
-
-
 def workload_of(runtime: str, model: Path, work: dict) -> Callable[[], dict]:
     """A contestant: workloads.py in a process of its own."""
     python = sys.executable if runtime.startswith("llmkg-lab") else peer_python()
@@ -67,39 +77,8 @@ def workload_of(runtime: str, model: Path, work: dict) -> Callable[[], dict]:
     return lambda: json.loads(run(command).output.splitlines()[-1])
 
 
-def compare(samples: dict[str, list[dict]], metrics: dict[str, str]) -> str:
-    """A Markdown table: median (min – max) of each metric, and ratios to the first contestant.
-
-    A ratio is the median of the rounds' own ratios: pairs ran close in time.
-    """
-    first, *_ = samples
-    header = ["", *metrics.values(), *(f"× {title}" for title in metrics.values())]
-    lines = ["| " + " | ".join(header) + " |", "| --- " * len(header) + "|"]
-    for name, runs in samples.items():
-        cells = [name]
-        for metric in metrics:
-            values = [r[metric] for r in runs]
-            cells.append(f"{median(values):.3g} ({min(values):.3g} – {max(values):.3g})")
-        for metric in metrics:
-            pairs = zip(runs, samples[first], strict=True)
-            cells.append(f"{median(a[metric] / b[metric] for a, b in pairs):.2f}")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def publish(name: str, samples: dict[str, list[dict]], table: str, note: str = "") -> None:
-    """Print the table and write it with all samples to results/<name>.json and .md."""
-    RESULTS.mkdir(exist_ok=True)
-    where, rounds = machine(), len(next(iter(samples.values())))
-    record = {"machine": where, "rounds": rounds, "versions": versions(), "samples": samples}
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
-    text = f"{table}\n\n{rounds} rounds, in turn, on {where['cpu']}, "
-    text += f"{where['cores']} cores. × : ratio to the first row. {note}".rstrip() + "\n"
-    (RESULTS / f"{name}.md").write_text(text)
-    print(text)
-
-
 def machine() -> dict:
+    """What figures hold for."""
     return {"cpu": cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()}
 
 
@@ -107,7 +86,7 @@ def machine() -> dict:
 def versions() -> dict[str, str]:
     """Of the runtimes, by name."""
     peers = {}
-    if PEERS.exists():  # a benchmark of ours alone needs none
+    if (PEERS / "installed").exists():  # a benchmark of ours alone needs none
         peers = json.loads(run([peer_python(), str(HERE / "peers.py"), "versions"]).output)
     return {"llmkg-lab": f"onnxruntime {version('onnxruntime')}", **peers}
 

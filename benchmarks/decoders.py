@@ -1,71 +1,64 @@
-"""SmolLM2-135M beside llama.cpp, onnxruntime-genai and PyTorch: loading, first token, decoding,
-peak memory.
+"""SmolLM2-135M beside llama.cpp, onnxruntime-genai and PyTorch: loading, first token, prompts,
+decoding, peak memory.
 
 A prompt of 128 tokens, then 100 more. Each contestant runs in a process of its own, in turn; files
 are in the system's cache. The floor is the time to read our int4 weights from memory once.
 """
 
-import argparse
-import os
+from argparse import Namespace
 from pathlib import Path
+from statistics import median
 
-from common import (
-    WORK,
-    alternate,
-    compare,
-    float32_model,
-    packaged_checkpoint,
-    publish,
-    workload_of,
-)
+from common import WORK, arguments, float32_model, packaged_checkpoint, start, workload_of
 from contestants import build_genai, code_hash, quantize_gguf
+from measure import Benchmark
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.convert import convert_all
 from llmkg_lab.export import gguf
+from llmkg_lab.runtime.packed import prepare
 from llmkg_lab.speed import read_bandwidth, weight_bytes_per_token
 
 SCHEMES = ("int4", "int4-b64", "int8")
 TYPES = ("Q4_0", "Q4_1", "Q4_K_M", "Q8_0")
-THREADS = os.cpu_count() or 1
 METRICS = {
-    "load_s": "load, s",
-    "first_ms": "first token of 128, ms",
     "decode_ms": "a token, ms",
+    "prefill_ms": "prompt of 128, ms",
+    "first_s": "load and first token, s",
+    "load_s": "load, s",
     "peak_mb": "peak memory, MB",
 }
+BENCHMARK = Benchmark("decoders", "SmolLM2-135M, generating text", METRICS)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=THREADS)
-    options = parser.parse_args()
-
-    artifacts = our_models()
-    work = {"threads": options.threads}
+def main(options: Namespace) -> None:
+    artifacts, conditions = our_models(), {"threads": options.threads}
     contestants = {
-        f"llmkg-lab {name}": workload_of("llmkg-lab", artifact.folder, work)
+        f"llmkg-lab {name}": workload_of("llmkg-lab", artifact.folder, conditions)
         for name, artifact in artifacts.items()
     }
     for kind in TYPES:
-        contestants[f"llama.cpp {kind}"] = workload_of("llama.cpp", gguf_model(kind), work)
-    contestants["onnxruntime-genai int4"] = workload_of("onnxruntime-genai", genai_model(), work)
-    contestants["PyTorch float32"] = workload_of("PyTorch", float32_model(), work)
-    samples = alternate(contestants, options.rounds)
-    rate = read_bandwidth(options.threads)
+        contestants[f"llama.cpp {kind}"] = workload_of("llama.cpp", gguf_model(kind), conditions)
+    genai = workload_of("onnxruntime-genai", genai_model(), conditions)
+    contestants["onnxruntime-genai int4"] = genai
+    contestants["PyTorch float32"] = workload_of("PyTorch", float32_model(), conditions)
+    samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
+    rate = median(read_bandwidth(options.threads) for _ in range(3))
     floor = weight_bytes_per_token(artifacts["int4"]) / rate / 1e6
-    note = f"Memory is read at {rate:.1f} GB/s: int4's weights once in {floor:.1f} ms. "
-    note += f"{options.threads} threads."
-    publish("decoders", samples, compare(samples, METRICS), note)
+    note = f"{options.threads} threads. Memory is read at {rate:.1f} GB/s: int4's weights once in "
+    note += f"{floor:.1f} ms."
+    conditions |= {"bandwidth_gb_s": rate, "floor_ms": floor}
+    figure = ("decode_ms", "prefill_ms", "peak_mb")
+    BENCHMARK.publish(samples, conditions, note, figure, {"decode_ms": floor})
 
 
 def our_models() -> dict[str, Artifact]:
-    return convert_all(
-        packaged_checkpoint(), SCHEMES, WORK / code_hash()[:12], source={"kind": "package"}
-    )
+    """By scheme; packed, so that no contestant's first process does it."""
+    folder = WORK / code_hash()[:12]
+    made = convert_all(packaged_checkpoint(), SCHEMES, folder, source={"kind": "package"})
+    for artifact in made.values():
+        prepare(artifact)
+    return made
 
 
 def gguf_model(kind: str) -> Path:
@@ -83,4 +76,4 @@ def genai_model() -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    start(lambda: main(arguments(__doc__).parse_args()))

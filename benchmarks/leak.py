@@ -1,6 +1,6 @@
-"""Memory over many calls: generations, batches and embeddings, 10,000 in all.
+"""Memory over 10,000 calls: generations, batches and embeddings of the real models in int4.
 
-leak.py DECODER EMBEDDER [--calls N]       two artifact folders; exits with 1 on a leak
+Exits with 1 where resident memory grew by 1 % or more after the first tenth of the calls.
 """
 
 import argparse
@@ -8,6 +8,8 @@ import sys
 
 import numpy as np
 import psutil
+from common import start
+from tqdm import tqdm
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime.batch_decoder import BatchDecoder
@@ -30,24 +32,25 @@ def growth(decoder: Artifact, embedder: Artifact, calls: int) -> float:
         else:
             embed.embed(["word " * int(n) for n in rng.integers(1, 24, 3)])
 
-    process, start = psutil.Process(), 0
-    for i in range(calls):
+    process, first = psutil.Process(), 0
+    for i in tqdm(range(calls), unit="call", mininterval=1):
         call(i)
         if i == calls // 10:
-            start = process.memory_info().rss
-    return process.memory_info().rss / start - 1
+            first = process.memory_info().rss
+    return process.memory_info().rss / first - 1
 
 
 def main() -> None:
+    from decoders import our_models
+    from embedders import our_embedders
+
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("decoder")
-    parser.add_argument("embedder")
     parser.add_argument("--calls", type=int, default=10_000)
-    options = parser.parse_args()
-    grown = growth(Artifact.open(options.decoder), Artifact.open(options.embedder), options.calls)
-    print(f"{options.calls:,} calls: resident memory grew by {100 * grown:.2f} %")
+    calls = parser.parse_args().calls
+    grown = growth(our_models()["int4"], our_embedders()["int4"], calls)
+    print(f"{calls:,} calls: resident memory grew by {100 * grown:.2f} %")
     sys.exit(grown >= GROWTH)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

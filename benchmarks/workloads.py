@@ -17,7 +17,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Workload:
-    """What a process runs; ``texts`` are those of an embedder's throughput."""
+    """What a process runs. texts: those of an encoder's throughput; a ranker pairs neighbours."""
 
     threads: int
     prompt: int = 128  # tokens before the first token
@@ -25,8 +25,9 @@ class Workload:
     steps: int = 100
     tokens: int = 16  # of the one text
     singles: int = 100
-    batch_size: int = 32
+    batch_size: int | None = 32  # None: as many as ours takes
     texts: tuple[str, ...] = ()
+    provider: str = "CPUExecutionProvider"  # of ours
 
 
 class Ours:
@@ -117,12 +118,12 @@ class OurEmbedder:
         from llmkg_lab.artifact import Artifact
         from llmkg_lab.runtime.ort import Embedder
 
-        self._embedder = Embedder(Artifact.open(model), work.threads)
+        self._embedder = Embedder(Artifact.open(model), work.threads, work.provider)
 
     def cut(self, tokens: int) -> None:
         self._embedder.max_length = tokens
 
-    def embed(self, texts: list[str], batch_size: int) -> None:
+    def encode(self, texts: list[str], batch_size: int | None) -> None:
         self._embedder.embed(texts, batch_size)
 
 
@@ -139,7 +140,7 @@ class SentenceTransformers:
     def cut(self, tokens: int) -> None:
         self._model.max_seq_length = tokens
 
-    def embed(self, texts: list[str], batch_size: int) -> None:
+    def encode(self, texts: list[str], batch_size: int) -> None:
         self._model.encode(texts, batch_size=batch_size, show_progress_bar=False)
 
 
@@ -159,7 +160,7 @@ class PyTorchEmbedder:
     def cut(self, tokens: int) -> None:
         self._tokens = tokens
 
-    def embed(self, texts: list[str], batch_size: int) -> None:
+    def encode(self, texts: list[str], batch_size: int) -> None:
         for start in range(0, len(texts), batch_size):
             inputs = self._tokenizer(
                 texts[start : start + batch_size], padding=True, truncation=True,
@@ -181,8 +182,65 @@ class LlamaCppEmbedder:
     def cut(self, tokens: int) -> None:
         """Texts are short enough: the binding cuts to the context alone."""
 
-    def embed(self, texts: list[str], batch_size: int) -> None:
+    def encode(self, texts: list[str], batch_size: int) -> None:
         self._model.embed(texts, normalize=True)  # as many at a time as fit its context
+
+
+class OurRanker:
+    def __init__(self, model: str, work: Workload) -> None:
+        from llmkg_lab.artifact import Artifact
+        from llmkg_lab.runtime.ranker import Ranker
+
+        self._ranker = Ranker(Artifact.open(model), work.threads)
+
+    def cut(self, tokens: int) -> None:
+        self._ranker.max_length = tokens
+
+    def encode(self, pairs: list[tuple[str, str]], batch_size: int | None) -> None:
+        self._ranker.score(pairs, batch_size)
+
+
+class CrossEncoder:
+    """sentence-transformers, on PyTorch in float32."""
+
+    def __init__(self, model: str, work: Workload) -> None:
+        import torch
+        from sentence_transformers import CrossEncoder
+
+        torch.set_num_threads(work.threads)
+        self._model = CrossEncoder(model, device="cpu")
+
+    def cut(self, tokens: int) -> None:
+        self._model.max_length = tokens
+
+    def encode(self, pairs: list[tuple[str, str]], batch_size: int) -> None:
+        self._model.predict(pairs, batch_size=batch_size, show_progress_bar=False)
+
+
+class PyTorchRanker:
+    """transformers in float32: batches in the order of the pairs."""
+
+    def __init__(self, model: str, work: Workload) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        torch.set_num_threads(work.threads)
+        torch.set_grad_enabled(False)
+        self._tokenizer = AutoTokenizer.from_pretrained(model)
+        kind = AutoModelForSequenceClassification
+        self._model = kind.from_pretrained(model, dtype=torch.float32).eval()
+        self._tokens = 512
+
+    def cut(self, tokens: int) -> None:
+        self._tokens = tokens
+
+    def encode(self, pairs: list[tuple[str, str]], batch_size: int) -> None:
+        for start in range(0, len(pairs), batch_size):
+            inputs = self._tokenizer(
+                pairs[start : start + batch_size], padding=True, truncation=True,
+                max_length=self._tokens, return_tensors="pt",
+            )  # fmt: skip
+            self._model(**inputs).logits[:, 0].numpy()
 
 
 DECODERS = {
@@ -191,32 +249,45 @@ DECODERS = {
     "onnxruntime-genai": GenAI,
     "PyTorch": PyTorch,
 }
-EMBEDDERS = {
+ENCODERS = {
     "llmkg-lab embedder": OurEmbedder,
     "llama.cpp embedder": LlamaCppEmbedder,
     "PyTorch embedder": PyTorchEmbedder,
     "sentence-transformers": SentenceTransformers,
+    "llmkg-lab ranker": OurRanker,
+    "PyTorch ranker": PyTorchRanker,
+    "sentence-transformers ranker": CrossEncoder,
 }
 
 
-def decoder_samples(model: object, work: Workload) -> dict[str, float]:
-    """Medians in ms: the first token of a prompt, and each of those after it."""
+def decoder_samples(kind: type, path: str, work: Workload) -> dict[str, float]:
+    """Loading until the first token of a prompt; then medians: a prompt, and a token after it."""
     ids = list(range(100, 100 + work.prompt))
+    start = time.perf_counter()
+    model = kind(path, work)  # with the import of its package
+    load = time.perf_counter() - start
     model.first_token(ids)  # warms up: memory is taken and caches fill
-    first = timed(lambda: model.first_token(ids), work.prefills)
-    return {"first_ms": first, "decode_ms": timed(model.step, work.steps)}
+    first = time.perf_counter() - start
+    prefill = timed(lambda: model.first_token(ids), work.prefills)
+    decode = timed(model.step, work.steps)
+    return {"load_s": load, "first_s": first, "prefill_ms": prefill, "decode_ms": decode}
 
 
-def embedder_samples(model: object, work: Workload) -> dict[str, float]:
-    """The median of one short text in ms; texts of mixed lengths a second."""
-    texts = list(work.texts)
-    model.embed(texts[: work.batch_size], work.batch_size)  # warms up
-    seconds = timed(lambda: model.embed(texts, work.batch_size), 1) / 1000
+def encoder_samples(kind: type, path: str, work: Workload, paired: bool) -> dict[str, float]:
+    """Loading; texts or pairs of mixed lengths a second; the median of a short one in ms."""
+    start = time.perf_counter()
+    model = kind(path, work)
+    load = time.perf_counter() - start
+    texts, short = list(work.texts), "the " * (work.tokens - 2)  # and what begins and ends it
+    if paired:
+        texts = list(zip(texts, texts[1:] + texts[:1], strict=True))
+        short = ("the " * (work.tokens // 2),) * 2
+    model.encode(texts[:32], work.batch_size)  # warms up
+    seconds = timed(lambda: model.encode(texts, work.batch_size), 1) / 1000
     model.cut(work.tokens)
-    short = "the " * (work.tokens - 2)  # and what begins and ends a text
-    model.embed([short], 1)
-    single = timed(lambda: model.embed([short], 1), work.singles)
-    return {"embed_ms": single, "texts_per_second": len(texts) / seconds}
+    model.encode([short], 1)
+    single = timed(lambda: model.encode([short], 1), work.singles)
+    return {"load_s": load, "single_ms": single, "per_second": len(texts) / seconds}
 
 
 def timed(call: Callable[[], object], times: int) -> float:
@@ -238,14 +309,12 @@ def peak_megabytes() -> float:
 
 def main(runtime: str, model: str, workload: str) -> None:
     work = Workload(**json.loads(workload))
-    kinds, samples = (DECODERS, decoder_samples)
-    if runtime in EMBEDDERS:
-        kinds, samples = (EMBEDDERS, embedder_samples)
-    start = time.perf_counter()
-    loaded = kinds[runtime](model, work)  # with the import of its package
-    load = time.perf_counter() - start
-    measured = samples(loaded, work)
-    print(json.dumps({"load_s": load, **measured, "peak_mb": peak_megabytes()}))
+    if runtime in DECODERS:
+        samples = decoder_samples(DECODERS[runtime], model, work)
+    else:
+        paired = runtime.endswith("ranker")
+        samples = encoder_samples(ENCODERS[runtime], model, work, paired)
+    print(json.dumps({**samples, "peak_mb": peak_megabytes()}))
 
 
 if __name__ == "__main__":

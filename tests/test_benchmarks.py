@@ -29,15 +29,97 @@ def benchmarks(monkeypatch):
 
 def test_ratios_are_of_runs_side_by_side():
     """A slow spell hits both of a round: the rounds' ratios are 4, 2, 2, the medians' 4."""
-    from common import compare
+    from measure import compare
 
     samples = {
         "a": [{"s": 1.0}, {"s": 5.0}, {"s": 1.0}],
-        "b": [{"s": 4.0}, {"s": 10.0}, {"s": 2.0}],
+        "b": [{"s": 4.0, "t": 7.0}, {"s": 10.0, "t": 8.0}, {"s": 2.0, "t": 9.0}],
     }
-    lines = compare(samples, {"s": "seconds"}).splitlines()
-    assert lines[2] == "| a | 1 (1 – 5) | 1.00 |"
-    assert lines[3] == "| b | 4 (2 – 10) | 2.00 |"
+    head, rule, *rows = compare(samples, {"s": "seconds", "t": "turns"}).splitlines()
+    assert len({len(line) for line in (head, rule, *rows)}) == 1  # aligned
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert cells == [["a", "1 (1 – 5) ×1.00", ""], ["b", "4 (2 – 10) ×2.00", "8 (7 – 9)"]]
+
+
+@pytest.fixture
+def benchmark(tmp_path, monkeypatch):
+    """One that leaves its files in a folder of the test's."""
+    import common
+    import measure
+
+    monkeypatch.setattr(measure, "RESULTS", tmp_path)
+    monkeypatch.setattr(measure, "WORK", tmp_path / "work")
+    monkeypatch.setattr(common, "PEERS", tmp_path / "none")
+    return measure.Benchmark("some", "Something", {"ms": "a step, ms"})
+
+
+def test_a_run_that_was_cut_off_goes_on_at_the_round(benchmark):
+    ran = []
+
+    def contestant(name: str):
+        def run() -> dict:
+            ran.append(name)
+            if len(ran) == 4:
+                raise KeyboardInterrupt
+            return {"ms": float(len(ran))}
+
+        return run
+
+    contestants = {name: contestant(name) for name in "ab"}
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.alternate(contestants, 3, {"threads": 1})
+    samples = benchmark.alternate(contestants, 3, {"threads": 1})
+    assert "".join(ran) == "abab" + "abab"  # the round that was cut off is run anew
+    assert [run["ms"] for run in samples["a"]] == [1, 5, 7]
+    assert benchmark.alternate(contestants, 2, {"threads": 1})["b"] == samples["b"][:2]
+    assert len(ran) == 8  # nothing ran again
+    benchmark.alternate(contestants, 1, {"threads": 2})
+    benchmark.alternate(contestants, 1, {"threads": 2}, again=True)
+    assert len(ran) == 12
+
+
+def test_a_record_is_all_that_its_table_and_figure_need(benchmark, tmp_path):
+    from measure import render
+
+    samples = {"llmkg-lab": [{"ms": 1.0}, {"ms": 3.0}], "a peer": [{"ms": 4.0}, {"ms": 6.0}]}
+    benchmark.publish(samples, {"threads": 1}, "A note.", ("ms",), {"ms": 0.5})
+    record = json.loads((tmp_path / "some.json").read_text())
+    assert (record["samples"], record["rounds"], record["conditions"]) == (
+        samples,
+        2,
+        {"threads": 1},
+    )
+    assert (tmp_path / "some.md").read_text() == render(record)
+    assert "5 (4 – 6) ×3.00" in render(record)
+    figure = (tmp_path / "some.svg").read_text()
+    assert all(f"<!-- {text} -->" in figure for text in ("llmkg-lab", "a peer", "a step, ms", "5"))
+
+
+OTHERS = ("quality", "tasks")  # records of another form
+RECORDS = [p for p in sorted((BENCHMARKS / "results").glob("*.json")) if p.stem not in OTHERS]
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_the_tables_are_those_of_the_records(path):
+    from measure import render
+
+    record = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text() == render(record)
+
+
+def test_operators_account_for_the_whole_of_a_token(tiny_llama, tmp_path):
+    from operators import profile
+
+    artifact = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int8"), tmp_path / "int8")
+    found = profile(artifact, 1)
+    layers = artifact.config["num_hidden_layers"]
+    for name in ("down product", "output projection", "attention, rotation and cache"):
+        assert found[name]["times"] == pytest.approx(layers)
+        assert found[name]["token_ms"] > 0 < found[name]["prompt_ms"]
+    assert found["LM head"]["times"] == pytest.approx(1)
+    for metric in ("times", "token_ms", "prompt_ms"):
+        parts = sum(row[metric] for name, row in found.items() if name != "all")
+        assert found["all"][metric] == pytest.approx(parts)
 
 
 def test_a_point_holds_what_was_measured(tiny_llama, tmp_path):

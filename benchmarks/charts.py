@@ -1,0 +1,53 @@
+"""A figure of a benchmark's record: one panel a metric, one bar a contestant."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from pareto import COLORS
+
+RATES = ("a second", "MB/s")  # in a metric's title: the longer the bar the better
+OTHERS = "#8250df"
+
+
+def bars(record: Mapping, metrics: Sequence[str], floors: Mapping[str, float], path: Path) -> None:
+    """Medians of all rounds as an SVG file, with the least and the largest as whiskers."""
+    samples = record["samples"]
+    size = (2.4 + 2.6 * len(metrics), 0.9 + 0.3 * len(samples))
+    figure, panels = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    for axes, metric in zip(panels[0], metrics, strict=True):
+        _panel(axes, samples, metric, floors.get(metric))
+        title = record["metrics"][metric]
+        better = "more is better" if any(rate in title for rate in RATES) else "less is better"
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(better, fontsize=8)
+    panels[0, 0].set_yticks(range(len(samples)), samples)
+    panels[0, 0].invert_yaxis()
+    figure.suptitle(record["title"], x=0.01, ha="left", fontsize=10)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def _panel(axes: Axes, samples: Mapping[str, list[dict]], metric: str, floor: float | None) -> None:
+    for row, (name, runs) in enumerate(samples.items()):
+        values = [run[metric] for run in runs if metric in run]
+        if not values:
+            continue
+        middle = median(values)
+        spread = [[middle - min(values)], [max(values) - middle]]
+        axes.barh(row, middle, color=_color(name), xerr=spread, ecolor="#24292f", height=0.7)
+        axes.annotate(
+            f"{middle:.3g}", (max(values), row), (4, 0), textcoords="offset points",
+            va="center", fontsize=7,
+        )  # fmt: skip
+    axes.margins(x=0.2)
+    axes.set_xlim(left=0)
+    if floor is not None:
+        axes.axvline(floor, color="#cf222e", linewidth=1, label=f"floor by bandwidth: {floor:.2g}")
+        axes.legend(frameon=False, fontsize=7, loc="lower right")
+
+
+def _color(contestant: str) -> str:
+    return next((c for name, c in COLORS.items() if contestant.startswith(name)), OTHERS)

@@ -1,0 +1,162 @@
+"""Contestants measured in turn, and what is made of their samples: a table, a file, a figure.
+
+A record, results/NAME.json: {title, measured (UTC day), machine, versions, rounds, conditions,
+metrics {key: title with unit}, note, samples {contestant: [{key: value} a round]}}. The table and
+the figure beside it are made from the record alone.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+from charts import bars
+from common import HERE, RESULTS, WORK, machine, versions
+from tqdm import tqdm
+
+import llmkg_lab
+
+Samples = dict[str, list[dict]]  # a round's values by metric, by contestant
+SHARED = ("common.py", "measure.py", "workloads.py", "contestants.py")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What is measured. name: of its files; metrics: titles with their units, by key."""
+
+    name: str
+    title: str
+    metrics: Mapping[str, str]
+
+    def alternate(
+        self,
+        contestants: Mapping[str, Callable[[], dict]],
+        rounds: int,
+        conditions: Mapping[str, object],
+        again: bool = False,
+    ) -> Samples:
+        """Run the contestants in turn, A B A B …: a slow spell of the machine then hits all.
+
+        What was measured before by the same code under the same conditions counts, so that a run
+        that was cut off goes on. A round that was cut off is run anew: its ratios are of runs
+        side by side.
+        """
+        key = {"code": self._code(), "machine": machine(), "versions": versions()}
+        key |= {"conditions": dict(conditions), "contestants": list(contestants)}
+        kept = WORK / "samples" / f"{self.name}.json"
+        finished = [] if again else _kept_rounds(kept, key)
+        with tqdm(total=rounds * len(contestants), desc=self.name, unit="run") as bar:
+            bar.update(min(rounds, len(finished)) * len(contestants))
+            for number in range(len(finished), rounds):
+                current = {}
+                for name, contestant in contestants.items():
+                    bar.set_postfix_str(f"round {number + 1} of {rounds}: {name}")
+                    current[name] = contestant()
+                    bar.update()
+                finished.append(current)
+                _write(kept, {"key": key, "rounds": finished})
+            bar.set_postfix_str("")
+        return {name: [r[name] for r in finished[:rounds]] for name in contestants}
+
+    def publish(
+        self,
+        samples: Samples,
+        conditions: Mapping[str, object],
+        note: str = "",
+        figure: Sequence[str] = (),
+        floors: Mapping[str, float] | None = None,
+    ) -> None:
+        """Print the table; write the record, the table and a figure of the ``figure`` metrics.
+
+        floors: by metric, what no contestant can go below; it is drawn as a line.
+        """
+        record = {
+            "title": self.title,
+            "measured": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "versions": versions(),
+            "rounds": len(next(iter(samples.values()))),
+            "conditions": dict(conditions),
+            "metrics": dict(self.metrics),
+            "note": note,
+            "samples": samples,
+        }
+        _write(RESULTS / f"{self.name}.json", record)
+        text = render(record)
+        (RESULTS / f"{self.name}.md").write_text(text)
+        if figure:
+            bars(record, figure, floors or {}, RESULTS / f"{self.name}.svg")
+        print(f"\n{text}")
+
+    def _code(self) -> str:
+        """SHA-256 of all that the figures depend on and that may change."""
+        package = Path(llmkg_lab.__file__).parent
+        own = [HERE / name for name in (*SHARED, f"{self.name}.py")]
+        digest = hashlib.sha256()
+        for path in sorted([*package.rglob("*.py"), *filter(Path.exists, own)]):
+            digest.update(path.name.encode() + path.read_bytes())
+        return digest.hexdigest()
+
+
+def render(record: Mapping) -> str:
+    """Markdown of a record: its table, and under what conditions that holds."""
+    where, rounds = record["machine"], record["rounds"]
+    text = (
+        f"{rounds} round{'s' * (rounds > 1)} in turn on {where['cpu']}, {where['cores']} cores, "
+        f"{record['measured']}: medians, in parentheses the least and the largest. "
+        "×: the median of the rounds' ratios to the first row."
+    )
+    title, table = record["title"], compare(record["samples"], record["metrics"])
+    return f"**{title}**\n\n{table}\n\n{text} {record['note']}".rstrip() + "\n"
+
+
+def compare(samples: Samples, metrics: Mapping[str, str]) -> str:
+    """A Markdown table, aligned for a terminal too: median (min – max) × ratio of each metric.
+
+    A ratio is the median of the rounds' own ratios to the first contestant: pairs ran close in
+    time. A contestant without a metric has an empty cell.
+    """
+    first = next(iter(samples.values()))
+    rows = [["", *metrics.values()]]
+    for name, runs in samples.items():
+        rows.append([name, *(_cell(runs, first, metric) for metric in metrics)])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    rows.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    return "\n".join("| " + " | ".join(_aligned(row, widths)) + " |" for row in rows)
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """Names to the left, numbers to the right."""
+    cells = zip(row, widths, strict=True)
+    return [c.rjust(width) if i else c.ljust(width) for i, (c, width) in enumerate(cells)]
+
+
+def _cell(runs: Sequence[dict], first: Sequence[dict], metric: str) -> str:
+    values = [run[metric] for run in runs if metric in run]
+    if not values:
+        return ""
+    text = f"{median(values):.3g} ({min(values):.3g} – {max(values):.3g})"
+    if metric not in first[0]:
+        return text
+    ratios = [a[metric] / b[metric] for a, b in zip(runs, first, strict=True)]
+    return f"{text} ×{median(ratios):.2f}"
+
+
+def _kept_rounds(path: Path, key: dict) -> list[dict]:
+    """Whole rounds that an earlier run of the same left."""
+    try:
+        kept = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return kept["rounds"] if kept["key"] == key else []
+
+
+def _write(path: Path, content: Mapping) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    unfinished.replace(path)
