@@ -25,6 +25,8 @@ WORK = RESULTS / "work"  # models in the making, kept between runs
 PEERS = HERE.parent / ".venv-peers"  # made by `make bench`
 VARIANT = "smollm2_135m_instruct"
 
+Runner = Callable[[], dict]  # runs once; returns a round's figures by metric
+
 
 def arguments(text: str) -> argparse.ArgumentParser:
     """What every benchmark of speed understands; ``text`` begins its help."""
@@ -70,7 +72,7 @@ def run(command: list[str]) -> Run:
     return Run(seconds, usage.ru_maxrss * 1024, output)
 
 
-def workload_of(runtime: str, model: Path, work: dict) -> Callable[[], dict]:
+def workload_of(runtime: str, model: Path, work: dict) -> Runner:
     """A contestant: workloads.py in a process of its own."""
     python = sys.executable if runtime.startswith("llmkg-lab") else peer_python()
     command = [python, str(HERE / "workloads.py"), runtime, str(model), json.dumps(work)]

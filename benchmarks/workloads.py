@@ -253,7 +253,7 @@ ENCODERS = {
     "llmkg-lab embedder": OurEmbedder,
     "llama.cpp embedder": LlamaCppEmbedder,
     "PyTorch embedder": PyTorchEmbedder,
-    "sentence-transformers": SentenceTransformers,
+    "sentence-transformers embedder": SentenceTransformers,
     "llmkg-lab ranker": OurRanker,
     "PyTorch ranker": PyTorchRanker,
     "sentence-transformers ranker": CrossEncoder,
