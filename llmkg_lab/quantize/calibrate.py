@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from llmkg_lab.quantize.layerwise import LayerwiseLlama
 
 RIDGE = 0.1  # of the mean square of the inputs: how strongly a goal holds on to the weights
-METHOD = 3  # counted up when the same inputs would give other codes: cached layers are then void
+METHOD = 4  # counted up when the same inputs would give other codes: cached layers are then void
 TOKENS = 8 * 512  # twice as many as the widest matrix of a small model has columns
 
 Progress = Callable[[int, int, str], None]  # layers done, in all, what
