@@ -25,7 +25,6 @@ from llmkg_lab.export import genai
 from llmkg_lab.graph import DataFile, Graph
 from llmkg_lab.layers import ACCURACY_LEVEL, Layers
 from llmkg_lab.quantize import Scheme
-from llmkg_lab.quantize.blockwise import round_to_nearest, search
 from llmkg_lab.quantize.prepare import prepare
 from llmkg_lab.store import Plan, Progress, Stream, Use
 from llmkg_lab.texts import Text
@@ -47,7 +46,7 @@ def convert(
     task: by default what config.json says the checkpoint is for.
     source: where the checkpoint came from (kind, detail, revision, synthetic), for the manifest.
     calibration: what a calibrated scheme is solved on, its first half; by default the first
-        of ``calibrate.CORPORA`` that is here.
+        corpus that is here. Without any, ``fallback`` makes the artifact, and a warning says so.
     progress: called with (bytes read, bytes to read, tensor name).
     Raises UnsupportedError, CheckpointError, SchemeError, TextError or ArtifactError; ``out`` is
     then as it was.
@@ -66,8 +65,8 @@ def convert(
         with DataFile(model.with_name(f"{model.name}_data")) as data:
             graph = Graph(architecture.name, data)
             float_type = np.float16 if scheme.base == "fp16" else np.float32
-            rounding = search if scheme.method == "mse" else round_to_nearest
-            stream = Stream(weights, graph, float_type, progress, total, prepared.solved, rounding)
+            moving = prepared.solved, prepared.quantize
+            stream = Stream(weights, graph, float_type, progress, total, *moving)
             layers = Layers(graph, stream, scheme, prepared.layouts)
             architecture.build(layers, checkpoint, task)
         model.write_bytes(graph.model().SerializeToString(deterministic=True))
@@ -128,6 +127,7 @@ def _existing(out: Path, checkpoint: Checkpoint, scheme: Scheme, source: dict) -
     manifest = artifact.manifest
     wanted = {**source, "fingerprint": checkpoint.fingerprint()}
     same = manifest["source"] == wanted and manifest["scheme"]["name"] == scheme.name
+    same = same and "warning" not in (manifest["calibration"] or {})  # by now there may be text
     return artifact if same and manifest["versions"] == versions() else None
 
 

@@ -107,7 +107,7 @@ def build_result(
             "speed": {key: asdict(value) for key, value in speeds[name].metrics.items()},
             "conditions": speeds[name].conditions,
             "verdict": verdicts[name].state,
-            "reasons": list(verdicts[name].reasons),
+            "reasons": [*_warnings(artifact), *verdicts[name].reasons],
         }
     states = {verdict.state for verdict in verdicts.values()}
     fingerprint = next(iter(artifacts.values())).manifest["source"]["fingerprint"]
@@ -119,6 +119,12 @@ def build_result(
         "schemes": schemes,
         "verdict": next(state for state in WORST_FIRST if state in states),
     }
+
+
+def _warnings(artifact: Artifact) -> list[str]:
+    """What a reader must know of how the artifact was made."""
+    calibration = artifact.manifest.get("calibration") or {}
+    return [calibration["warning"]] if "warning" in calibration else []
 
 
 def environment() -> dict:

@@ -60,7 +60,40 @@ def test_no_choice_within_the_budget_diverges_less(matrices, nbytes):
         found = budget.allocate(sensitivities(matrices), nbytes)
     assert found.nbytes <= nbytes
     assert found.kl == pytest.approx(min(fitting), abs=1e-9)
-    assert found.next_megabyte >= 0
+
+
+@settings(deadline=None, max_examples=150)
+@given(matrices=instances, share=st.floats(0, 1), ahead=st.integers(1, 60))
+def test_what_the_next_megabyte_buys_is_what_a_larger_budget_has(matrices, share, ahead):
+    """Against all choices; a megabyte being so many bytes here, and a size exact."""
+    choices = [
+        (sum(o.nbytes for o in choice) + FIXED, sum(o.kl for o in choice))
+        for choice in itertools.product(*matrices)
+    ]
+    smallest, largest = min(choices)[0], max(choices)[0]
+    nbytes = smallest + int(share * (largest - smallest))
+
+    def best(limit: int) -> float:
+        return min(kl for size, kl in choices if size <= limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(budget, "MEGABYTE", ahead)
+        patch.setattr(budget, "RESOLUTION", 1)
+        found = budget.mix(sensitivities(matrices), nbytes)
+    now = best(nbytes)
+    assert found.next_megabyte == pytest.approx(now - best(nbytes + ahead), abs=1e-9)
+    better = [size for size, kl in choices if kl < now * (1 - budget.LEAST_GAIN)]
+    bought = best(nbytes + ahead) < now * (1 - budget.LEAST_GAIN)
+    assert found.next_gain_at == (None if bought or not better else min(better))
+
+
+def test_on_a_plateau_the_next_gain_is_named_and_no_megabyte_promised():
+    """The line between two sizes of the table promises what no mix between them holds."""
+    table = [Option(LAYOUT, 16_000_000, 0.1), Option(Layout(8, 32, True), 30_000_000, 0.001)]
+    found = budget.allocate(sensitivities([table]), 20_000_000)
+    assert (found.next_megabyte, found.kl) == (0, 0.1)
+    assert found.next_gain_at == 30_000_000 + FIXED
+    assert budget.allocate(sensitivities([table]), 29_500_000).next_megabyte == pytest.approx(0.099)
 
 
 @given(matrices=instances)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkg_lab import paths, texts
+from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
+from llmkg_lab.convert import convert, convert_all
 from llmkg_lab.quantize import Layout, Scheme, SchemeError
 from llmkg_lab.quantize.blockwise import round_to_nearest
 from llmkg_lab.quantize.calibrate import calibrate
@@ -187,3 +188,54 @@ def test_what_cannot_be_calibrated_is_refused(minilm_folder, tmp_path):
     with pytest.raises(SchemeError, match="no decoder of the Llama form"):
         convert(open_checkpoint(minilm_folder), Scheme.parse("int4-eq"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def no_text(monkeypatch):
+    def load(corpora):
+        raise texts.TextError("no text is here", "install one")
+
+    monkeypatch.setattr(texts, "load", load)
+
+
+@pytest.mark.parametrize("name", ["int4-s16-gptq", "int4-s16-gptq-dwq"])
+def test_without_text_scales_are_searched_and_a_warning_says_so(
+    checkpoint, no_text, tmp_path, name
+):
+    with pytest.warns(UserWarning, match=f"{name} is NOT calibrated: no text is here"):
+        made = convert(checkpoint, Scheme.parse(name), tmp_path / "made")
+    searched = convert(checkpoint, Scheme.parse("int4-s16-mse"), tmp_path / "searched")
+    files = [a.manifest["files"][f"{a.manifest['model']}_data"] for a in (made, searched)]
+    assert files[0] == files[1]
+    record = made.manifest["calibration"]
+    assert (record["method"], record["instead_of"]) == ("mse", "gptq")
+    assert "install one" in record["warning"]
+
+
+def test_what_was_made_without_text_is_made_again(checkpoint, no_text, tmp_path):
+    for _ in range(2):  # a report that is run again: by then there may be text
+        with pytest.warns(UserWarning, match="NOT calibrated"):
+            convert_all(checkpoint, ["int4-gptq"], tmp_path, source={"kind": "folder"})
+
+
+def test_without_text_a_budget_is_filled_evenly(checkpoint, no_text, tmp_path):
+    def made(budget: str) -> Artifact:
+        return convert(checkpoint, Scheme.parse(budget), tmp_path / budget)
+
+    with pytest.warns(UserWarning, match="NOT calibrated"):
+        narrow, wide = made("budget:0.09MB"), made("budget:0.14MB")
+    assert narrow.nbytes <= 90_000 < wide.nbytes <= 140_000
+    layouts = wide.manifest["calibration"]["budget"]["layouts"]
+    assert {entry["bits"] for entry in layouts.values()} == {8}
+    windows = random_windows(4, 2)
+    expected = logits(checkpoint, windows)
+    errors = [np.square(Decoder(a).logits(windows) - expected).mean() for a in (narrow, wide)]
+    assert errors[1] < 0.1 * errors[0]
+    with pytest.raises(SchemeError, match="without calibration text it takes"):
+        made("budget:0.02MB")
+
+
+def test_a_text_that_is_too_short_is_refused(checkpoint, tmp_path):
+    short = texts.Text("short", "here", "0" * 64, "1 2 3")
+    with pytest.raises(texts.TextError, match="tokens"):
+        convert(checkpoint, Scheme.parse("int4-gptq"), tmp_path / "out", calibration=short)

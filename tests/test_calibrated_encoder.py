@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from llmkg_lab import texts
+from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.convert import convert
 from llmkg_lab.quantize import Scheme, encoder
+from llmkg_lab.quantize.calibration import PROSE
 from llmkg_lab.quantize.revised import Revised
 from llmkg_lab.runtime.ort import Embedder
 from llmkg_lab.texts import Text, TextError, load
@@ -74,7 +77,7 @@ def test_biases_are_replaced_and_all_else_is_read_through(minilm_folder):
 
 
 def test_sentences_come_from_the_calibration_half_only():
-    text = load(encoder.CORPORA)
+    text = load(PROSE)
     found = encoder.sentences_of(text.calibration)
     assert len(found) >= encoder.SENTENCES == len(set(found[: encoder.SENTENCES]))
     assert all(sentence in text.calibration for sentence in found)
@@ -86,3 +89,22 @@ def test_a_text_without_sentences_is_refused():
     ]
     with pytest.raises(TextError, match="no sentence"):
         encoder.sentences_of("Heading\n\n1 2 3\n")
+
+
+def test_without_text_an_encoder_is_searched_and_a_warning_says_so(
+    two_layers, tmp_path, monkeypatch
+):
+    def load_nothing(corpora):
+        raise TextError("no text is here", "install one")
+
+    monkeypatch.setattr(texts, "load", load_nothing)
+    checkpoint, scheme = open_checkpoint(two_layers), Scheme.parse("int4-s16-gptq")
+    with pytest.warns(UserWarning, match="int4-s16-gptq is NOT calibrated: no text is here"):
+        artifact = convert(checkpoint, scheme, tmp_path / "searched")
+    assert artifact.manifest["calibration"]["method"] == "mse"
+    plain = convert(checkpoint, Scheme.parse("int4-s16"), tmp_path / "plain")
+
+    def error(artifact: Artifact) -> float:
+        return sum(g["rms_error"] for g in artifact.manifest["groups"])
+
+    assert error(artifact) < 0.99 * error(plain)

@@ -6,13 +6,12 @@ Each attribute is a trait: whoever shows it observes it, whoever changes it need
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import numpy as np
 from traitlets import HasTraits, Instance, Int, Tuple, Unicode
 
 from llmkg_lab.errors import LabError
 from llmkg_lab.explorer.session import Session
 from llmkg_lab.quantize import Layout
-from llmkg_lab.quantize.budget import allocate, frontier
+from llmkg_lab.quantize.budget import allocate, frontier, mix
 from llmkg_lab.quantize.sensitivity import Sensitivities
 
 
@@ -23,6 +22,7 @@ class Prediction:
     nbytes: int  # that the mix takes
     kl: float  # nats a token
     next_megabyte: float  # nats that another 10⁶ bytes would take off it
+    next_gain_at: int | None = None  # bytes from which it falls, where that is nothing
     layouts: dict[str, Layout] = field(default_factory=dict)  # by matrix; none where refused
     refusal: str = ""  # why no artifact will be made of it
 
@@ -65,10 +65,14 @@ class _Key:
 
 @lru_cache(maxsize=512)
 def _predict(key: _Key, nbytes: int) -> Prediction:
+    refusal = ""
     try:
-        mix = allocate(key.sensitivities, nbytes)
+        found = allocate(key.sensitivities, nbytes)
     except LabError as error:  # a budget that no acceptable model fits: shown all the same
-        sizes, kl = np.array(frontier(key.sensitivities), float).T
-        now, then = np.interp([nbytes, nbytes + 1e6], sizes, kl)
-        return Prediction(nbytes, float(now), float(now - then), refusal=str(error))
-    return Prediction(mix.nbytes, mix.kl, mix.next_megabyte, mix.layouts)
+        refusal, found = str(error), mix(key.sensitivities, nbytes)
+        if found is None:
+            smallest, kl = frontier(key.sensitivities)[0]
+            return Prediction(nbytes, kl, 0.0, smallest, refusal=refusal)
+    return Prediction(
+        found.nbytes, found.kl, found.next_megabyte, found.next_gain_at, found.layouts, refusal
+    )

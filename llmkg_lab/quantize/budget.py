@@ -21,6 +21,8 @@ from llmkg_lab.quantize.sensitivity import Option, Sensitivities
 ACCEPTABLE = 0.3
 STATES = 300  # partial choices kept at once in the exact search; beyond that it is a near one
 MEGABYTE = 1_000_000
+RESOLUTION = 1000  # bytes, to which the next gain is found
+LEAST_GAIN = 1e-6  # of the divergence: less is none
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Allocation:
     nbytes: int  # of the whole artifact, graph and data
     kl: float  # predicted, nats a token
     next_megabyte: float  # what another 10⁶ bytes would take off it
+    next_gain_at: int | None  # bytes from which it falls, where the next megabyte brings nothing
 
 
 class _Step(NamedTuple):
@@ -50,24 +53,19 @@ def allocate(sensitivities: Sensitivities, nbytes: int) -> Allocation:
     Raises SchemeError where nothing fits, or where what fits is no acceptable model; the hint
     is the smallest budget that gives one.
     """
-    fronts = [_front(options) for options in sensitivities.matrices.values()]
-    steps = _steps(fronts)
-    points = np.array(_points(fronts, steps, sensitivities.fixed_bytes))
-    room = nbytes - sensitivities.fixed_bytes
-    if nbytes < points[0, 0]:
+    found = mix(sensitivities, nbytes)
+    if found and found.kl <= ACCEPTABLE:
+        return found
+    points = np.array(frontier(sensitivities))
+    if found is None:
         raise _refusal(nbytes, points, f"the smallest mix takes {points[0, 0] / 1e6:.1f} MB")
-    chosen = _choose(fronts, steps, room)
-    options = [front[i] for front, i in zip(fronts, chosen, strict=True)]
-    kl = sum(option.kl for option in options)
-    if kl > ACCEPTABLE:
-        raise _refusal(nbytes, points, f"the best mix is predicted to diverge by {kl:.2f} nats")
-    now, then = np.interp([nbytes, nbytes + MEGABYTE], points[:, 0], points[:, 1])
-    return Allocation(
-        {name: o.layout for name, o in zip(sensitivities.matrices, options, strict=True)},
-        sensitivities.fixed_bytes + sum(option.nbytes for option in options),
-        kl,
-        float(now - then),
-    )
+    raise _refusal(nbytes, points, f"the best mix is predicted to diverge by {found.kl:.2f} nats")
+
+
+def mix(sensitivities: Sensitivities, nbytes: int) -> Allocation | None:
+    """The same, acceptable or not; None where nothing fits."""
+    mixes = _Mixes(sensitivities)
+    return mixes.allocation(nbytes) if nbytes >= mixes.points()[0][0] else None
 
 
 def frontier(sensitivities: Sensitivities) -> list[tuple[int, float]]:
@@ -76,20 +74,60 @@ def frontier(sensitivities: Sensitivities) -> list[tuple[int, float]]:
     Each point is one step from the last. No mix lies below the line through them; where a step is
     wide, as the table's is, those between its ends may lie well above.
     """
-    fronts = [_front(options) for options in sensitivities.matrices.values()]
-    return _points(fronts, _steps(fronts), sensitivities.fixed_bytes)
+    return _Mixes(sensitivities).points()
 
 
-def _points(
-    fronts: Sequence[Sequence[Option]], steps: Sequence[_Step], fixed_bytes: int
-) -> list[tuple[int, float]]:
-    nbytes = fixed_bytes + sum(front[0].nbytes for front in fronts)
-    kl = sum(front[0].kl for front in fronts)
-    points = [(nbytes, kl)]
-    for step in steps:
-        nbytes, kl = nbytes + step.nbytes, kl - step.kl
-        points.append((nbytes, kl))
-    return points
+class _Mixes:
+    """The mixes that sensitivities allow."""
+
+    def __init__(self, sensitivities: Sensitivities) -> None:
+        self._names = list(sensitivities.matrices)
+        self._fixed = sensitivities.fixed_bytes
+        self._fronts = [_front(options) for options in sensitivities.matrices.values()]
+        self._steps = _steps(self._fronts)
+
+    def points(self) -> list[tuple[int, float]]:
+        """As ``frontier`` returns them."""
+        nbytes, kl = self._size([0] * len(self._fronts)), sum(f[0].kl for f in self._fronts)
+        points = [(nbytes, kl)]
+        for step in self._steps:
+            nbytes, kl = nbytes + step.nbytes, kl - step.kl
+            points.append((nbytes, kl))
+        return points
+
+    def allocation(self, nbytes: int) -> Allocation:
+        """The best mix within ``nbytes``, of which there is one, and what more would buy."""
+        chosen = self._best(nbytes)
+        kl = _divergence(self._fronts, chosen)
+        gain = kl - _divergence(self._fronts, self._best(nbytes + MEGABYTE))
+        layouts = [front[i].layout for front, i in zip(self._fronts, chosen, strict=True)]
+        return Allocation(
+            dict(zip(self._names, layouts, strict=True)),
+            self._size(chosen),
+            kl,
+            max(gain, 0.0),
+            None if gain > LEAST_GAIN * kl else self._next_gain(nbytes + MEGABYTE, kl),
+        )
+
+    def _next_gain(self, without: int, kl: float) -> int | None:
+        """The bytes, above ``without`` to RESOLUTION, at which a mix diverges less."""
+        largest = [len(front) - 1 for front in self._fronts]
+        if kl - _divergence(self._fronts, largest) <= LEAST_GAIN * kl:
+            return None
+        enough = self._size(largest)
+        while enough - without > RESOLUTION:
+            tried = self._best((without + enough) // 2)
+            if kl - _divergence(self._fronts, tried) > LEAST_GAIN * kl:
+                enough = self._size(tried)
+            else:
+                without = (without + enough) // 2
+        return enough
+
+    def _best(self, nbytes: int) -> list[int]:
+        return _choose(self._fronts, self._steps, nbytes - self._fixed)
+
+    def _size(self, chosen: Sequence[int]) -> int:
+        return self._fixed + sum(f[i].nbytes for f, i in zip(self._fronts, chosen, strict=True))
 
 
 def _refusal(nbytes: int, points: np.ndarray, reason: str) -> SchemeError:

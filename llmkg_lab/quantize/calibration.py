@@ -11,7 +11,8 @@ from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.scheme import SchemeError
 from llmkg_lab.texts import Text
 
-CORPORA = ("wikitext2", "lee_background")  # the first that is here
+CORPORA = ("wikitext2", "lee_background")  # of a decoder, the first that is here
+PROSE = ("lee_background", "wikitext2")  # of an encoder: plain prose before a token list
 WINDOW = 512  # tokens
 
 

@@ -27,13 +27,13 @@ from tqdm import tqdm
 from llmkg_lab import texts
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.blockwise import Quantized, round_to_nearest
+from llmkg_lab.quantize.calibration import PROSE
 from llmkg_lab.quantize.gptq import DAMPING, gptq
 from llmkg_lab.quantize.revised import Revised
 from llmkg_lab.quantize.scheme import Layout, Scheme
 from llmkg_lab.reference import load_model
 from llmkg_lab.texts import Text
 
-CORPORA = ("lee_background", "wikitext2")  # the first that is here; plain prose before a token list
 SENTENCES = 800
 WORDS = range(5, 61)  # of a sentence: what is shorter is a heading, what is longer a table
 BATCH = 32  # sentences
@@ -74,7 +74,7 @@ def prepare(
     checkpoint: Checkpoint, scheme: Scheme, text: Text | None = None
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
     """What a calibrated scheme stores of a BERT: see calibrate.prepare, which calls this."""
-    text = text or texts.load(CORPORA)
+    text = text or texts.load(PROSE)
     sentences = sentences_of(text.calibration)[:SENTENCES]
     positions = checkpoint.config["max_position_embeddings"]
     tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])

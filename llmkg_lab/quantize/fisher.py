@@ -29,7 +29,7 @@ from llmkg_lab.quantize.equivalent import equalized
 from llmkg_lab.quantize.gptq import Factored, factored, gptq
 from llmkg_lab.quantize.layerwise import LayerwiseLlama
 from llmkg_lab.quantize.scheme import Layout
-from llmkg_lab.quantize.sensitivity import Option, stored_bytes
+from llmkg_lab.quantize.sensitivity import CANDIDATES, TABLES, Option, stored_bytes
 from llmkg_lab.quantize.units import HEAD, TABLE, Unit, units_of
 
 PRICED = 2  # windows, the last ones; the others are what GPTQ solves for
@@ -43,18 +43,7 @@ SEED = 0  # of the tokens drawn from the model
 Progress = Callable[[int, int, str], None]
 
 
-def _layout(bits: int, block_size: int, symmetric: bool) -> Layout:
-    return Layout(bits, block_size, symmetric, half_scales=True)
-
-
-# Of the layouts that ONNX Runtime multiplies at full speed, those that are worth their bytes.
-CANDIDATES = (
-    *(_layout(2, size, False) for size in (32, 64)),
-    *(_layout(4, size, symmetric) for size in (32, 64, 128) for symmetric in (False, True)),
-    *(_layout(8, size, True) for size in (32, 64, 128)),
-)
-TABLES = (*(_layout(4, size, False) for size in (32, 64)), *CANDIDATES[-3:])
-SOLVED = _layout(4, 64, False)  # the layout that GPTQ prices
+SOLVED = Layout(4, 64, False, half_scales=True)  # the layout that GPTQ prices
 
 
 def estimate(

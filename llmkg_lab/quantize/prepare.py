@@ -1,25 +1,28 @@
 """What a scheme with a method stores: the weights to read, and what was solved beforehand."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 from tqdm import tqdm
 
+from llmkg_lab import texts
 from llmkg_lab.checkpoint.base import Checkpoint
-from llmkg_lab.quantize import budget, sensitivity
-from llmkg_lab.quantize.blockwise import Quantized
+from llmkg_lab.quantize import budget, fallback, sensitivity
+from llmkg_lab.quantize.blockwise import Quantized, round_to_nearest, search
 from llmkg_lab.quantize.calibrate import TOKENS, calibrate
-from llmkg_lab.quantize.calibration import WINDOW, calibration_text, check_form
+from llmkg_lab.quantize.calibration import CORPORA, PROSE, WINDOW, calibration_text, check_form
 from llmkg_lab.quantize.equivalent import equalized
 from llmkg_lab.quantize.gptq import DAMPING
 from llmkg_lab.quantize.revised import Revised
 from llmkg_lab.quantize.scheme import Layout, Scheme, SchemeError
 from llmkg_lab.quantize.sensitivity import Sensitivities
 from llmkg_lab.quantize.units import HEAD, TABLE
-from llmkg_lab.texts import Text
+from llmkg_lab.texts import Text, TextError
 
 # Told of each step (done, total, what) in place of a text bar; what it raises stops the work.
 watcher: ContextVar[Callable[[int, int, str], None] | None] = ContextVar("watcher", default=None)
@@ -30,7 +33,8 @@ class Prepared:
     """checkpoint: to read, the same function as the one that was given.
 
     solved: quantized matrices by checkpoint name; layouts: of matrices that are stored
-    otherwise than the scheme says, as ``Layers`` takes them; record: for the manifest.
+    otherwise than the scheme says, as ``Layers`` takes them; record: for the manifest; quantize:
+    what all matrices that are not solved go through.
     """
 
     checkpoint: Checkpoint
@@ -38,6 +42,7 @@ class Prepared:
     record: dict | None = None
     layouts: dict[str, Layout] = field(default_factory=dict)
     sensitivities: Sensitivities | None = None
+    quantize: Callable[[np.ndarray, Layout], Quantized] = round_to_nearest
 
 
 def prepare(
@@ -45,22 +50,40 @@ def prepare(
 ) -> Prepared:
     """Solve what the scheme's method solves; round to nearest needs nothing.
 
-    text: its calibration half is read; by default the first corpus that is here. Progress goes
-    to standard output.
+    text: its calibration half is read; by default the first corpus that is here. Where none is, a
+    warning says so, and the method is ``mse``. Progress goes to standard output.
     Raises SchemeError for what is neither Llama nor BERT or for too small a budget, TextError
-    without a text that is long enough.
+    for a text that is too short.
     """
     if scheme.method == "rtn":
         return Prepared(checkpoint)
-    is_bert = checkpoint.config.get("model_type") == "bert"
-    if is_bert and scheme.method == "gptq" and not scheme.budget:
+    is_encoder = checkpoint.config.get("model_type") == "bert" and scheme.method == "gptq"
+    is_encoder = is_encoder and not scheme.budget
+    if not is_encoder:
+        _check(checkpoint, scheme, task)
+    if scheme.method in ("eq", "mse"):
+        rounding = search if scheme.method == "mse" else round_to_nearest
+        return Prepared(equalized(checkpoint), record={"method": scheme.method}, quantize=rounding)
+    try:
+        text = text or texts.load(PROSE if is_encoder else CORPORA)
+    except TextError as error:
+        return _without_text(checkpoint, scheme, error)
+    if is_encoder:
         from llmkg_lab.quantize import encoder  # torch: seconds that a plain scheme need not wait
 
         return Prepared(*encoder.prepare(checkpoint, scheme, text))
-    _check(checkpoint, scheme, task)
-    if scheme.method in ("eq", "mse"):
-        return Prepared(equalized(checkpoint), record={"method": scheme.method})
     return _calibrated(checkpoint, scheme, text)
+
+
+def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> Prepared:
+    layouts, nbytes = fallback.even_layouts(checkpoint, scheme) if scheme.budget else ({}, 0)
+    record = fallback.record_of(scheme, error, layouts, nbytes)
+    warnings.warn(record["warning"], stacklevel=4)
+    if watching := watcher.get():
+        watching(0, 1, record["warning"])
+    is_llama = checkpoint.config.get("model_type") == "llama"
+    even = equalized(checkpoint) if is_llama else checkpoint
+    return Prepared(even, record=record, layouts=layouts, quantize=search)
 
 
 def _check(checkpoint: Checkpoint, scheme: Scheme, task: str) -> None:
@@ -72,7 +95,7 @@ def _check(checkpoint: Checkpoint, scheme: Scheme, task: str) -> None:
         raise SchemeError(f"{scheme.name}: {checkpoint.path} is not there to generate text")
 
 
-def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text | None) -> Prepared:
+def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text) -> Prepared:
     found, chosen = None, None
     if scheme.budget:
         with _bar(f"{scheme.name}, sensitivities", "step") as show:
@@ -90,6 +113,7 @@ def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text | None) -> Pr
             "nbytes": chosen.nbytes,
             "predicted_kl": chosen.kl,
             "next_megabyte": chosen.next_megabyte,
+            "next_gain_at": chosen.next_gain_at,
             "layouts": {name: asdict(layout) for name, layout in layouts.items()},
         }
     return Prepared(even, solved, record, layouts, found)
@@ -100,7 +124,7 @@ def _distilled(
     scheme: Scheme,
     solved: Mapping[str, Quantized],
     layouts: Mapping[str, Layout],
-    text: Text | None,
+    text: Text,
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
     from llmkg_lab.quantize import distill  # torch
 

@@ -19,6 +19,7 @@ from llmkg_lab.errors import LabError
 from llmkg_lab.graph import ALIGNMENT
 from llmkg_lab.quantize.calibration import CalibrationText, calibration_text
 from llmkg_lab.quantize.scheme import Layout
+from llmkg_lab.quantize.units import units_of
 from llmkg_lab.texts import Text
 
 FORMAT = "llmkg-lab/sensitivities/1"
@@ -26,6 +27,19 @@ METHOD = 5  # counted up when the same inputs would give other figures: cached o
 TOKENS = 10 * 512  # of calibration text: for the solver, and two windows to price
 
 Progress = Callable[[int, int, str], None]  # steps done, in all, what
+
+
+def _layout(bits: int, block_size: int, symmetric: bool) -> Layout:
+    return Layout(bits, block_size, symmetric, half_scales=True)
+
+
+# Of the layouts that ONNX Runtime multiplies at full speed, those that are worth their bytes.
+CANDIDATES = (
+    *(_layout(2, size, False) for size in (32, 64)),
+    *(_layout(4, size, symmetric) for size in (32, 64, 128) for symmetric in (False, True)),
+    *(_layout(8, size, True) for size in (32, 64, 128)),
+)
+TABLES = (*(_layout(4, size, False) for size in (32, 64)), *CANDIDATES[-3:])
 
 
 class SensitivityError(LabError):
@@ -128,12 +142,16 @@ def _measure(
     from llmkg_lab.quantize import fisher  # torch: seconds that a cached answer need not wait
 
     matrices, confirmed = fisher.estimate(checkpoint, calibration.windows, progress)
-    vectors = sum(
-        4 * int(np.prod(info.shape)) for info in checkpoint.tensors.values() if len(info.shape) == 1
-    )
     parameters = sum(int(np.prod(info.shape)) for info in checkpoint.tensors.values())
     record = {**calibration.record, "parameters": parameters, **confirmed}
-    return Sensitivities(matrices, vectors + graph_bytes(len(matrices)), record)
+    return Sensitivities(matrices, fixed_bytes(checkpoint), record)
+
+
+def fixed_bytes(checkpoint: Checkpoint) -> int:
+    """What a Llama's artifact holds besides its matrices: vectors and the graph, a bound."""
+    shapes = [info.shape for info in checkpoint.tensors.values()]
+    vectors = sum(4 * shape[0] for shape in shapes if len(shape) == 1)
+    return vectors + graph_bytes(len(list(units_of(checkpoint.config))))
 
 
 def graph_bytes(matrices: int) -> int:

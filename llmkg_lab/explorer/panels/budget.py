@@ -10,6 +10,7 @@ from llmkg_lab.explorer.charts import Chart
 from llmkg_lab.explorer.jobs import Job
 from llmkg_lab.explorer.panels.base import ChartView, Panel, primary, row
 from llmkg_lab.explorer.points import Point
+from llmkg_lab.explorer.state import Prediction
 from llmkg_lab.quantize import sensitivity
 from llmkg_lab.quantize.budget import ACCEPTABLE, frontier
 
@@ -130,7 +131,7 @@ class Budget(Panel):
             (f"{prediction.kl:.3g}", "nats", "predicted KL a token"),
             (f"{prediction.nbytes / 1e6:.2f}", "MB", "graph and weights"),
             (f"{bits:.2f}", "bits", "a parameter"),
-            (f"−{prediction.next_megabyte:.2g}", "nats", "for the next megabyte"),
+            _next_gain(prediction),
         ]
         if point := self._measured():
             interval = "" if point.low is None else f" ({point.low:.3g} to {point.high:.3g})"
@@ -151,6 +152,14 @@ class Budget(Panel):
         cursor = self.chart.cursor(self.slider.value, prediction.kl, f"{self.slider.value:g} MB")
         overlay = f'<div class="lab-overlay">{cursor}</div>'
         return f'{self._answer()}<div class="lab-chart">{self.chart.html()}{overlay}</div>'
+
+
+def _next_gain(prediction: Prediction) -> tuple[str, str, str]:
+    """What the next megabyte buys, or where something begins to be bought."""
+    if prediction.next_gain_at is None:
+        return f"−{prediction.next_megabyte:.2g}", "nats", "for the next megabyte"
+    label = "is the next size that brings anything"
+    return f"{prediction.next_gain_at / 1e6:.2f}", "MB", label
 
 
 def _step(width: float) -> float:

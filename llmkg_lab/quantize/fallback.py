@@ -1,0 +1,65 @@
+"""What stands in for a calibrated scheme where there is no text to calibrate on.
+
+The method ``mse``: channels equalized, scales searched for the least squared error. It reads
+nothing but the weights, which do not tell the matrices that matter from the others; so a budget is
+filled evenly.
+"""
+
+import itertools
+from dataclasses import asdict
+
+import numpy as np
+
+from llmkg_lab.checkpoint.base import Checkpoint
+from llmkg_lab.quantize.scheme import Layout, Scheme, SchemeError
+from llmkg_lab.quantize.sensitivity import CANDIDATES, TABLES, fixed_bytes, stored_bytes
+from llmkg_lab.quantize.units import HEAD, TABLE, units_of
+from llmkg_lab.texts import TextError
+
+LEAST_BITS = 4  # fewer, rounded without calibration, leave no model
+
+
+def warning_of(scheme: Scheme, error: TextError) -> str:
+    """What a user is told; ``error``: why there is no text."""
+    return (
+        f"{scheme.name} is NOT calibrated: {error.message}. Its scales are searched on the "
+        f"weights alone (mse), which costs quality. To calibrate it, {error.hint}"
+    )
+
+
+def record_of(scheme: Scheme, error: TextError, layouts: dict[str, Layout], nbytes: int) -> dict:
+    """For the manifest, in the place of what calibration would record; ``nbytes``: a bound."""
+    record = {"method": "mse", "instead_of": scheme.method, "warning": warning_of(scheme, error)}
+    if scheme.budget:
+        chosen = {name: asdict(layout) for name, layout in layouts.items()}
+        record["budget"] = {"nbytes": nbytes, "layouts": chosen}
+    return record
+
+
+def even_layouts(checkpoint: Checkpoint, scheme: Scheme) -> tuple[dict[str, Layout], int]:
+    """One layout for all matrices of a Llama and one for its tables, by the unit's name.
+
+    Of those that fit the scheme's budget, the pair that fills it best, and its bytes.
+    Raises SchemeError where none fits.
+    """
+    units = list(units_of(checkpoint.config))
+    shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    nbytes = scheme.budget.nbytes(sum(int(np.prod(shape)) for shape in shapes.values()))
+    sizes = {}
+    for pair in itertools.product(CANDIDATES, TABLES):
+        total = fixed_bytes(checkpoint)
+        for unit in units:
+            rows = sum(shapes[name][0] for name in unit.parts)
+            layout = pair[unit.name in (TABLE, HEAD)]
+            total += stored_bytes(layout, rows, shapes[unit.parts[0]][1])
+        if pair[0].bits >= LEAST_BITS:
+            sizes[pair] = total
+    fitting = {pair: size for pair, size in sizes.items() if size <= nbytes}
+    if not fitting:
+        least = np.ceil(min(sizes.values()) / 1e5) / 10
+        raise SchemeError(
+            f"a budget of {nbytes / 1e6:.1f} MB: without calibration text it takes {least:g} MB",
+            f"write budget:{least:g}MB, or install a package with a text, such as gensim",
+        )
+    best = max(fitting, key=fitting.get)
+    return {unit.name: best[unit.name in (TABLE, HEAD)] for unit in units}, fitting[best]
