@@ -31,22 +31,26 @@ def bars(record: Mapping, metrics: Sequence[str], floors: Mapping[str, float], p
 
 
 def _panel(axes: Axes, samples: Mapping[str, list[dict]], metric: str, floor: float | None) -> None:
-    for row, (name, runs) in enumerate(samples.items()):
-        values = [run[metric] for run in runs if metric in run]
-        if not values:
+    rows = {name: [run[metric] for run in runs if metric in run] for name, runs in samples.items()}
+    middles = {name: median(values) for name, values in rows.items() if values}
+    # one contestant that is far off must not flatten all others
+    limit = 1.3 * min(max(map(max, filter(None, rows.values()))), 3 * median(middles.values()))
+    for row, (name, values) in enumerate(rows.items()):
+        if name not in middles:
             continue
-        middle = median(values)
+        middle, end = middles[name], min(max(values), 0.8 * limit)
         spread = [[middle - min(values)], [max(values) - middle]]
-        axes.barh(row, middle, color=_color(name), xerr=spread, ecolor="#24292f", height=0.7)
+        whisker = {} if middle > limit else {"xerr": spread, "ecolor": "#24292f"}
+        axes.barh(row, middle, color=_color(name), height=0.7, **whisker)
         axes.annotate(
-            f"{middle:.3g}", (max(values), row), (4, 0), textcoords="offset points",
-            va="center", fontsize=7,
+            f"{middle:.3g}{' →' if middle > limit else ''}", (end, row), (4, 0),
+            textcoords="offset points", va="center", fontsize=7,
+            color="white" if middle > limit else "black",
         )  # fmt: skip
-    axes.margins(x=0.2)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, limit)
     if floor is not None:
         axes.axvline(floor, color="#cf222e", linewidth=1, label=f"floor by bandwidth: {floor:.2g}")
-        axes.legend(frameon=False, fontsize=7, loc="lower right")
+        axes.legend(frameon=False, fontsize=7, loc="center right")
 
 
 def _color(contestant: str) -> str:
