@@ -16,6 +16,7 @@ from pathlib import Path
 from llmkg_lab.catalog import roster
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
 from llmkg_lab.cores import default_threads
+from llmkg_lab.errors import LabError
 from llmkg_lab.sources import fetch
 from llmkg_lab.speed import cpu_name
 
@@ -40,11 +41,13 @@ def arguments(text: str) -> argparse.ArgumentParser:
 
 
 def start(main: Callable[[], None]) -> None:
-    """Run a script; Ctrl-C ends it without a traceback, and the same command goes on from there."""
+    """Run a script; what a user can act on ends it without a traceback."""
     try:
         main()
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; the same command goes on where it stopped")
+    except LabError as error:
+        sys.exit(f"error: {error.message}\n  → {error.hint}")
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,24 @@ def run(command: list[str]) -> Run:
 
 
 def workload_of(runtime: str, model: Path, work: dict) -> Runner:
-    """A contestant: workloads.py in a process of its own."""
-    python = sys.executable if runtime.startswith("llmkg-lab") else peer_python()
+    """A contestant: workloads.py in a process of its own.
+
+    A peer that fails (its build may not suit a machine) leaves ``failed`` for its figures.
+    """
+    is_ours = runtime.startswith("llmkg-lab")
+    python = sys.executable if is_ours else peer_python()
     command = [python, str(HERE / "workloads.py"), runtime, str(model), json.dumps(work)]
-    return lambda: json.loads(run(command).output.splitlines()[-1])
+
+    def measure() -> dict:
+        try:
+            return json.loads(run(command).output.splitlines()[-1])
+        except subprocess.CalledProcessError as error:
+            if is_ours:
+                raise
+            said = error.output.split("\n")[-2:-1] or ["nothing"]
+            return {"failed": f"exit code {error.returncode}, {said[0].strip()}"}
+
+    return measure
 
 
 def machine() -> dict:

@@ -109,6 +109,8 @@ def render(record: Mapping) -> str:
         f"{record['measured']}: medians, in parentheses the least and the largest. "
         "×: the median of the rounds' ratios to the first row."
     )
+    for name, runs in record["samples"].items():
+        text += "".join(f" {name} failed: {run['failed']}." for run in runs[-1:] if "failed" in run)
     title, table = record["title"], compare(record["samples"], record["metrics"])
     return f"**{title}**\n\n{table}\n\n{text} {record['note']}".rstrip() + "\n"
 
@@ -139,10 +141,9 @@ def _cell(runs: Sequence[dict], first: Sequence[dict], metric: str) -> str:
     if not values:
         return ""
     text = f"{median(values):.3g} ({min(values):.3g} – {max(values):.3g})"
-    if metric not in first[0]:
-        return text
-    ratios = [a[metric] / b[metric] for a, b in zip(runs, first, strict=True)]
-    return f"{text} ×{median(ratios):.2f}"
+    pairs = zip(runs, first, strict=True)
+    ratios = [a[metric] / b[metric] for a, b in pairs if metric in a and metric in b]
+    return f"{text} ×{median(ratios):.2f}" if ratios else text
 
 
 def _kept_rounds(path: Path, key: dict) -> list[dict]:

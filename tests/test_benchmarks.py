@@ -41,6 +41,18 @@ def test_ratios_are_of_runs_side_by_side():
     assert cells == [["a", "1 (1 – 5) ×1.00", ""], ["b", "4 (2 – 10) ×2.00", "8 (7 – 9)"]]
 
 
+def test_a_peer_that_fails_leaves_its_cells_empty(benchmark, tmp_path, monkeypatch):
+    import common
+
+    monkeypatch.setattr(common, "peer_python", lambda: sys.executable)
+    broken = common.workload_of("llama.cpp", tmp_path / "none.gguf", {"threads": 1})
+    samples = benchmark.alternate({"ours": lambda: {"ms": 2.0}, "llama.cpp": broken}, 1, {})
+    benchmark.publish(samples, {})
+    text = (tmp_path / "some.md").read_text()
+    assert "2 (2 – 2) ×1.00" in text
+    assert "llama.cpp failed: exit code 1, " in text
+
+
 @pytest.fixture
 def benchmark(tmp_path, monkeypatch):
     """One that leaves its files in a folder of the test's."""
