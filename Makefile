@@ -42,6 +42,7 @@ quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at 
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/tasks.py
 
+interop: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai and Optimum
 	$(BIN)/python -m pytest tests/interop -rA
 

@@ -9,7 +9,15 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 from llmkg_lab import paths
 from llmkg_lab.sources.base import UnavailableError
@@ -107,7 +115,7 @@ def _train_llama(lines: list[str]) -> tuple[Tokenizer, dict]:
     special = ["<unk>", "<s>", "</s>"]
     tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()  # no token is learned across words
     tokenizer.decoder = decoders.Sequence(
         [decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse()]
     )
@@ -115,6 +123,11 @@ def _train_llama(lines: list[str]) -> tuple[Tokenizer, dict]:
         vocab_size=TRAINED, special_tokens=special + tokens, show_progress=False
     )
     tokenizer.train_from_iterator(lines, trainer)
+    # Llama's own puts a space before every text, one that begins with spaces too; Metaspace does
+    # not, and neither a SentencePiece nor a GGUF file can say so
+    prepared = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    tokenizer.normalizer = normalizers.Sequence(prepared)
+    tokenizer.pre_tokenizer = None
     _surround(tokenizer, "<s>", "")
     return tokenizer, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
