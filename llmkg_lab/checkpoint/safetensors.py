@@ -52,7 +52,9 @@ class SafetensorsCheckpoint(FolderCheckpoint):
         data = read_bytes(entry.path, entry.offset + start * row, (stop - start) * row)
         stored = data.view(dtype).reshape((stop - start, *entry.shape[1:]) if entry.shape else ())
         if entry.dtype == "BF16":  # the upper half of a float32
-            return (stored.astype(np.uint32) << 16).view(np.float32)
+            wide = stored.astype(np.uint32)
+            wide <<= 16
+            return wide.view(np.float32)
         return stored.astype(np.float32, copy=False)
 
 
