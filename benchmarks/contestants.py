@@ -1,21 +1,23 @@
 """The quantized models that are compared: ours, llama.cpp's and onnxruntime-genai's.
 
-All are made from the same weights and kept in results/work under a hash of what they came from.
+All are made from the same weights and kept in results/work under a hash of what they came from:
+the package's code, or the peer's version and what it was asked for.
 """
 
 import hashlib
 import json
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-from common import HERE, WORK, float32_folder, packaged_checkpoint, peer_python, run
-from importance import importance
+from common import HERE, WORK, float32_folder, packaged_checkpoint, peer_python, run, versions
+from importance import METHOD, importance
 
 import llmkg_lab
 from llmkg_lab.artifact import Artifact
@@ -32,13 +34,14 @@ SIGMA = 0.3  # of the log-normal factors that take the weights off the grid they
 CALIBRATION, WINDOW = 32, 512  # windows of how many tokens an importance matrix is measured on
 SCHEMES = (
     "int4",
+    "int4-s16-mse-e8b64sym",
     "int4-s16-gptq-e8b64sym",
     "budget:91.3MB",
     "budget:100MB",
     "int8-s16-eq",
 )
 GGUF_TYPES = ("Q4_0", "IQ4_XS", "IQ4_NL", "Q4_1", "Q4_K_M", "Q5_K_M", "Q8_0")
-GENAI = {"int4": (), "int4 k_quant_mixed": ("int4_algo_config=k_quant_mixed",)}
+GENAI = {"int4": (), "int4 k_quant_mixed": ("algo_config=k_quant_mixed",)}
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,8 @@ class Weights:
 
     def llama_cpp(self, kind: str, with_importance: bool) -> Contestant:
         name = f"{kind} imatrix" if with_importance else kind
-        out = self.folder / f"{name.replace(' ', '-')}.gguf"
+        asked = (kind, f"importance {METHOD}") if with_importance else (kind,)
+        out = self._kept("llama.cpp", name, asked).with_suffix(".gguf")
         importance = self.importance if with_importance else None
         quantize_gguf(self.float32_gguf, kind, out, importance)
         _, tensors = read_header(out)
@@ -145,12 +149,17 @@ class Weights:
         return Contestant(name, "llama.cpp", self.folder, (out,), nbytes)
 
     def genai(self, name: str) -> Contestant:
-        out = self.folder / f"genai-{name.replace(' ', '-')}"
+        out = self._kept("onnxruntime-genai", name, GENAI[name])
         if not (out / "genai_config.json").exists():
             build_genai(self.float32, out, *GENAI[name])
         files = tuple(out / name for name in ("model.onnx", "model.onnx.data"))
         nbytes = sum(path.stat().st_size for path in files)
         return Contestant(name, "onnxruntime-genai", out, files, nbytes)
+
+    def _kept(self, runtime: str, name: str, asked: Sequence[str]) -> Path:
+        """Where a peer's model lies: what another version makes is another model."""
+        digest = hashlib.sha256(json.dumps([runtime, versions()[runtime], *asked]).encode())
+        return self.folder / f"{name.replace(' ', '-')}-{digest.hexdigest()[:12]}"
 
 
 def quantize_gguf(source: Path, kind: str, out: Path, importance: Path | None = None) -> Path:
@@ -165,11 +174,14 @@ def quantize_gguf(source: Path, kind: str, out: Path, importance: Path | None = 
 
 
 def build_genai(model: Path, out: Path, *options: str) -> None:
-    """onnxruntime-genai's model builder, as a user starts it."""
+    """onnxruntime-genai's model builder, as a user starts it; whole or not at all."""
+    unfinished = out.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was cut off
     builder = [peer_python(), "-m", "onnxruntime_genai.models.builder"]
-    paths = ["-i", str(model), "-o", str(out), "-c", str(WORK / "genai-cache")]
+    paths = ["-i", str(model), "-o", str(unfinished), "-c", str(WORK / "genai-cache")]
     extra = ["--extra_options", *options] if options else []
     run([*builder, *paths, "-p", "int4", "-e", "cpu", *extra])
+    unfinished.rename(out)
 
 
 @cache

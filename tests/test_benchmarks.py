@@ -156,6 +156,8 @@ def test_a_point_holds_what_was_measured(tiny_llama, tmp_path):
     assert point["bits_per_weight"] == pytest.approx(8 * point["bytes"] / parameters)
     assert point["kl"]["value"] == pytest.approx(np.mean(point["kl_by_seed"]))
     assert point["kl_by_seed"][0] > 5 * point["kl_by_seed"][1] > 0
+    ratios = np.log(point["perplexity_ratio_by_seed"])
+    assert np.log(point["perplexity_ratio"]["value"]) == pytest.approx(ratios.mean())
     assert point["kl"]["low"] < point["kl"]["value"] < point["kl"]["high"]
     assert point["kl"]["n"] == 2 * 199
     assert json.loads(json.dumps(point)) == point
@@ -167,10 +169,13 @@ def test_the_table_marks_what_nothing_smaller_beats():
     def entry(name: str, megabytes: int, kl: float) -> dict:
         interval = {"value": kl, "low": kl, "high": kl, "n": 9}
         point = {"name": name, "runtime": "x", "bytes": megabytes * 10**6, "bits_per_weight": 4.0}
+        point |= {"kl_by_seed": [kl] * 2, "perplexity_ratio_by_seed": [1.01, 1.03]}
         return point | dict.fromkeys(quality.METRICS, interval)
 
     table = quality.table([entry("a", 1, 0.2), entry("b", 2, 0.3), entry("c", 3, 0.1)])
     assert ["**`" in line for line in table.splitlines()[2:]] == [True, False, True]
+    assert "| 0.200, 0.200 |" in table
+    assert "| +1.0, +3.0 |" in table
 
 
 def test_an_answers_likelihood_is_pytorchs():
@@ -182,3 +187,5 @@ def test_an_answers_likelihood_is_pytorchs():
     assert log_likelihood(logits, targets) == pytest.approx(float(expected), rel=1e-6)
     mean, error = share(np.array([True] * 30 + [False] * 70))
     assert (mean, error) == (0.3, pytest.approx((0.3 * 0.7 / 100) ** 0.5))
+    _, paired = share(np.array([1] * 5 + [-1] * 5 + [0] * 90))  # ten answers flip, five each way
+    assert paired == pytest.approx(0.1**0.5 / 10)
