@@ -40,6 +40,7 @@ bench: .venv/installed .venv-peers/installed  ## speed and memory beside llama.c
 quality: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at how many bytes, ours and peers'
 	$(BIN)/python benchmarks/quality.py
+	$(BIN)/python benchmarks/encoders.py
 	$(BIN)/python benchmarks/tasks.py
 
 interop: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))

@@ -1,50 +1,131 @@
 """The figure of bytes against divergence."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib import pyplot as plt
+from matplotlib import ticker
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
 
 from llmkg_lab import figures  # sets the style  # noqa: F401
 
 COLORS = {"llmkg-lab": "#bc4c00", "llama.cpp": "#0969da", "onnxruntime-genai": "#57606a"}
 MARKERS = {"llmkg-lab": "o", "llama.cpp": "s", "onnxruntime-genai": "^"}
+MATRIX = " imatrix"  # how the names of what had an importance matrix end
+GAP = 15  # MB without a model: the axis leaves them out
+# A name's place beside its point, in points, and its alignment: the first that is free counts.
+PLACES = (
+    *(((7, 0), "left", "center"), ((-7, 0), "right", "center")),
+    *(((5, 9), "left", "center"), ((-5, 9), "right", "center")),
+    *(((5, -9), "left", "center"), ((-5, -9), "right", "center")),
+    *(((8, 18), "left", "center"), ((-8, 18), "right", "center")),
+    *(((8, -18), "left", "center"), ((-8, -18), "right", "center")),
+)
 
 
 def draw(points: Sequence[dict], path: Path) -> None:
     """Points of quality.json as an SVG file: lower left is better."""
-    figure, axes = plt.subplots(figsize=(8, 5))
-    for runtime, color in COLORS.items():
-        own = [point for point in points if point["runtime"] == runtime]
-        with_matrix = [point for point in own if point["name"].endswith("imatrix")]
-        plain = [point for point in own if point not in with_matrix]
-        _scatter(axes, plain, runtime, color, filled=True)
-        if with_matrix:
-            _scatter(axes, with_matrix, f"{runtime} with importance matrix", color, filled=False)
-    axes.set(yscale="log", xlabel="MB of weights and graph", ylabel="KL divergence, nats a token")
-    axes.set(title="What the bytes buy: SmolLM2-135M-Instruct, 95 % intervals")
-    axes.margins(x=0.15)
-    axes.legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    groups = list(_groups(sorted(points, key=_megabytes)))
+    widths = [_megabytes(group[-1]) - _megabytes(group[0]) + 6 for group in groups]
+    figure, panels = plt.subplots(
+        1, len(groups), figsize=(9, 5.4), sharey=True, squeeze=False, width_ratios=widths
+    )
+    low, high = (pick(p["kl"]["value"] for p in points) for pick in (min, max))
+    panels[0, 0].set(yscale="log", ylim=(low / 1.6, high * 1.6), ylabel="KL, nats a token")
+    panels[0, 0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panels[0, 0].yaxis.set_minor_formatter(ticker.NullFormatter())
+    panels[0, 0].yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:g}"))
+    best = _unbeaten(points)
+    for axes, group in zip(panels[0], groups, strict=True):
+        axes.set_xlim(_megabytes(group[0]) - 4, _megabytes(group[-1]) + 5)
+        axes.xaxis.set_major_locator(ticker.MultipleLocator(5))
+        axes.plot(
+            [_megabytes(p) for p in best], [p["kl"]["value"] for p in best],
+            color="#d0d7de", linewidth=1.2, zorder=0, label="nothing smaller is better",
+        )  # fmt: skip
+        _scatter(axes, points)
+    figure.supxlabel("MB (10⁶ bytes) of weights and graph", fontsize=10)
+    title = "What the bytes buy: SmolLM2-135M-Instruct, 95 % intervals"
+    figure.suptitle(title, x=0.02, ha="left", fontsize=11)
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, names, ncols=3, frameon=False, fontsize=8, loc="upper left",
+        bbox_to_anchor=(0.02, 0.95),
+    )  # fmt: skip
+    figure.set_layout_engine("tight", rect=(0, 0, 1, 0.9), w_pad=0.3)
+    figure.draw_without_rendering()  # or places are not what they will be
+    for axes, group in zip(panels[0], groups, strict=True):
+        _names(axes, group)
+    for axes in panels[0, 1:]:  # a gap in the axis
+        axes.spines["left"].set_linestyle((0, (2, 3)))
+        axes.tick_params(axis="y", which="both", length=0)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(figure)
 
 
-def _scatter(axes, points: Sequence[dict], label: str, color: str, filled: bool) -> None:
-    if not points:
-        return
-    megabytes = [point["bytes"] / 1e6 for point in points]
-    values = [point["kl"]["value"] for point in points]
-    below = [p["kl"]["value"] - p["kl"]["low"] for p in points]
-    above = [p["kl"]["high"] - p["kl"]["value"] for p in points]
-    marker = MARKERS[points[0]["runtime"]]
-    axes.errorbar(
-        megabytes, values, yerr=[below, above], fmt=marker, color=color, label=label,
-        markerfacecolor=color if filled else "white", elinewidth=0.8,
-    )  # fmt: skip
-    # by turns to the left and to the right, so that neighbours' names do not cover each other
-    for i, (point, x, y) in enumerate(zip(points, megabytes, values, strict=True)):
-        name = point["name"].removesuffix(" imatrix")
-        place, side = (((-5, 3), "right"), ((5, 3), "left"))[i % 2]
-        axes.annotate(
-            name, (x, y), place, textcoords="offset points", ha=side, fontsize=7, color=color
-        )
+def _megabytes(point: dict) -> float:
+    return point["bytes"] / 1e6
+
+
+def _groups(points: Sequence[dict]) -> Iterator[list[dict]]:
+    """Points by size, cut where there is nothing for long."""
+    first = 0
+    for i in range(1, len(points)):
+        if _megabytes(points[i]) - _megabytes(points[i - 1]) > GAP:
+            yield list(points[first:i])
+            first = i
+    yield list(points[first:])
+
+
+def _unbeaten(points: Sequence[dict]) -> list[dict]:
+    best: list[dict] = []
+    for point in sorted(points, key=_megabytes):
+        if not best or point["kl"]["value"] < best[-1]["kl"]["value"]:
+            best.append(point)
+    return best
+
+
+def _scatter(axes: Axes, points: Sequence[dict]) -> None:
+    for runtime, color in COLORS.items():
+        own = [point for point in points if point["runtime"] == runtime]
+        with_matrix = [point for point in own if point["name"].endswith(MATRIX)]
+        plain = [point for point in own if point not in with_matrix]
+        for some, label, face in (
+            (plain, runtime, color),
+            (with_matrix, f"{runtime} with importance matrix", "white"),
+        ):
+            if some:
+                kl = [point["kl"] for point in some]
+                below = [k["value"] - k["low"] for k in kl]
+                above = [k["high"] - k["value"] for k in kl]
+                axes.errorbar(
+                    [_megabytes(p) for p in some], [k["value"] for k in kl], yerr=[below, above],
+                    fmt=MARKERS[runtime], color=color, label=label, markerfacecolor=face,
+                    markersize=5.5, elinewidth=0.8,
+                )  # fmt: skip
+
+
+def _names(axes: Axes, points: Sequence[dict]) -> None:
+    """Each beside its point, where it covers no other point and no other name."""
+    renderer = axes.figure.canvas.get_renderer()
+    centres = {id(p): axes.transData.transform((_megabytes(p), p["kl"]["value"])) for p in points}
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres.values()]
+    for point in points:
+        for offset, side, height in PLACES:
+            text = axes.annotate(
+                point["name"].removesuffix(MATRIX), (_megabytes(point), point["kl"]["value"]),
+                offset, textcoords="offset points", ha=side, va=height, fontsize=7,
+                color=COLORS[point["runtime"]],
+            )  # fmt: skip
+            box = text.get_window_extent(renderer)
+            if not any(box.overlaps(other) for other in taken) and _inside(axes, box):
+                break
+            if offset != PLACES[-1][0]:
+                text.remove()
+        taken.append(box)
+
+
+def _inside(axes: Axes, box: Bbox) -> bool:
+    frame = axes.get_window_extent()
+    return frame.x0 <= box.x0 and box.x1 <= axes.figure.bbox.x1

@@ -20,7 +20,7 @@ from importlib.metadata import version
 from statistics import mean
 
 import numpy as np
-from common import RESULTS, VARIANT, machine, versions
+from common import RESULTS, VARIANT, machine, start, versions
 from contestants import CALIBRATION, GENAI, GGUF_TYPES, SCHEMES, SIGMA, WINDOW, Contestant, Weights
 from pareto import draw
 from tqdm import tqdm
@@ -203,4 +203,4 @@ def _percent(ratio: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import PEERS, RESULTS, machine, versions
+from common import PEERS, RESULTS, machine, start, versions
 from contestants import Contestant, Weights
 from quality import CORPORA
 from tqdm import tqdm
@@ -202,4 +202,4 @@ def table(points: Sequence[dict]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)
