@@ -6,22 +6,14 @@ from pathlib import Path
 from matplotlib import pyplot as plt
 from matplotlib import ticker
 from matplotlib.axes import Axes
-from matplotlib.transforms import Bbox
 
-from llmkg_lab import figures  # sets the style  # noqa: F401
+from llmkg_lab import figures, labels  # figures sets the style  # noqa: F401
+from llmkg_lab.labels import Label
 
 COLORS = {"llmkg-lab": "#bc4c00", "llama.cpp": "#0969da", "onnxruntime-genai": "#57606a"}
 MARKERS = {"llmkg-lab": "o", "llama.cpp": "s", "onnxruntime-genai": "^"}
 MATRIX = " imatrix"  # how the names of what had an importance matrix end
 GAP = 15  # MB without a model: the axis leaves them out
-# A name's place beside its point, in points, and its alignment: the first that is free counts.
-PLACES = (
-    *(((7, 0), "left", "center"), ((-7, 0), "right", "center")),
-    *(((5, 9), "left", "center"), ((-5, 9), "right", "center")),
-    *(((5, -9), "left", "center"), ((-5, -9), "right", "center")),
-    *(((8, 18), "left", "center"), ((-8, 18), "right", "center")),
-    *(((8, -18), "left", "center"), ((-8, -18), "right", "center")),
-)
 
 
 def draw(points: Sequence[dict], path: Path) -> None:
@@ -54,9 +46,8 @@ def draw(points: Sequence[dict], path: Path) -> None:
         bbox_to_anchor=(0.02, 0.95),
     )  # fmt: skip
     figure.set_layout_engine("tight", rect=(0, 0, 1, 0.9), w_pad=0.3)
-    figure.draw_without_rendering()  # or places are not what they will be
     for axes, group in zip(panels[0], groups, strict=True):
-        _names(axes, group)
+        labels.place(axes, [_label(point) for point in group])
     for axes in panels[0, 1:]:  # a gap in the axis
         axes.spines["left"].set_linestyle((0, (2, 3)))
         axes.tick_params(axis="y", which="both", length=0)
@@ -66,6 +57,11 @@ def draw(points: Sequence[dict], path: Path) -> None:
 
 def _megabytes(point: dict) -> float:
     return point["bytes"] / 1e6
+
+
+def _label(point: dict) -> Label:
+    name, color = point["name"].removesuffix(MATRIX), COLORS[point["runtime"]]
+    return Label(_megabytes(point), point["kl"]["value"], name, color)
 
 
 def _groups(points: Sequence[dict]) -> Iterator[list[dict]]:
@@ -104,28 +100,3 @@ def _scatter(axes: Axes, points: Sequence[dict]) -> None:
                     fmt=MARKERS[runtime], color=color, label=label, markerfacecolor=face,
                     markersize=5.5, elinewidth=0.8,
                 )  # fmt: skip
-
-
-def _names(axes: Axes, points: Sequence[dict]) -> None:
-    """Each beside its point, where it covers no other point and no other name."""
-    renderer = axes.figure.canvas.get_renderer()
-    centres = {id(p): axes.transData.transform((_megabytes(p), p["kl"]["value"])) for p in points}
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centres.values()]
-    for point in points:
-        for offset, side, height in PLACES:
-            text = axes.annotate(
-                point["name"].removesuffix(MATRIX), (_megabytes(point), point["kl"]["value"]),
-                offset, textcoords="offset points", ha=side, va=height, fontsize=7,
-                color=COLORS[point["runtime"]],
-            )  # fmt: skip
-            box = text.get_window_extent(renderer)
-            if not any(box.overlaps(other) for other in taken) and _inside(axes, box):
-                break
-            if offset != PLACES[-1][0]:
-                text.remove()
-        taken.append(box)
-
-
-def _inside(axes: Axes, box: Bbox) -> bool:
-    frame = axes.get_window_extent()
-    return frame.x0 <= box.x0 and box.x1 <= axes.figure.bbox.x1

@@ -7,8 +7,10 @@ import time
 import numpy as np
 import pytest
 from lab_browser import browser, needs_chromium, run_all_cells, server
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from llmkg_lab import paths
+from llmkg_lab import labels, paths
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.errors import LabError
 from llmkg_lab.explorer import charts, grid, points, tensors
@@ -128,6 +130,20 @@ def test_the_cursor_lies_where_the_figure_has_the_point():
     assert top < y1 < y2 < bottom
     assert f'cx="{chart.place(2.0, 0.02)[0]:.1f}"' in chart.cursor(2.0, 0.02, "here")
     assert "http" not in chart.html()
+
+
+def test_names_cover_neither_points_nor_each_other():
+    """Forty points of which many lie together: what has no room is left out, and is told."""
+    axes = Figure(figsize=(6, 4), layout="constrained").subplots()
+    places = np.random.default_rng(0).normal(size=(40, 2)).round(1)
+    axes.plot(*places.T, linestyle="", marker="o", markersize=6)
+    names = [labels.Label(x, y, f"point {i}", "k") for i, (x, y) in enumerate(places)]
+    left_out = labels.place(axes, names)
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    assert len(boxes) == 40 - left_out > 20
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    points_there = axes.transData.transform(places)
+    assert not any(box.contains(x, y) for box in boxes for x, y in points_there)
 
 
 def test_unbeaten_points_are_those_that_no_smaller_one_is_better_than():

@@ -20,6 +20,7 @@ from llmkg_lab.explorer.peers import OURS_THERE
 from llmkg_lab.explorer.points import OURS, Point, front
 from llmkg_lab.explorer.style import ACCENT, DARK_FROM, FAINT, INK, LINE, MUTED, SHADES
 from llmkg_lab.explorer.tensors import Lens
+from llmkg_lab.labels import Label, place
 
 WIDTH = 9.6  # inches; at 72 units an inch the page's own pixels
 PEER_MARKS = ("s", "^", "D", "v", "P", "X")
@@ -133,11 +134,11 @@ def pareto(ours: Sequence[Point], peers: Sequence[Point]) -> Chart:
         _measured(axes, ours, OURS)
         _log_kl(axes, [point.kl for point in everything])
         axes.set_xlabel("graph and weights, MB (10⁶ bytes)")
-        axes.margins(x=0.12)
-        _labels(axes, everything)
+        axes.margins(x=0.08)
         _legend(axes)
+        _labels(axes, everything)
 
-    return _chart(draw, 4.2, f"{len(ours)} own and {len(peers)} peers' artifacts: size against KL")
+    return _chart(draw, 5.2, f"{len(ours)} own and {len(peers)} peers' artifacts: size against KL")
 
 
 def heat_map(
@@ -220,20 +221,14 @@ def _legend(axes: Axes) -> None:
 
 
 def _labels(axes: Axes, points: Sequence[Point]) -> None:
-    """Names beside the points, moved up where two would meet."""
-    taken: list[tuple[float, float]] = []
-    to_pixels = axes.transData.transform
-    for point in sorted(points, key=lambda p: (p.nbytes, p.kl)):
-        x, y = to_pixels((point.nbytes / 1e6, max(point.kl, 1e-9)))
-        up = 5
-        while any(abs(x - a) < 95 and abs(y + up - b) < 11 for a, b in taken):
-            up += 11
-        taken.append((x, y + up))
-        color = ACCENT if point.maker in (OURS, OURS_THERE) else MUTED
-        place = (point.nbytes / 1e6, max(point.kl, 1e-9))
-        axes.annotate(
-            point.label, place, (6, up), textcoords="offset points", fontsize=8, color=color
-        )
+    """Names beside the points, ours first: where there is no room, the table has them."""
+    ours = (OURS, OURS_THERE)
+    named = [
+        Label(point.nbytes / 1e6, max(point.kl, 1e-9), point.label, ACCENT if own else MUTED)
+        for point in sorted(points, key=lambda p: (p.maker not in ours, p.nbytes, p.kl))
+        for own in (point.maker in ours,)
+    ]
+    place(axes, named, size=8)
 
 
 def _chart(draw: Callable[..., None], height: float, alt: str, panels: int = 1) -> Chart:
