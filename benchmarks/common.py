@@ -4,8 +4,10 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ RESULTS = HERE / "results"
 WORK = RESULTS / "work"  # models in the making, kept between runs
 PEERS = HERE.parent / ".venv-peers"  # made by `make bench`
 VARIANT = "smollm2_135m_instruct"
+POLL = 0.01  # seconds between two looks at a process
 
 Runner = Callable[[], dict]  # runs once; returns a round's figures by metric
 
@@ -60,19 +63,34 @@ class Run:
 
 
 def run(command: list[str]) -> Run:
-    """Run a process to its end. Raises CalledProcessError if it fails, and shows its output."""
-    start = time.perf_counter()
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)  # the child's own peak, not ours
-        process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
+    """Run a process to its end. Raises CalledProcessError if it fails, and shows its output.
+
+    Its high-water mark is looked at while it runs: what the system reports at its end
+    (ru_maxrss) begins with the memory of this process, which started it.
+    """
+    start, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as said:
+        with subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as process:
+            while process.poll() is None:
+                peak = max(peak, _high_water(process.pid))
+                time.sleep(POLL)
+        seconds = time.perf_counter() - start
+        said.seek(0)
+        output = said.read()
     if process.returncode:
         sys.stderr.write(output)
         raise subprocess.CalledProcessError(process.returncode, command, output)
-    return Run(seconds, usage.ru_maxrss * 1024, output)
+    return Run(seconds, peak, output)
+
+
+def _high_water(pid: int) -> int:
+    """Bytes that a process had resident at most so far; 0 where it is gone, or elsewhere."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 def workload_of(runtime: str, model: Path, work: dict) -> Runner:

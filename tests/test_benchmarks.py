@@ -41,6 +41,18 @@ def test_ratios_are_of_runs_side_by_side():
     assert cells == [["a", "1 (1 – 5) ×1.00", ""], ["b", "4 (2 – 10) ×2.00", "8 (7 – 9)"]]
 
 
+def test_a_process_is_measured_without_its_parents_memory():
+    """This one has PyTorch in it, and 400 MB more."""
+    from common import run
+
+    held = np.ones(50_000_000)
+    code = "held = b'x' * 40_000_000; import time; time.sleep(0.3); print(len(held))"
+    result = run([sys.executable, "-c", code])
+    assert result.output == "40000000\n"
+    assert 40e6 < result.peak_bytes < 80e6 < held.nbytes
+    assert result.seconds > 0.3
+
+
 def test_a_peer_that_fails_leaves_its_cells_empty(benchmark, tmp_path, monkeypatch):
     import common
 
