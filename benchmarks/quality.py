@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0], help="of the rescaling")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the rescaling")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--schemes", nargs="*", default=SCHEMES, help="of ours")
     parser.add_argument("--types", nargs="*", default=GGUF_TYPES, help="of llama.cpp")
@@ -48,7 +48,8 @@ def main() -> None:
 
     text = texts.load(CORPORA)
     weights = [Weights(seed, text) for seed in options.seeds]
-    references = [reference_of(w, options.tokens) for w in weights]
+    rescaled = tqdm(weights, desc="PyTorch's logits", unit="seed")
+    references = [reference_of(w, options.tokens) for w in rescaled]
     points, protocol = [], describe(references[0], weights)
     with tqdm(entries(options.schemes, options.types, options.genai), unit="model") as bar:
         for title, make in bar:

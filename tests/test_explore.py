@@ -165,10 +165,12 @@ def test_peers_are_read_where_the_benchmark_left_them(tmp_path, monkeypatch):
         {"name": "int4", "runtime": "llmkg-lab", "bytes": 98_000_000, "kl": kl},
     ]
     protocol = {"tokens_scored": 2044, "corpus": "wikitext2", "weights": "rescaled"}
+    protocol["seeds"] = [0, 1]
     record = {"model": "smollm2_135m_instruct", "protocol": protocol, "points": entries}
     (folder / "quality.json").write_text(json.dumps(record))
     found = peers_of("smollm2_135m_instruct")
     assert [p.maker for p in found.points] == ["llama.cpp", OURS_THERE]
+    assert "rescaled, seeds 0, 1" in found.note
     assert found.points[0] == Point("Q4_0", "llama.cpp", 91_700_000, 0.1, 0.09, 0.11, 2044)
     assert peers_of("smollm_135m").points == []
     (folder / "quality.json").write_text("{")

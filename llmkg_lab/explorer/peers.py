@@ -27,9 +27,10 @@ def peers_of(variant: str) -> Peers:
             return Peers([], f"Without peers: the benchmark measures {record['model']}.")
         points = [_point(entry) for entry in record["points"]]
         protocol = record["protocol"]
+        seeds = ", ".join(map(str, protocol["seeds"]))
         note = (
             f"Peers and {OURS_THERE}: {protocol['tokens_scored']:,} tokens of "
-            f"{protocol['corpus']}; weights: {protocol['weights']}."
+            f"{protocol['corpus']}; weights: {protocol['weights']}, seeds {seeds}."
         )
     except OSError:
         note = (
