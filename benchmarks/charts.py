@@ -12,6 +12,11 @@ RATES = ("a second", "MB/s")  # in a metric's title: the longer the bar the bett
 OTHERS = "#8250df"
 
 
+def short(value: float) -> str:
+    """Three digits that count, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def bars(record: Mapping, metrics: Sequence[str], floors: Mapping[str, float], path: Path) -> None:
     """Medians of all rounds as an SVG file, with the least and the largest as whiskers."""
     samples = record["samples"]
@@ -43,7 +48,7 @@ def _panel(axes: Axes, samples: Mapping[str, list[dict]], metric: str, floor: fl
         whisker = {} if middle > limit else {"xerr": spread, "ecolor": "#24292f"}
         axes.barh(row, middle, color=_color(name), height=0.7, **whisker)
         axes.annotate(
-            f"{middle:.3g}{' →' if middle > limit else ''}", (end, row), (4, 0),
+            f"{short(middle)}{' →' if middle > limit else ''}", (end, row), (4, 0),
             textcoords="offset points", va="center", fontsize=7,
             color="white" if middle > limit else "black",
         )  # fmt: skip

@@ -1,25 +1,30 @@
 """Contestants measured in turn, and what is made of their samples: a table, a file, a figure.
 
 A record, results/NAME.json: {title, measured (UTC day), machine, versions, rounds, conditions,
-metrics {key: title with unit}, note, samples {contestant: [{key: value} a round]}}. The table and
-the figure beside it are made from the record alone.
+metrics {key: title with unit}, note, samples {contestant: [{key: value} a round]}}; the key
+"others" has the cores' time that other processes took. The table is made from the record alone.
 """
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
-from charts import bars
+import psutil
+from charts import bars, short
 from common import HERE, RESULTS, WORK, Runner, machine, versions
 from tqdm import tqdm
 
 import llmkg_lab
 
 Samples = dict[str, list[dict]]  # a round's values by metric, by contestant
+OTHERS = "others"  # among a round's figures: cores' time that other processes took
+QUIET, TRIES = 0.2, 3  # more of it, and the run is made again, so often at most
 SHARED = ("common.py", "measure.py", "workloads.py", "contestants.py")
 
 
@@ -54,7 +59,7 @@ class Benchmark:
                 current = {}
                 for name, contestant in contestants.items():
                     bar.set_postfix_str(f"round {number + 1} of {rounds}: {name}")
-                    current[name] = contestant()
+                    current[name] = _undisturbed(contestant)
                     bar.update()
                 finished.append(current)
                 _write(kept, {"key": key, "rounds": finished})
@@ -101,6 +106,27 @@ class Benchmark:
         return digest.hexdigest()
 
 
+def _undisturbed(contestant: Runner) -> dict:
+    """A round's figures, and how many cores' time others took meanwhile; the quietest of a few."""
+    best = {OTHERS: float("inf")}
+    for _ in range(TRIES):
+        start, before = time.monotonic(), _busy()
+        figures = contestant()
+        others = (_busy() - before) / (time.monotonic() - start)
+        best = min(best, {**figures, OTHERS: max(0.0, others)}, key=itemgetter(OTHERS))
+        if others < QUIET:
+            break
+    return best
+
+
+def _busy() -> float:
+    """Seconds of processor time that went to others than this process and its children."""
+    system, own = psutil.cpu_times(), psutil.Process().cpu_times()
+    idle = system.idle + getattr(system, "iowait", 0.0)
+    guests = getattr(system, "guest", 0.0) + getattr(system, "guest_nice", 0.0)  # counted twice
+    return sum(system) - guests - idle - sum(own[:4])
+
+
 def render(record: Mapping) -> str:
     """Markdown of a record: its table, and under what conditions that holds."""
     where, rounds = record["machine"], record["rounds"]
@@ -109,6 +135,9 @@ def render(record: Mapping) -> str:
         f"{record['measured']}: medians, in parentheses the least and the largest. "
         "×: the median of the rounds' ratios to the first row."
     )
+    taken = [run[OTHERS] for runs in record["samples"].values() for run in runs if OTHERS in run]
+    if disturbed := sum(share > QUIET for share in taken):
+        text += f" In {disturbed} of {len(taken)} runs others took over {QUIET} cores' time."
     for name, runs in record["samples"].items():
         text += "".join(f" {name} failed: {run['failed']}." for run in runs[-1:] if "failed" in run)
     title, table = record["title"], compare(record["samples"], record["metrics"])
@@ -140,7 +169,7 @@ def _cell(runs: Sequence[dict], first: Sequence[dict], metric: str) -> str:
     values = [run[metric] for run in runs if metric in run]
     if not values:
         return ""
-    text = f"{median(values):.3g} ({min(values):.3g} – {max(values):.3g})"
+    text = f"{short(median(values))} ({short(min(values))} – {short(max(values))})"
     pairs = zip(runs, first, strict=True)
     ratios = [a[metric] / b[metric] for a, b in pairs if metric in a and metric in b]
     return f"{text} ×{median(ratios):.2f}" if ratios else text

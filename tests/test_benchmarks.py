@@ -1,7 +1,9 @@
 """What the benchmarks make of samples. That they run, `make bench` and `make quality` show."""
 
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,33 @@ def test_a_run_that_was_cut_off_goes_on_at_the_round(benchmark):
     benchmark.alternate(contestants, 1, {"threads": 2})
     benchmark.alternate(contestants, 1, {"threads": 2}, again=True)
     assert len(ran) == 12
+
+
+def test_a_run_that_others_disturb_is_made_again(benchmark, monkeypatch):
+    import measure
+
+    clock = iter([0.0, 100.0, 100.0, 100.1, 100.1, 900.0])  # others' seconds before and after
+    monkeypatch.setattr(measure, "_busy", lambda: next(clock))
+    figures = iter([{"ms": 9.0}, {"ms": 2.0}])
+
+    def contestant() -> dict:
+        time.sleep(0.7)
+        return next(figures)
+
+    (run,) = benchmark.alternate({"a": contestant}, 1, {})["a"]
+    assert run["ms"] == 2
+    assert run["others"] == pytest.approx(0.1 / 0.7, rel=0.1)
+
+
+def test_what_this_machine_does_beside_us_is_seen():
+    import measure
+
+    code = "import time; end = time.time() + 1.5\nwhile time.time() < end: pass"
+    before = measure._busy()
+    other = subprocess.Popen([sys.executable, "-c", code])
+    time.sleep(1)
+    assert measure._busy() - before > 0.3  # not yet waited for, it is not our child's time
+    other.wait()
 
 
 def test_a_record_is_all_that_its_table_and_figure_need(benchmark, tmp_path):
