@@ -54,6 +54,16 @@ def test_a_text_s_embedding_does_not_depend_on_its_batch(embedder):
     assert embedder.embed([]).shape == (0, 384)
 
 
+def test_each_core_runs_batches_of_its_own(make_artifact):
+    """Many texts, on one thread and on two: the same embeddings, at their texts' places."""
+    texts = [f"{text} {i}" for i in range(12) for text in TEXTS]
+    alone, together = (Embedder(make_artifact("minilm", "fp32"), threads) for threads in (1, 2))
+    expected = alone.embed(texts)
+    np.testing.assert_allclose(together.embed(texts), expected, atol=1e-6)
+    assert together._sessions._single is not together.session
+    np.testing.assert_allclose(together.embed(texts[:1]), expected[:1], atol=1e-6)
+
+
 def test_what_is_beyond_the_maximal_length_is_cut_off(embedder):
     long = "word " * embedder.max_length
     np.testing.assert_allclose(*embedder.embed([long, long + "and more"]), atol=1e-6)

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.continuation import SequenceDecoder, check_tokens
+from llmkg_lab.runtime.encoder import BATCH_TOKENS, EncoderSessions, Inputs
 from llmkg_lab.runtime.packed import open_artifact
 from llmkg_lab.runtime.session import CPU, CachedSession
 from llmkg_lab.runtime.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 128  # tokens a run: it bounds the memory of what is in between the layers
-BATCH_TOKENS = 128  # an encoder's run; more were slower on two cores (docs/speed.md)
 
 
 class Decoder(SequenceDecoder):
@@ -111,7 +112,8 @@ class Embedder:
 
     def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
         self.artifact = artifact
-        self.session = open_artifact(artifact, threads, provider)
+        self._sessions = EncoderSessions(artifact, threads, provider)
+        self.session = self._sessions.session
         outputs = {output.name: output.shape for output in self.session.get_outputs()}
         if "last_hidden_state" not in outputs or "logits" in outputs:
             raise InferenceError(
@@ -132,13 +134,13 @@ class Embedder:
         """
         embeddings = np.empty((len(texts), self.hidden), np.float32)
         batches = self.tokenizer.batches(texts, self.max_length, BATCH_TOKENS, batch_size)
-        for indices, inputs in batches:
-            embeddings[indices] = self._run(inputs)
+        for indices, vectors in self._sessions.each(self._run, batches):
+            embeddings[indices] = vectors
         return embeddings
 
-    def _run(self, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    def _run(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
         if self._pools:
-            return self.session.run(["sentence_embedding"], inputs)[0]
-        states = self.session.run(["last_hidden_state"], inputs)[0]  # (texts, tokens, hidden)
+            return session.run(["sentence_embedding"], inputs)[0]
+        states = session.run(["last_hidden_state"], inputs)[0]  # (texts, tokens, hidden)
         total = np.einsum("tnh,tn->th", states, inputs["attention_mask"].astype(np.float32))
         return total / np.linalg.norm(total, axis=1, keepdims=True)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+import onnxruntime
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.ort import BATCH_TOKENS
-from llmkg_lab.runtime.packed import open_artifact
+from llmkg_lab.runtime.encoder import BATCH_TOKENS, EncoderSessions, Inputs
 from llmkg_lab.runtime.tokenizer import Tokenizer
 
 
@@ -16,7 +16,8 @@ class Ranker:
 
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         self.artifact = artifact
-        self.session = open_artifact(artifact, threads)
+        self._sessions = EncoderSessions(artifact, threads)
+        self.session = self._sessions.session
         outputs = {output.name: output.shape for output in self.session.get_outputs()}
         if outputs.get("logits") != ["batch_size", 1]:
             raise InferenceError(
@@ -34,6 +35,10 @@ class Ranker:
         """
         scores = np.empty(len(pairs), np.float32)
         batches = self.tokenizer.batches(pairs, self.max_length, BATCH_TOKENS, batch_size)
-        for indices, inputs in batches:
-            scores[indices] = self.session.run(["logits"], inputs)[0][:, 0]
+        for indices, logits in self._sessions.each(_logits, batches):
+            scores[indices] = logits[:, 0]
         return scores
+
+
+def _logits(session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
+    return session.run(["logits"], inputs)[0]  # (pairs, 1)
