@@ -113,6 +113,34 @@ def test_a_second_session_takes_little(make_artifact):
     assert private() - before < 0.3 * artifact.nbytes
 
 
+ARENA = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.runtime.packed import open_artifact
+artifact, shares, taken = Artifact.open(sys.argv[1]), sys.argv[2] == "shared", []
+inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), np.ones((1, 256), int))
+inputs["token_type_ids"] = inputs["token_type_ids"] * 0
+sessions = []
+for _ in range(4):
+    sessions.append(open_artifact(artifact, 1, shares_arena=shares))
+    vectors = sessions[-1].run(["sentence_embedding"], inputs)[0]
+    taken.append(int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
+print(taken[3] - taken[0], float(vectors.sum()))
+"""
+
+
+def test_sessions_with_one_arena_take_less(make_artifact):
+    """What three more embedders take of private memory, after a text of 256 tokens each."""
+    folder = str(make_artifact("minilm", "fp32").folder)
+    runs = [[sys.executable, "-c", ARENA, folder, kind] for kind in ("own", "shared")]
+    printed = [subprocess.run(run, capture_output=True, text=True).stdout.split() for run in runs]
+    (own, expected), (shared, same) = printed
+    assert same == expected
+    assert int(shared) < 0.6 * int(own)
+
+
 @pytest.mark.parametrize("damage", ["cut off", "changed", "missing", "no graph", "stamp", "empty"])
 def test_damaged_files_are_packed_again(damage, embedder, cache):
     expected = Embedder(embedder).embed(TEXTS)

@@ -2,7 +2,7 @@
 
 Cores that share a batch wait for each other after every operator. With a batch each they never
 do: a few hundredths faster on a quiet machine, twice as fast where other work takes the cores
-(docs/speed.md). Both sessions map the same weights.
+(docs/speed.md). Both sessions map the same weights and share an arena.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +31,7 @@ class EncoderSessions:
     def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
         self._artifact = artifact
         self._cores = (threads or default_threads()) if provider == CPU else 1
-        self.session = open_artifact(artifact, threads, provider)
+        self.session = open_artifact(artifact, threads, provider, shares_arena=True)
 
     def each(self, run: Run, batches: Iterable[Batch]) -> Iterator[tuple[list[int], np.ndarray]]:
         """What ``run`` makes of each batch's inputs, with the texts that they are of."""
@@ -51,4 +51,4 @@ class EncoderSessions:
 
     @cached_property
     def _single(self) -> onnxruntime.InferenceSession:
-        return open_artifact(self._artifact, 1)
+        return open_artifact(self._artifact, 1, shares_arena=True)

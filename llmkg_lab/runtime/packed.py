@@ -54,15 +54,18 @@ def open_artifact(
     threads: int | None = None,
     provider: str = CPU,
     profile: Path | None = None,
+    shares_arena: bool = False,
 ) -> onnxruntime.InferenceSession:
     """A session over an artifact's graph; arguments and errors as ``open_session`` has them.
 
     On the CPU its weights are mapped, packed, where the cache has or takes them: the first
-    session of an artifact packs them. Otherwise the session copies them, and the log says why.
+    session of an artifact packs them. Otherwise the session copies them, and the log says why;
+    it shares no arena then, which would keep the copies.
     """
     if provider == CPU and _worth_packing(artifact):
         try:
-            return _open_mapped(PackedFolder(artifact, WHOLE), threads, profile)
+            folder = PackedFolder(artifact, WHOLE)
+            return _open_mapped(folder, threads, profile, shares_arena)
         except (InferenceError, OSError) as error:
             logger.info("%s: its weights are copied, not mapped: %s", artifact.folder, error)
     return open_session(artifact.model_path, threads, provider, profile)
@@ -124,11 +127,12 @@ def load_error(segment: Path, error: Exception) -> InferenceError:
 
 
 def _open_mapped(
-    folder: PackedFolder, threads: int | None, profile: Path | None
+    folder: PackedFolder, threads: int | None, profile: Path | None, shares_arena: bool
 ) -> onnxruntime.InferenceSession:
+    options = {"profile": profile, "shares_arena": shares_arena}
     model = _whole(folder).model
     try:
-        return open_session(model, threads, profile=profile, optimized=True)
+        return open_session(model, threads, optimized=True, **options)
     except InferenceError:
         remove(folder.path)  # whole, but not what ONNX Runtime takes: the next session tries anew
         raise
