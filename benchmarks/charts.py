@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from pareto import COLORS
 
 RATES = ("a second", "MB/s")  # in a metric's title: the longer the bar the better
-OTHERS = "#8250df"
+PEERS = {**COLORS, "PyTorch": "#8250df", "sentence-transformers": "#8250df", "copy": "#8c959f"}
 
 
 def short(value: float) -> str:
@@ -59,4 +59,6 @@ def _panel(axes: Axes, samples: Mapping[str, list[dict]], metric: str, floor: fl
 
 
 def _color(contestant: str) -> str:
-    return next((c for name, c in COLORS.items() if contestant.startswith(name)), OTHERS)
+    """A runtime's; what names none is ours."""
+    named = (color for name, color in PEERS.items() if contestant.startswith(name))
+    return next(named, COLORS["llmkg-lab"])
