@@ -24,6 +24,7 @@ INLINE_BYTES = 1024  # smaller tensors live in the graph itself
 CONTRIB = frozenset(  # ONNX Runtime's own operators, domain com.microsoft
     {
         "BiasGelu",
+        "DynamicQuantizeMatMul",
         "FusedMatMul",
         "GatherBlockQuantized",
         "GroupQueryAttention",

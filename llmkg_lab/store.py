@@ -72,7 +72,8 @@ class Plan:
 
     def matrix(self, parts: Parts, columns: int, layout: Layout | None, group: str) -> Matrix:
         self.shapes.update({name: (rows, columns) for name, rows in parts})
-        return Matrix(sum(rows for _, rows in parts), columns, layout, "values", "table")
+        name, rows = parts[0][0], sum(rows for _, rows in parts)
+        return Matrix(rows, columns, layout, f"{name}.values", f"{name}.table")
 
     def vector(self, parts: Parts, group: str) -> str:
         self.shapes.update({name: (size,) for name, size in parts})

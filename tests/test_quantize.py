@@ -158,6 +158,8 @@ def test_scheme_names_round_trip(base, block_size, symmetric, scales, method, ta
         ("int4-b64sym", "unknown option"),
         ("int4-eq-gptq", "says method twice"),
         ("int4-dwq", "dwq trains what gptq solved"),
+        ("int4-dyn", "dyn goes with int8 alone"),
+        ("int8-dyn-b64", "dyn goes with int8 alone"),
         ("int4-fast", "unknown option 'fast'"),
         ("fp16-b32", "fp16 takes no options"),
         ("", "unknown scheme ''"),

@@ -52,9 +52,14 @@ def prepare(
 
     text: its calibration half is read; by default the first corpus that is here. Where none is, a
     warning says so, and the method is ``mse``. Progress goes to standard output.
-    Raises SchemeError for what is neither Llama nor BERT or for too small a budget, TextError
+    Raises SchemeError for what a method cannot solve or for too small a budget, TextError
     for a text that is too short.
     """
+    if scheme.dynamic and task == "text-generation":
+        raise SchemeError(
+            f"{scheme.name}: one scale for all activations is too coarse for a language model",
+            "int8-dyn is for encoders; take int8",
+        )
     if scheme.method == "rtn":
         return Prepared(checkpoint)
     is_encoder = checkpoint.config.get("model_type") == "bert" and scheme.method == "gptq"

@@ -9,6 +9,8 @@ int4-mse          and each block's scale searched for the least squared error
 int4-b64-gptq     and the codes solved on calibration text (GPTQ), not rounded to nearest
 int4-gptq-dwq     and the scales then trained on the whole model's predictions: some minutes more
 int4-e4           the embedding table (and a head that shares it) at 4 bits too
+int8-dyn          of encoders: a scale a row, and products in integers, as activations are rounded
+                  to 8 bits with one scale for all of them: faster, and less exact
 budget:100MB      each matrix of a decoder at the width that its sensitivity earns, in 100 MB in all
 budget:5.2bpw     the same in 5.2 bits a parameter; as the name of a folder, budget-5.2bpw
 fp16              half-precision weights, computed in float32
@@ -38,6 +40,7 @@ class Layout:
     block_size: int
     symmetric: bool
     half_scales: bool = False  # scales are stored as float16 and cast when the graph is loaded
+    dynamic: bool = False  # products in integers; a block is then a row
 
     def blocks(self, columns: int) -> int:
         """Blocks in a row; the last one may be ragged."""
@@ -73,6 +76,7 @@ class Scheme:
     half_scales: bool = False
     method: str = "rtn"  # round to nearest | eq, mse, gptq: as above
     distilled: bool = False
+    dynamic: bool = False
     table_bits: int | None = None  # None: 8 where a language model's head shares the table
     table_block: int | None = None  # None: as block_size
     table_symmetric: bool = False  # the table too has no zero points
@@ -98,6 +102,11 @@ class Scheme:
             fields |= said
         if fields.get("distilled") and fields.get("method") != "gptq":
             raise SchemeError(f"scheme {text!r}: dwq trains what gptq solved", "write gptq-dwq")
+        if fields.get("dynamic"):
+            others = fields.keys() & {"block_size", "half_scales", "method"}
+            if base != "int8" or others:
+                raise SchemeError(f"scheme {text!r}: dyn goes with int8 alone", "write int8-dyn")
+            fields["symmetric"] = True
         return cls(base, **fields)
 
     @classmethod
@@ -120,6 +129,7 @@ class Scheme:
             "mse": {"method": "mse"},
             "gptq": {"method": "gptq"},
             "dwq": {"distilled": True},
+            "dyn": {"dynamic": True},
         }
         if option in flags:
             return flags[option]
@@ -129,7 +139,8 @@ class Scheme:
                 f"scheme {text!r}: unknown option {option!r}",
                 "options are b32, b64, b128 (block size), sym (no zero points), s16 (float16 "
                 "scales), eq (equalized channels), mse (and searched scales), gptq (calibrated), "
-                "dwq (and distilled), e4, e8 (table bits), e8b64sym (and its blocks)",
+                "dwq (and distilled), dyn (products in integers), e4, e8 (table bits), e8b64sym "
+                "(and its blocks)",
             )
         block = int(match["block"]) if match["block"] else None
         if block not in (None, *BLOCK_SIZES):
@@ -150,7 +161,9 @@ class Scheme:
         parts = [self.base]
         if self.block_size != 32:
             parts.append(f"b{self.block_size}")
-        if self.symmetric:
+        if self.dynamic:
+            parts.append("dyn")
+        elif self.symmetric:
             parts.append("sym")
         if self.half_scales:
             parts.append("s16")
@@ -173,7 +186,8 @@ class Scheme:
         """The layout of a weight matrix, or None where it stays floating point."""
         if self.base in FLOATS:
             return None
-        return Layout(BITS[self.base], self.block_size, self.symmetric, self.half_scales)
+        scales = (self.half_scales, self.dynamic)
+        return Layout(BITS[self.base], self.block_size, self.symmetric, *scales)
 
     def table(self, *, is_head: bool) -> Layout | None:
         """The layout of an embedding table or an LM head.

@@ -1,0 +1,57 @@
+"""Encoders whose products are of integers on both sides."""
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.convert import convert
+from llmkg_lab.graph import DataFile, Graph
+from llmkg_lab.layers import Layers
+from llmkg_lab.quantize import Layout, Scheme
+from llmkg_lab.quantize.blockwise import round_to_nearest
+from llmkg_lab.quantize.scheme import SchemeError
+from llmkg_lab.runtime.ort import Embedder
+from llmkg_lab.store import Matrix
+
+TEXTS = ["A man is eating food.", "The girl is carrying a baby.", "A cheetah runs. " * 20, "Café"]
+
+
+def test_a_product_is_that_of_the_rounded_integers(tmp_path):
+    """By the operator's definition: x in 256 steps from its least to its largest value."""
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 40), (24, 40)))
+    bias = rng.standard_normal(24).astype(np.float32)
+    quantized = round_to_nearest(weight, Layout(8, 40, symmetric=True, dynamic=True))
+    codes = quantized.codes.reshape(24, 40)
+    with DataFile(tmp_path / "model.onnx_data") as data:
+        graph = Graph("product", data)
+        names = (graph.constant(codes, "codes"), graph.constant(quantized.scales, "scales"))
+        matrix = Matrix(24, 40, quantized.layout, names[0], *names)
+        layers = Layers(graph, None, Scheme.parse("int8-dyn"))
+        feed = graph.input("x", np.float32, ["n", 40])
+        layers.product(feed, matrix, graph.constant(bias, "bias"), output="y")
+        graph.output("y", np.float32, ["n", 24])
+    (tmp_path / "model.onnx").write_bytes(graph.model().SerializeToString())
+    (y,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x})
+
+    scale = (max(x.max(), 0) - min(x.min(), 0)) / 255
+    zero = np.rint(-min(x.min(), 0) / scale)
+    steps = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
+    expected = steps @ (codes.T.astype(np.float64) - 128) * scale * quantized.scales[:, 0] + bias
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
+
+
+def test_embeddings_are_near_those_in_float32(minilm_folder, make_artifact, tmp_path):
+    artifact = convert(open_checkpoint(minilm_folder), Scheme.parse("int8-dyn"), tmp_path / "dyn")
+    assert artifact.manifest["scheme"]["name"] == "int8-dyn"
+    assert artifact.nbytes < make_artifact("minilm", "int8").nbytes  # a scale a row, not a block
+    exact = Embedder(make_artifact("minilm", "fp32")).embed(TEXTS)
+    cosines = (Embedder(artifact).embed(TEXTS) * exact).sum(1)
+    assert 0.98 < cosines.min() < 0.9999
+
+
+def test_a_language_model_is_refused(tiny_llama, tmp_path):
+    with pytest.raises(SchemeError, match="too coarse"):
+        convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int8-dyn"), tmp_path / "dyn")
+    assert not (tmp_path / "dyn").exists()
