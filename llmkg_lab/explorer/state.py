@@ -73,6 +73,7 @@ def _predict(key: _Key, nbytes: int) -> Prediction:
         if found is None:
             smallest, kl = frontier(key.sensitivities)[0]
             return Prediction(nbytes, kl, 0.0, smallest, refusal=refusal)
+    layouts = {} if refusal else found.layouts
     return Prediction(
-        found.nbytes, found.kl, found.next_megabyte, found.next_gain_at, found.layouts, refusal
+        found.nbytes, found.kl, found.next_megabyte, found.next_gain_at, layouts, refusal
     )
