@@ -138,7 +138,7 @@ class _Model:
             for start in range(0, len(head), CHUNK):  # in the cache: several times as fast
                 rows = slice(start, start + CHUNK)
                 stored[rows] = round_to_nearest(head[rows], layout).dequantize()
-            moved = _at_runtime(hidden, layout.block_size) @ torch.from_numpy(stored).T
+            moved = at_runtime(hidden, layout.block_size) @ torch.from_numpy(stored).T
             costs.append(_divergence(self._original, moved.log_softmax(-1)))
         return costs
 
@@ -163,11 +163,11 @@ def _ratios(x: Tensor, weight: np.ndarray, solved: np.ndarray) -> list[float]:
         for layout in CANDIDATES
     }
     sizes = {layout.block_size for layout in CANDIDATES}
-    inputs = {size: energy(x - _at_runtime(x, size), weight) / unit for size in sizes}
+    inputs = {size: energy(x - at_runtime(x, size), weight) / unit for size in sizes}
     return [nearest[layout] / nearest[SOLVED] + inputs[layout.block_size] for layout in CANDIDATES]
 
 
-def _at_runtime(x: Tensor, block_size: int) -> Tensor:
+def at_runtime(x: Tensor, block_size: int) -> Tensor:
     """Inputs (…, columns) as the runtime's kernel rounds them: 8 bits, a scale a block."""
     columns = x.shape[-1]
     blocks = nn.functional.pad(x, (0, -columns % block_size)).unflatten(-1, (-1, block_size))
