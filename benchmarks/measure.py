@@ -53,8 +53,8 @@ class Benchmark:
         key |= {"conditions": dict(conditions), "contestants": list(contestants)}
         kept = WORK / "samples" / f"{self.name}.json"
         finished = [] if again else _kept_rounds(kept, key)
-        with tqdm(total=rounds * len(contestants), desc=self.name, unit="run") as bar:
-            bar.update(min(rounds, len(finished)) * len(contestants))
+        count, known = len(contestants), min(rounds, len(finished))
+        with tqdm(total=rounds * count, initial=known * count, desc=self.name, unit="run") as bar:
             for number in range(len(finished), rounds):
                 current = {}
                 for name, contestant in contestants.items():
