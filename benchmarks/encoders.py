@@ -37,6 +37,7 @@ SCHEMES = (
     "int8",
     "int8-s16-e8b128",
     "int8-b64-sym-s16",
+    "int8-dyn",
     "int4-e4b128",
     "int4-s16-gptq-e4b128",
 )

@@ -3,10 +3,11 @@
 SmolLM2-135M-Instruct with its channels rescaled (the same function, on no scheme's grid); the
 second half of the evaluation text in windows of 512 tokens; calibration, ours and llama.cpp's
 importance matrix, reads the first half. Writes results/quality.json, .md and pareto.svg. What was
-measured is kept under a hash of its files, so a run that was cut off goes on where it stopped.
+measured is kept under a hash of its files, so a run that was cut off goes on where it stopped; rows
+that a run does not measure stay as they were.
 
-quality.json: {model, protocol {corpus, sha256, windows, tokens_scored, seeds, …}, points [{name,
-runtime, bytes, bits_per_weight, file_bytes, kl {value, low, high, n}, perplexity_ratio {…},
+quality.json: {model, protocol {corpus, sha256, windows, tokens_scored, …}, points [{name, runtime,
+seeds, bytes, bits_per_weight, file_bytes, kl {value, low, high, n}, perplexity_ratio {…},
 top1 {…}, kl_by_seed [one a seed], perplexity_ratio_by_seed […]}]}. bytes: weights and graph,
 without a tokenizer. Intervals are 95 %, over blocks of text; with several seeds each token's
 figures are their mean over the seeds, and what the seeds differ by stands beside it.
@@ -50,13 +51,15 @@ def main() -> None:
     weights = [Weights(seed, text) for seed in options.seeds]
     rescaled = tqdm(weights, desc="PyTorch's logits", unit="seed")
     references = [reference_of(w, options.tokens) for w in rescaled]
-    points, protocol = [], describe(references[0], weights)
+    protocol = describe(references[0], text)
+    points = earlier(protocol)
     with tqdm(entries(options.schemes, options.types, options.genai), unit="model") as bar:
         for title, make in bar:
             bar.set_description(title)
             runs = [measure(make(w), r) for w, r in zip(weights, references, strict=True)]
-            points.append(point(runs, references[0]))
-            publish(points, protocol)
+            entry = {**point(runs, references[0]), "seeds": options.seeds}
+            points[entry["runtime"], entry["name"]] = entry
+            publish(list(points.values()), protocol)
     print((RESULTS / "quality.md").read_text())
 
 
@@ -124,12 +127,20 @@ def _interval(estimate: Estimate) -> dict:
     return {key: getattr(estimate, key) for key in ("value", "low", "high", "n")}
 
 
-def describe(reference: DecoderReference, weights: Sequence[Weights]) -> dict:
+def earlier(protocol: dict) -> dict[tuple[str, str], dict]:
+    """Rows of runs before, by runtime and name: they stay, where all else was the same."""
+    path = RESULTS / "quality.json"
+    record = json.loads(path.read_text()) if path.exists() else {"protocol": None}
+    if record["protocol"] != protocol:
+        return {}
+    return {(entry["runtime"], entry["name"]): entry for entry in record["points"]}
+
+
+def describe(reference: DecoderReference, text: texts.Text) -> dict:
     """The protocol: what was measured, on what, by what."""
-    text, (count, size) = weights[0].text, reference.windows.shape
+    count, size = reference.windows.shape
     return {
         "weights": f"the packaged GGUF dequantized, channels rescaled with sigma {SIGMA}",
-        "seeds": [w.seed for w in weights],
         "corpus": text.name,
         "sha256": text.sha256,
         "half": "second",
@@ -149,13 +160,13 @@ def publish(points: Sequence[dict], protocol: dict) -> None:
     points = sorted(points, key=lambda entry: entry["bytes"])
     record = {"model": VARIANT, "protocol": protocol, "points": points}
     (RESULTS / "quality.json").write_text(json.dumps(record, indent=2) + "\n")
-    (RESULTS / "quality.md").write_text(table(points) + "\n\n" + note(protocol) + "\n")
+    (RESULTS / "quality.md").write_text(table(points) + "\n\n" + note(points, protocol) + "\n")
     draw(points, RESULTS / "pareto.svg")
 
 
 def table(points: Sequence[dict]) -> str:
     """Markdown, one row a quantized model; in bold what nothing smaller beats."""
-    by_seed = len(points[0]["kl_by_seed"]) > 1
+    by_seed = any(len(entry["seeds"]) > 1 for entry in points)
     titles = ["runtime", "model", "MB", "bits a weight", "KL, nats a token", "by seed"]
     titles += ["perplexity", "by seed", "same top token"]
     ruler = ["---", "---", *["---:"] * 7]
@@ -182,15 +193,17 @@ def table(points: Sequence[dict]) -> str:
     return "\n".join("| " + " | ".join(row[i] for i in columns) + " |" for row in rows)
 
 
-def note(protocol: dict) -> str:
-    seeds = ", ".join(map(str, protocol["seeds"]))
+def note(points: Sequence[dict], protocol: dict) -> str:
+    by_row = sorted({tuple(entry["seeds"]) for entry in points}, key=len)
+    seeds = f"seeds {', '.join(map(str, by_row[-1]))}"
+    if len(by_row) > 1:
+        seeds += f" (rows with fewer figures by seed: {', '.join(map(str, by_row[0]))})"
     return (
         f"{protocol['tokens_scored']:,} tokens of the second half of {protocol['corpus']}, "
-        f"{protocol['windows']} windows of {protocol['window']}, {protocol['weights']}, "
-        f"seeds {seeds}. In parentheses: 95 %, over text. MB are 10⁶ bytes of weights and graph, "
-        "without a tokenizer. imatrix: importance matrix on "
-        f"{protocol['importance_tokens']:,} tokens of the first half. "
-        "Bold: no smaller model is better."
+        f"{protocol['windows']} windows of {protocol['window']}; {protocol['weights']}, {seeds}. "
+        "In parentheses: 95 %, over text. MB are 10⁶ bytes of weights and graph, without a "
+        f"tokenizer. imatrix: importance matrix on {protocol['importance_tokens']:,} tokens of "
+        "the first half. Bold: no smaller model is better."
     )
 
 

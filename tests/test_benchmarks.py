@@ -211,7 +211,7 @@ def test_the_table_marks_what_nothing_smaller_beats():
     def entry(name: str, megabytes: int, kl: float) -> dict:
         interval = {"value": kl, "low": kl, "high": kl, "n": 9}
         point = {"name": name, "runtime": "x", "bytes": megabytes * 10**6, "bits_per_weight": 4.0}
-        point |= {"kl_by_seed": [kl] * 2, "perplexity_ratio_by_seed": [1.01, 1.03]}
+        point |= {"kl_by_seed": [kl] * 2, "perplexity_ratio_by_seed": [1.01, 1.03], "seeds": [0, 1]}
         return point | dict.fromkeys(quality.METRICS, interval)
 
     table = quality.table([entry("a", 1, 0.2), entry("b", 2, 0.3), entry("c", 3, 0.1)])

@@ -165,7 +165,7 @@ def test_peers_are_read_where_the_benchmark_left_them(tmp_path, monkeypatch):
         {"name": "int4", "runtime": "llmkg-lab", "bytes": 98_000_000, "kl": kl},
     ]
     protocol = {"tokens_scored": 2044, "corpus": "wikitext2", "weights": "rescaled"}
-    protocol["seeds"] = [0, 1]
+    entries = [{"seeds": [0, 1], **entry} for entry in entries]
     record = {"model": "smollm2_135m_instruct", "protocol": protocol, "points": entries}
     (folder / "quality.json").write_text(json.dumps(record))
     found = peers_of("smollm2_135m_instruct")

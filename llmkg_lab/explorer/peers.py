@@ -27,7 +27,7 @@ def peers_of(variant: str) -> Peers:
             return Peers([], f"Without peers: the benchmark measures {record['model']}.")
         points = [_point(entry) for entry in record["points"]]
         protocol = record["protocol"]
-        seeds = ", ".join(map(str, protocol["seeds"]))
+        seeds = ", ".join(map(str, max((entry["seeds"] for entry in record["points"]), key=len)))
         note = (
             f"Peers and {OURS_THERE}: {protocol['tokens_scored']:,} tokens of "
             f"{protocol['corpus']}; weights: {protocol['weights']}, seeds {seeds}."
