@@ -199,16 +199,16 @@ def no_text(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["int4-s16-gptq", "int4-s16-gptq-dwq"])
-def test_without_text_scales_are_searched_and_a_warning_says_so(
+def test_without_text_channels_are_equalized_and_a_warning_says_so(
     checkpoint, no_text, tmp_path, name
 ):
     with pytest.warns(UserWarning, match=f"{name} is NOT calibrated: no text is here"):
         made = convert(checkpoint, Scheme.parse(name), tmp_path / "made")
-    searched = convert(checkpoint, Scheme.parse("int4-s16-mse"), tmp_path / "searched")
-    files = [a.manifest["files"][f"{a.manifest['model']}_data"] for a in (made, searched)]
+    equal = convert(checkpoint, Scheme.parse("int4-s16-eq"), tmp_path / "equalized")
+    files = [a.manifest["files"][f"{a.manifest['model']}_data"] for a in (made, equal)]
     assert files[0] == files[1]
     record = made.manifest["calibration"]
-    assert (record["method"], record["instead_of"]) == ("mse", "gptq")
+    assert (record["method"], record["instead_of"]) == ("eq", "gptq")
     assert "install one" in record["warning"]
 
 

@@ -1,8 +1,9 @@
 """What stands in for a calibrated scheme where there is no text to calibrate on.
 
-The method ``mse``: channels equalized, scales searched for the least squared error. It reads
-nothing but the weights, which do not tell the matrices that matter from the others; so a budget is
-filled evenly.
+Of a Llama the channels are equalized (the method ``eq``), of a BERT the scales are searched for the
+least squared error (``mse``): each is what does better on the model that it was measured on, see
+docs/quantization.md. Weights alone do not tell the matrices that matter from the others; so a
+budget is filled evenly.
 """
 
 import itertools
@@ -22,14 +23,19 @@ LEAST_BITS = 4  # fewer, rounded without calibration, leave no model
 def warning_of(scheme: Scheme, error: TextError) -> str:
     """What a user is told; ``error``: why there is no text."""
     return (
-        f"{scheme.name} is NOT calibrated: {error.message}. Its scales are searched on the "
-        f"weights alone (mse), which costs quality. To calibrate it, {error.hint}"
+        f"{scheme.name} is NOT calibrated: {error.message}. It is made from the weights alone, "
+        f"which costs quality. To calibrate it, {error.hint}"
     )
 
 
-def record_of(scheme: Scheme, error: TextError, layouts: dict[str, Layout], nbytes: int) -> dict:
-    """For the manifest, in the place of what calibration would record; ``nbytes``: a bound."""
-    record = {"method": "mse", "instead_of": scheme.method, "warning": warning_of(scheme, error)}
+def record_of(
+    scheme: Scheme, method: str, error: TextError, layouts: dict[str, Layout], nbytes: int
+) -> dict:
+    """For the manifest, in the place of what calibration would record.
+
+    method: what stands in; layouts and nbytes, a bound: of a budget.
+    """
+    record = {"method": method, "instead_of": scheme.method, "warning": warning_of(scheme, error)}
     if scheme.budget:
         chosen = {name: asdict(layout) for name, layout in layouts.items()}
         record["budget"] = {"nbytes": nbytes, "layouts": chosen}

@@ -51,7 +51,7 @@ def prepare(
     """Solve what the scheme's method solves; round to nearest needs nothing.
 
     text: its calibration half is read; by default the first corpus that is here. Where none is, a
-    warning says so, and the method is ``mse``. Progress goes to standard output.
+    warning says so, and ``fallback`` says what is done. Progress goes to standard output.
     Raises SchemeError for what a method cannot solve or for too small a budget, TextError
     for a text that is too short.
     """
@@ -82,13 +82,15 @@ def prepare(
 
 def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> Prepared:
     layouts, nbytes = fallback.even_layouts(checkpoint, scheme) if scheme.budget else ({}, 0)
-    record = fallback.record_of(scheme, error, layouts, nbytes)
+    is_llama = checkpoint.config.get("model_type") == "llama"
+    method = "eq" if is_llama else "mse"
+    record = fallback.record_of(scheme, method, error, layouts, nbytes)
     warnings.warn(record["warning"], stacklevel=4)
     if watching := watcher.get():
         watching(0, 1, record["warning"])
-    is_llama = checkpoint.config.get("model_type") == "llama"
-    even = equalized(checkpoint) if is_llama else checkpoint
-    return Prepared(even, record=record, layouts=layouts, quantize=search)
+    if is_llama:
+        return Prepared(equalized(checkpoint), record=record, layouts=layouts)
+    return Prepared(checkpoint, record=record, quantize=search)
 
 
 def _check(checkpoint: Checkpoint, scheme: Scheme, task: str) -> None:
