@@ -31,7 +31,6 @@ CONTRIB = frozenset(  # ONNX Runtime's own operators, domain com.microsoft
         "MatMulNBits",
         "MultiHeadAttention",
         "QuickGelu",
-        "SkipLayerNormalization",
         "SkipSimplifiedLayerNormalization",
     }
 )

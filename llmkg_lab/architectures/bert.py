@@ -119,12 +119,15 @@ def _join(
     group: str,
     output: str = "",
 ) -> str:
-    """LayerNorm(x + dense(inner)): the end of both halves of a layer."""
-    dense = [(f"{name}.dense", c.hidden)]
-    product = layers.linear(inner, dense, columns, group)
+    """LayerNorm(x + dense(inner)): the end of both halves of a layer.
+
+    As operators of their own: SkipLayerNormalization takes twice as long as both together.
+    """
+    product = layers.linear(inner, [(f"{name}.dense", c.hidden)], columns, group, bias=True)
+    total = layers.graph.op("Add", product, x)
     gain, shift = _norm(layers, c, f"{name}.LayerNorm")
-    inputs = (product, x, gain, shift, layers.bias(dense, group))
-    return layers.graph.op("SkipLayerNormalization", *inputs, output=output, epsilon=c.epsilon)
+    inputs = (total, gain, shift)
+    return layers.graph.op("LayerNormalization", *inputs, output=output, epsilon=c.epsilon, axis=-1)
 
 
 def _norm(layers: Layers, c: Config, name: str) -> tuple[str, str]:
