@@ -133,7 +133,8 @@ class Embedder:
         BATCH_TOKENS or of ``batch_size`` texts at most.
         """
         embeddings = np.empty((len(texts), self.hidden), np.float32)
-        batches = self.tokenizer.batches(texts, self.max_length, BATCH_TOKENS, batch_size)
+        most = self._sessions.most_texts(batch_size)
+        batches = self.tokenizer.batches(texts, self.max_length, BATCH_TOKENS, most)
         for indices, vectors in self._sessions.each(self._run, batches):
             embeddings[indices] = vectors
         return embeddings

@@ -34,7 +34,8 @@ class Ranker:
         of BATCH_TOKENS or of ``batch_size`` pairs at most.
         """
         scores = np.empty(len(pairs), np.float32)
-        batches = self.tokenizer.batches(pairs, self.max_length, BATCH_TOKENS, batch_size)
+        most = self._sessions.most_texts(batch_size)
+        batches = self.tokenizer.batches(pairs, self.max_length, BATCH_TOKENS, most)
         for indices, logits in self._sessions.each(_logits, batches):
             scores[indices] = logits[:, 0]
         return scores
