@@ -148,7 +148,7 @@ class Layers:
         """The same where x is rounded to 8 bits, with one scale and zero point for all of it.
 
         Weights are unsigned, though signed ones would be a fifth faster: the products of those
-        with x, added in pairs, overflow 16 bits on processors without VNNI.
+        with x, added in pairs, may overflow 16 bits on processors without VNNI.
         """
         graph = self.graph
         codes = graph.op("Transpose", weight.table, perm=[1, 0])  # folded when it is loaded
