@@ -76,7 +76,7 @@ def _groups(points: Sequence[dict]) -> Iterator[list[dict]]:
 
 def _unbeaten(points: Sequence[dict]) -> list[dict]:
     best: list[dict] = []
-    for point in sorted(points, key=_megabytes):
+    for point in sorted(points, key=lambda point: (point["bytes"], point["kl"]["value"])):
         if not best or point["kl"]["value"] < best[-1]["kl"]["value"]:
             best.append(point)
     return best

@@ -157,7 +157,7 @@ def describe(reference: DecoderReference, text: texts.Text) -> dict:
 
 def publish(points: Sequence[dict], protocol: dict) -> None:
     """Whatever is measured so far, as JSON, Markdown and a figure."""
-    points = sorted(points, key=lambda entry: entry["bytes"])
+    points = sorted(points, key=lambda entry: (entry["bytes"], entry["kl"]["value"]))
     record = {"model": VARIANT, "protocol": protocol, "points": points}
     (RESULTS / "quality.json").write_text(json.dumps(record, indent=2) + "\n")
     (RESULTS / "quality.md").write_text(table(points) + "\n\n" + note(points, protocol) + "\n")
@@ -197,7 +197,7 @@ def note(points: Sequence[dict], protocol: dict) -> str:
     by_row = sorted({tuple(entry["seeds"]) for entry in points}, key=len)
     seeds = f"seeds {', '.join(map(str, by_row[-1]))}"
     if len(by_row) > 1:
-        seeds += f" (rows with fewer figures by seed: {', '.join(map(str, by_row[0]))})"
+        seeds += " (where fewer figures are by seed, the first ones)"
     return (
         f"{protocol['tokens_scored']:,} tokens of the second half of {protocol['corpus']}, "
         f"{protocol['windows']} windows of {protocol['window']}; {protocol['weights']}, {seeds}. "
