@@ -30,7 +30,8 @@ def peers_of(variant: str) -> Peers:
         seeds = ", ".join(map(str, max((entry["seeds"] for entry in record["points"]), key=len)))
         note = (
             f"Peers and {OURS_THERE}: {protocol['tokens_scored']:,} tokens of "
-            f"{protocol['corpus']}; weights: {protocol['weights']}, seeds {seeds} as far as measured."
+            f"{protocol['corpus']}; weights: {protocol['weights']}, seeds {seeds} as far as "
+            "measured."
         )
     except OSError:
         note = (
