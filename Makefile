@@ -38,7 +38,7 @@ bench: .venv/installed .venv-peers/installed  ## speed and memory beside llama.c
 
 # Evaluation text and models that are there already are used again.
 quality: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
-quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at how many bytes, ours and peers': about an hour
+quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at how many bytes, ours and peers': an hour or more
 	$(BIN)/python benchmarks/quality.py
 	$(BIN)/python benchmarks/encoders.py
 	$(BIN)/python benchmarks/tasks.py

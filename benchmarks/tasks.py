@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--examples", type=int, default=300, help="of each task")
+    parser.add_argument("--examples", type=int, default=200, help="of each task")
     parser.add_argument("--schemes", nargs="*", default=SCHEMES, help="of ours; fp32 comes first")
     parser.add_argument("--types", nargs="*", default=("Q4_K_M",), help="of llama.cpp, imatrix")
     options = parser.parse_args()

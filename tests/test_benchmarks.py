@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -218,6 +219,42 @@ def test_the_table_marks_what_nothing_smaller_beats():
     assert ["**`" in line for line in table.splitlines()[2:]] == [True, False, True]
     assert "| 0.200, 0.200 |" in table
     assert "| +1.0, +3.0 |" in table
+
+
+def test_rows_of_earlier_runs_stay_where_the_protocol_is_the_same(tmp_path, monkeypatch):
+    import quality
+
+    monkeypatch.setattr(quality, "RESULTS", tmp_path)
+    assert quality.earlier({"corpus": "a"}) == {}
+    row = {"runtime": "llama.cpp", "name": "Q4_0", "seeds": [0]}
+    record = {"protocol": {"corpus": "a"}, "points": [row]}
+    (tmp_path / "quality.json").write_text(json.dumps(record))
+    assert quality.earlier({"corpus": "a"}) == {("llama.cpp", "Q4_0"): row}
+    assert quality.earlier({"corpus": "b"}) == {}
+
+
+def test_an_encoders_change_is_paired():
+    """Spearman's interval is of all texts; that of the change, of the same pairs both times."""
+    import encoders
+
+    from llmkg_lab.estimate import Estimate
+
+    metrics = {
+        "cosine_mean": Estimate(0.99, 0.98, 1.0, 9, "texts"),
+        "cosine_min": Estimate(0.9, None, None, 9, "texts"),
+        "spearman": Estimate(0.81, 0.78, 0.84, 9, "pairs"),
+        "spearman_reference": Estimate(0.82, 0.79, 0.85, 9, "pairs"),
+        "spearman_ratio": Estimate(0.81 / 0.82, 0.98, 1.0, 9, "pairs"),
+    }
+    artifact = SimpleNamespace(
+        manifest={"scheme": {"name": "int4"}}, nbytes=14_000_000, bits_per_weight=5.0
+    )
+    point = encoders.point(artifact, metrics)
+    change = point["spearman_change"]
+    assert change["value"] == pytest.approx(-0.01)
+    assert change["low"] == pytest.approx(0.82 * -0.02)
+    assert change["high"] == 0
+    assert "| `int4` | 14.00 | 0.9900 (0.9800 to 1.0000) | 0.900 |" in encoders.table([point])
 
 
 def test_an_answers_likelihood_is_pytorchs():
