@@ -119,7 +119,7 @@ def test_a_run_that_others_disturb_is_made_again(benchmark, monkeypatch):
 
     (run,) = benchmark.alternate({"a": contestant}, 1, {})["a"]
     assert run["ms"] == 2
-    assert run["others"] == pytest.approx(0.1 / 0.7, rel=0.1)
+    assert 0 < run["others"] < 0.1 / 0.7  # of the second run, which took 0.7 s or more
 
 
 def test_what_this_machine_does_beside_us_is_seen():
