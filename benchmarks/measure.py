@@ -93,7 +93,7 @@ class Benchmark:
         text = render(record)
         (RESULTS / f"{self.name}.md").write_text(text)
         if figure:
-            bars(record, figure, floors or {}, RESULTS / f"{self.name}.svg")
+            bars(counted(record), figure, floors or {}, RESULTS / f"{self.name}.svg")
         print(f"\n{text}")
 
     def _code(self) -> str:
@@ -137,7 +137,8 @@ def render(record: Mapping) -> str:
     )
     taken = [run[OTHERS] for runs in record["samples"].values() for run in runs if OTHERS in run]
     if disturbed := sum(share > QUIET for share in taken):
-        text += f" In {disturbed} of {len(taken)} runs others took over {QUIET} cores' time."
+        text += f" In {disturbed} of {len(taken)} runs others took over {QUIET} cores' time; they "
+        text += "count only where no other run of the contestant does."
     for name, runs in record["samples"].items():
         text += "".join(f" {name} failed: {run['failed']}." for run in runs[-1:] if "failed" in run)
     title, table = record["title"], compare(record["samples"], record["metrics"])
@@ -166,13 +167,28 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> list[str]:
 
 
 def _cell(runs: Sequence[dict], first: Sequence[dict], metric: str) -> str:
-    values = [run[metric] for run in runs if metric in run]
+    values = [run[metric] for run in _quiet(runs) if metric in run]
     if not values:
         return ""
     text = f"{short(median(values))} ({short(min(values))} – {short(max(values))})"
-    pairs = zip(runs, first, strict=True)
-    ratios = [a[metric] / b[metric] for a, b in pairs if metric in a and metric in b]
+    pairs = [(a, b) for a, b in zip(runs, first, strict=True) if metric in a and metric in b]
+    both = [(a, b) for a, b in pairs if _is_quiet(a) and _is_quiet(b)] or pairs
+    ratios = [a[metric] / b[metric] for a, b in both]
     return f"{text} ×{median(ratios):.2f}" if ratios else text
+
+
+def counted(record: Mapping) -> dict:
+    """The record with those samples alone that its table is made of."""
+    return {**record, "samples": {name: _quiet(r) for name, r in record["samples"].items()}}
+
+
+def _quiet(runs: Sequence[dict]) -> Sequence[dict]:
+    """Those that others did not disturb; where all were, all."""
+    return [run for run in runs if _is_quiet(run)] or runs
+
+
+def _is_quiet(run: dict) -> bool:
+    return run.get(OTHERS, 0.0) <= QUIET
 
 
 def _kept_rounds(path: Path, key: dict) -> list[dict]:

@@ -122,6 +122,18 @@ def test_a_run_that_others_disturb_is_made_again(benchmark, monkeypatch):
     assert 0 < run["others"] < 0.1 / 0.7  # of the second run, which took 0.7 s or more
 
 
+def test_disturbed_runs_count_only_where_there_are_no_others():
+    from measure import compare
+
+    samples = {
+        "a": [{"s": 1.0, "others": 0.0}, {"s": 8.0, "others": 0.9}],
+        "b": [{"s": 3.0, "others": 0.1}, {"s": 4.0, "others": 0.0}],
+        "c": [{"s": 5.0, "others": 1.0}, {"s": 7.0, "others": 1.0}],
+    }
+    rows = [row.split("|")[2].strip() for row in compare(samples, {"s": "s"}).splitlines()[2:]]
+    assert rows == ["1 (1 – 1) ×1.00", "3.5 (3 – 4) ×3.00", "6 (5 – 7) ×2.94"]
+
+
 def test_what_this_machine_does_beside_us_is_seen():
     import measure
 
