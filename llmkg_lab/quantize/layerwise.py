@@ -92,21 +92,6 @@ class LayerwiseLlama:
         hessians = {name: total.numpy() for name, total in sums.items()}
         return {name: hessians[owner] for name, owner in owners.items()}, output
 
-    def inputs(self, i: int, states: Tensor) -> dict[str, Tensor]:
-        """What goes into each matrix of layer ``i``, (windows, tokens, columns) by tensor name."""
-        found: dict[str, Tensor] = {}
-        hooks = [
-            linear.register_forward_pre_hook(
-                lambda _, inputs, name=name: found.__setitem__(name, inputs[0])
-            )
-            for name, linear in self.linears(i)
-        ]
-        with torch.no_grad():
-            self.run(i, states)
-        for hook in hooks:
-            hook.remove()
-        return found
-
     def norms(self, i: int | None = None) -> Iterator[tuple[str, nn.Module]]:
         """The norms of layer ``i``, or all, by the checkpoint's names of their gains."""
         for layer in range(len(self.layers)) if i is None else (i,):

@@ -23,8 +23,8 @@ from llmkg_lab.quantize.units import units_of
 from llmkg_lab.texts import Text
 
 FORMAT = "llmkg-lab/sensitivities/1"
-METHOD = 6  # counted up when the same inputs would give other figures: cached ones are then void
-TOKENS = 9 * 512  # of calibration text: for the solver, and a window to measure on
+METHOD = 5  # counted up when the same inputs would give other figures: cached ones are then void
+TOKENS = 10 * 512  # of calibration text: for the solver, and two windows to price
 
 Progress = Callable[[int, int, str], None]  # steps done, in all, what
 
@@ -60,9 +60,10 @@ class Sensitivities:
     """The options of each matrix as the graph stores it, by the name of its first part.
 
     fixed_bytes: what the artifact holds besides: vectors and the graph, an upper bound.
-    record: what was measured, and on what:
+    record: what was measured on, and predictions beside measurements:
         {"corpus", "sha256", "tokens", "window", "parameters",
-         "measured": {"layout", "tokens", "divergence": nats a token by the matrix's name}}.
+         "confirmed": [{"name", "kind", "layout", "predicted", "measured"}, …],
+         "correction": factor by kind that made predictions fit what was measured}.
     """
 
     matrices: dict[str, tuple[Option, ...]]
@@ -138,11 +139,11 @@ def measure(
 def _measure(
     checkpoint: Checkpoint, calibration: CalibrationText, progress: Progress
 ) -> Sensitivities:
-    from llmkg_lab.quantize import pricing  # torch: seconds that a cached answer need not wait
+    from llmkg_lab.quantize import fisher  # torch: seconds that a cached answer need not wait
 
-    matrices, measured = pricing.price(checkpoint, calibration.windows, progress)
+    matrices, confirmed = fisher.estimate(checkpoint, calibration.windows, progress)
     parameters = sum(int(np.prod(info.shape)) for info in checkpoint.tensors.values())
-    record = {**calibration.record, "parameters": parameters, **measured}
+    record = {**calibration.record, "parameters": parameters, **confirmed}
     return Sensitivities(matrices, fixed_bytes(checkpoint), record)
 
 
