@@ -10,18 +10,12 @@ import numpy as np
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Pack uint8 codes (…, n) below 2**bits into bytes (…, ceil(n * bits / 8))."""
     per_byte = _per_byte(bits)
-    codes = np.ascontiguousarray(codes)
-    if per_byte == 1:
-        return codes
     if ragged := -codes.shape[-1] % per_byte:
         codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, ragged)])
-    if bits == 4:  # two codes as one little-endian word: no strided access, three times faster
-        words = codes.view("<u2")
-        return (words | words >> 4).astype(np.uint8)
-    packed = np.zeros((*codes.shape[:-1], codes.shape[-1] // per_byte), np.uint8)
-    for i in range(per_byte):
+    packed = codes[..., ::per_byte].copy("K")  # in the codes' own order in memory: it is fast
+    for i in range(1, per_byte):
         packed |= codes[..., i::per_byte] << (bits * i)
-    return packed
+    return np.ascontiguousarray(packed)
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
