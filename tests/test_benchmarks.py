@@ -1,5 +1,6 @@
 """What the benchmarks make of samples. That they run, `make bench` and `make quality` show."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -162,7 +163,7 @@ def test_a_record_is_all_that_its_table_and_figure_need(benchmark, tmp_path):
     assert all(f"<!-- {text} -->" in figure for text in ("llmkg-lab", "a peer", "a step, ms", "5"))
 
 
-OTHERS = ("quality", "tasks")  # records of another form
+OTHERS = ("quality", "encoders", "tasks")  # records of another form
 RECORDS = [p for p in sorted((BENCHMARKS / "results").glob("*.json")) if p.stem not in OTHERS]
 
 
@@ -172,6 +173,13 @@ def test_the_tables_are_those_of_the_records(path):
 
     record = json.loads(path.read_text())
     assert path.with_suffix(".md").read_text() == render(record)
+
+
+@pytest.mark.parametrize("name", ["quality", "encoders"])
+def test_tables_of_points_are_those_of_their_records(name):
+    path = BENCHMARKS / "results" / f"{name}.json"
+    table = importlib.import_module(name).table(json.loads(path.read_text())["points"])
+    assert path.with_suffix(".md").read_text().startswith(f"{table}\n\n")
 
 
 def test_operators_account_for_the_whole_of_a_token(tiny_llama, tmp_path):
