@@ -19,6 +19,7 @@ from llmkg_lab.catalog import roster
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
 from llmkg_lab.cores import default_threads
 from llmkg_lab.errors import LabError
+from llmkg_lab.estimate import Estimate
 from llmkg_lab.sources import fetch
 from llmkg_lab.speed import cpu_name
 
@@ -126,6 +127,11 @@ def versions() -> dict[str, str]:
     if (PEERS / "installed").exists():  # a benchmark of ours alone needs none
         peers = json.loads(run([peer_python(), str(HERE / "peers.py"), "versions"]).output)
     return {"llmkg-lab": f"onnxruntime {version('onnxruntime')}", **peers}
+
+
+def interval(estimate: Estimate) -> dict:
+    """An estimate as records hold it."""
+    return {key: getattr(estimate, key) for key in ("value", "low", "high", "n")}
 
 
 def peer_python() -> str:

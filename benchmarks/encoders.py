@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-from common import RESULTS, WORK, machine, start, versions
+from common import RESULTS, WORK, interval, machine, start, versions
 from contestants import code_hash
 from tqdm import tqdm
 
@@ -105,15 +105,11 @@ def point(artifact: Artifact, metrics: dict[str, Estimate]) -> dict:
         "name": artifact.manifest["scheme"]["name"],
         "bytes": artifact.nbytes,
         "bits_per_weight": artifact.bits_per_weight,
-        "cosine_mean": _interval(metrics["cosine_mean"]),
+        "cosine_mean": interval(metrics["cosine_mean"]),
         "cosine_min": metrics["cosine_min"].value,
-        "spearman": _interval(metrics["spearman"]),
+        "spearman": interval(metrics["spearman"]),
         "spearman_change": change,
     }
-
-
-def _interval(estimate: Estimate) -> dict:
-    return {key: getattr(estimate, key) for key in ("value", "low", "high", "n")}
 
 
 def publish(points: Sequence[dict], pairs: texts.Pairs, sentences: int) -> None:

@@ -21,13 +21,12 @@ from importlib.metadata import version
 from statistics import mean
 
 import numpy as np
-from common import RESULTS, VARIANT, machine, start, versions
+from common import RESULTS, VARIANT, interval, machine, start, versions
 from contestants import CALIBRATION, GENAI, GGUF_TYPES, SCHEMES, SIGMA, WINDOW, Contestant, Weights
 from pareto import draw
 from tqdm import tqdm
 
 from llmkg_lab import cache, reference, texts
-from llmkg_lab.estimate import Estimate
 from llmkg_lab.quality import divergence, score_windows
 from llmkg_lab.reference import DecoderReference
 from llmkg_lab.runtime.tokenizer import Tokenizer
@@ -113,7 +112,7 @@ def point(runs: Sequence[tuple[Contestant, dict]], reference: DecoderReference) 
         "bytes": nbytes,
         "bits_per_weight": nbytes * 8 / int(parameters),
         "file_bytes": round(mean(c.file_bytes for c in contestants)),
-        **{name: _interval(estimates[metric]) for name, metric in METRICS.items()},
+        **{name: interval(estimates[metric]) for name, metric in METRICS.items()},
         "kl_by_seed": [float(s["kl"].mean()) for s in samples],
         "perplexity_ratio_by_seed": [_perplexity_ratio(s) for s in samples],
     }
@@ -121,10 +120,6 @@ def point(runs: Sequence[tuple[Contestant, dict]], reference: DecoderReference) 
 
 def _perplexity_ratio(samples: dict[str, np.ndarray]) -> float:
     return float(np.exp(np.mean(samples["nll_candidate"] - samples["nll_reference"])))
-
-
-def _interval(estimate: Estimate) -> dict:
-    return {key: getattr(estimate, key) for key in ("value", "low", "high", "n")}
 
 
 def earlier(protocol: dict) -> dict[tuple[str, str], dict]:

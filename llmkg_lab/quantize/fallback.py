@@ -13,7 +13,13 @@ import numpy as np
 
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.scheme import Layout, Scheme, SchemeError
-from llmkg_lab.quantize.sensitivity import CANDIDATES, TABLES, fixed_bytes, stored_bytes
+from llmkg_lab.quantize.sensitivity import (
+    CANDIDATES,
+    TABLES,
+    fixed_bytes,
+    parameters_of,
+    stored_bytes,
+)
 from llmkg_lab.quantize.units import HEAD, TABLE, units_of
 from llmkg_lab.texts import TextError
 
@@ -50,16 +56,16 @@ def even_layouts(checkpoint: Checkpoint, scheme: Scheme) -> tuple[dict[str, Layo
     """
     units = list(units_of(checkpoint.config))
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    nbytes = scheme.budget.nbytes(sum(int(np.prod(shape)) for shape in shapes.values()))
+    nbytes = scheme.budget.nbytes(parameters_of(checkpoint))
+    candidates = [layout for layout in CANDIDATES if layout.bits >= LEAST_BITS]
     sizes = {}
-    for pair in itertools.product(CANDIDATES, TABLES):
+    for pair in itertools.product(candidates, TABLES):
         total = fixed_bytes(checkpoint)
         for unit in units:
             rows = sum(shapes[name][0] for name in unit.parts)
             layout = pair[unit.name in (TABLE, HEAD)]
             total += stored_bytes(layout, rows, shapes[unit.parts[0]][1])
-        if pair[0].bits >= LEAST_BITS:
-            sizes[pair] = total
+        sizes[pair] = total
     fitting = {pair: size for pair, size in sizes.items() if size <= nbytes}
     if not fitting:
         least = np.ceil(min(sizes.values()) / 1e5) / 10

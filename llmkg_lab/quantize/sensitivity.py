@@ -142,9 +142,13 @@ def _measure(
     from llmkg_lab.quantize import fisher  # torch: seconds that a cached answer need not wait
 
     matrices, confirmed = fisher.estimate(checkpoint, calibration.windows, progress)
-    parameters = sum(int(np.prod(info.shape)) for info in checkpoint.tensors.values())
-    record = {**calibration.record, "parameters": parameters, **confirmed}
+    record = {**calibration.record, "parameters": parameters_of(checkpoint), **confirmed}
     return Sensitivities(matrices, fixed_bytes(checkpoint), record)
+
+
+def parameters_of(checkpoint: Checkpoint) -> int:
+    """All that the checkpoint holds: what bits a parameter are counted by."""
+    return sum(int(np.prod(info.shape)) for info in checkpoint.tensors.values())
 
 
 def fixed_bytes(checkpoint: Checkpoint) -> int:
