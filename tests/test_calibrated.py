@@ -17,7 +17,7 @@ from llmkg_lab.quantize.blockwise import round_to_nearest
 from llmkg_lab.quantize.calibrate import calibrate
 from llmkg_lab.quantize.equivalent import Rescaled, equalized, random_rescaling
 from llmkg_lab.quantize.gptq import factored, gptq
-from llmkg_lab.quantize.grid import range_grid, search_grid
+from llmkg_lab.quantize.grid import cover, search_grid
 from llmkg_lab.reference import load_model
 from llmkg_lab.runtime.ort import Decoder
 
@@ -71,7 +71,7 @@ def test_the_searched_grid_is_never_worse_than_the_range(layout, seed):
         return (np.square(codes * scales[:, None] - blocks) * importance).sum(1)
 
     searched = error(*search_grid(blocks, layout, importance))
-    assert np.all(searched <= error(*range_grid(blocks, layout)) * 1.0001)
+    assert np.all(searched <= error(*cover(blocks.min(-1), blocks.max(-1), layout)) * 1.0001)
 
 
 @settings(deadline=None, max_examples=30)

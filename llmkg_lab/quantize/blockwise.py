@@ -9,13 +9,11 @@ from typing import Self
 
 import numpy as np
 
-from llmkg_lab.quantize.grid import fit_scales, inverse, range_grid, search_grid
+from llmkg_lab.quantize.grid import cover, fit_scales, inverse, search_grid
+from llmkg_lab.quantize.kernels import block_ranges, round_blocks
 from llmkg_lab.quantize.packing import pack, unpack
 from llmkg_lab.quantize.scheme import Layout
 
-# Blocks transposed at once. The second-level cache holds them; smaller tiles cost more calls, at
-# each of which the converting threads wait for one another's interpreter lock.
-TILE = 2048
 TURNS = 3  # of fitting the scales to the codes and rounding again; more changes next to nothing
 
 
@@ -58,8 +56,10 @@ class Quantized:
 
 def round_to_nearest(weight: np.ndarray, layout: Layout) -> Quantized:
     """Quantize float32 (rows, columns) by its blocks' ranges, each value to the nearest code."""
-    blocks = _blocks(weight, layout)  # (rows, blocks, block_size)
-    return _rounded(blocks, *range_grid(blocks, layout), layout, weight.shape[1])
+    blocks = _blocks(weight, layout)
+    low, high = np.empty((2, *blocks.shape[:2]), np.float32)
+    block_ranges(blocks.reshape(-1, layout.block_size), low.reshape(-1), high.reshape(-1))
+    return _rounded(blocks, *cover(low, high, layout), layout, weight.shape[1])
 
 
 def search(weight: np.ndarray, layout: Layout) -> Quantized:
@@ -82,37 +82,17 @@ def _rounded(
     columns: int,
 ) -> Quantized:
     """Blocks (rows, blocks, block_size) on their grids (rows, blocks)."""
-    exact = blocks * inverse(scales)[..., None]  # in units of the scale, zero at zero
-    codes = np.rint(exact)
-    codes += zero_points[..., None]
-    np.clip(codes, 0, 2**layout.bits - 1, out=codes)
-    exact -= codes
-    exact += zero_points[..., None]  # now the error, in units of the scale
-    block_errors = np.einsum("rbi,rbi->rb", exact, exact)
-    squared_error = float(np.dot(block_errors.ravel(), np.square(scales.ravel(), dtype=np.float64)))
-    return Quantized(
-        codes=pack(codes.astype(np.uint8), layout.bits),
-        scales=scales,
-        zero_points=None if layout.symmetric else pack(zero_points.astype(np.uint8), layout.bits),
-        layout=layout,
-        columns=columns,
-        squared_error=squared_error,
-    )
+    bits, size = layout.bits, layout.block_size
+    codes = np.empty((*scales.shape, size * bits // 8), np.uint8)
+    grids = (scales.ravel(), inverse(scales).ravel(), zero_points.ravel())
+    runs, packed = blocks.reshape(-1, size), codes.reshape(-1, codes.shape[-1])
+    squared_error = round_blocks(runs, *grids, bits, packed)
+    packed_zeros = None if layout.symmetric else pack(zero_points.astype(np.uint8), bits)
+    return Quantized(codes, scales, packed_zeros, layout, columns, squared_error)
 
 
 def _blocks(weight: np.ndarray, layout: Layout) -> np.ndarray:
-    """Float32 (rows, columns) as blocks (rows, blocks, block_size), a copy.
-
-    In memory the blocks lie side by side, their first values first, then all second ones. NumPy
-    then computes along vectors of blocks instead of within runs as short as one, which takes a
-    third less time.
-    """
-    rows, columns = weight.shape
-    blocks, size = layout.blocks(columns), layout.block_size
-    if ragged := -columns % size:  # zeros change no block's range: it holds zero
+    """Float32 (rows, columns) as (rows, blocks, block_size), rows filled up with zeros."""
+    if ragged := -weight.shape[1] % layout.block_size:  # zeros change no range: it holds zero
         weight = np.pad(weight, ((0, 0), (0, ragged)))
-    runs = weight.reshape(-1, size)
-    across = np.empty((size, len(runs)), np.float32)
-    for start in range(0, len(runs), TILE):
-        across[:, start : start + TILE] = runs[start : start + TILE].T
-    return across.T.reshape(rows, blocks, size)
+    return np.ascontiguousarray(weight).reshape(len(weight), -1, layout.block_size)

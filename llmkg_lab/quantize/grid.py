@@ -11,12 +11,11 @@ TINY = np.finfo(np.float32).tiny  # the smallest normal number: 1 / TINY is stil
 SHRINKS = tuple(np.linspace(1, 0.7, 11, dtype=np.float32))
 
 
-def range_grid(blocks: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """The grid that just covers each block: blocks float32 (…, block_size).
+def cover(low: np.ndarray, high: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """The grids of blocks whose values lie from ``low`` to ``high``, float32 of any shape.
 
-    Returns scales float32 (…) and zero points of the same shape and type, whole numbers.
+    Returns scales and zero points of the same shape and type, zero points whole numbers.
     """
-    low, high = blocks.min(-1), blocks.max(-1)
     half = np.float32(2 ** (layout.bits - 1))
     if layout.symmetric:
         # The value of the largest magnitude lands on the lowest code, of which there is one
@@ -37,12 +36,13 @@ def search_grid(
     """The grid of the least squared error among shrunken ranges.
 
     blocks: float32 (…, block_size); importance: the weight of each squared error, broadcastable
-    to the blocks. Returns the same as range_grid.
+    to the blocks. Returns the same as cover.
     """
-    scales, zero_points = range_grid(blocks, layout)
+    low, high = blocks.min(-1), blocks.max(-1)
+    scales, zero_points = cover(low, high, layout)
     least = _error(blocks, scales, zero_points, layout, importance)
     for shrink in SHRINKS[1:]:
-        candidate = range_grid(blocks * shrink, layout)
+        candidate = cover(low * shrink, high * shrink, layout)
         error = _error(blocks, *candidate, layout, importance)
         better = error < least
         np.copyto(least, error, where=better)

@@ -1,0 +1,77 @@
+"""The two inner loops of block-wise quantization, compiled by Numba (numba.pydata.org).
+
+NumPy would walk over the weights fifteen times and hold the interpreter's lock between walks;
+here a block is read, rounded and packed at once, and converting threads do not wait for one
+another. What the compiler made is kept on the disk: the first conversion on a machine takes some
+seconds longer.
+
+Codes are the same on every processor. The error's sum may differ in its last digits, for the
+compiler adds in the order that suits the processor.
+"""
+
+import numpy as np
+from numba import njit
+
+
+# Weights are finite: checkpoints are checked. So comparisons need not think of NaN.
+@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+def block_ranges(blocks: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+    """The least and the largest value of each block.
+
+    blocks: float32 (blocks, block_size). Written: low, high, float32 (blocks,).
+    """
+    for i in range(len(blocks)):
+        least = largest = blocks[i, 0]
+        for value in blocks[i]:
+            least = min(least, value)
+            largest = max(largest, value)
+        low[i], high[i] = least, largest
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})
+def round_blocks(
+    blocks: np.ndarray,
+    scales: np.ndarray,
+    inverses: np.ndarray,
+    zero_points: np.ndarray,
+    bits: int,
+    packed: np.ndarray,
+) -> float:
+    """Each value to its nearest code, codes packed, the first of a byte in its lowest bits.
+
+    blocks: float32 (blocks, block_size); scales, inverses (1 / scales, or 0) and zero_points:
+    float32 (blocks,). Written: packed, uint8 (blocks, block_size * bits / 8).
+    Returns the sum of (value - dequantized)².
+    """
+    top = np.float32(2**bits - 1)
+    codes = np.empty(blocks.shape[1], np.uint8)
+    total = 0.0
+    for i in range(len(blocks)):
+        inverse, zero_point = inverses[i], zero_points[i]
+        error = np.float32(0)  # in units of the scale
+        for j in range(len(codes)):
+            exact = blocks[i, j] * inverse
+            code = min(max(np.rint(exact) + zero_point, np.float32(0)), top)
+            codes[j] = np.uint8(np.int32(code))
+            exact -= code - zero_point
+            error += exact * exact
+        total += np.float64(error) * np.float64(scales[i]) ** 2
+        _pack(codes, bits, packed[i])
+    return total
+
+
+@njit(inline="always")
+def _pack(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
+    """One block. Each width is written out: with its constants the compiler makes one loop fast."""
+    if bits == 8:
+        packed[:] = codes
+    elif bits == 4:
+        for i in range(len(packed)):
+            packed[i] = codes[2 * i] | codes[2 * i + 1] << 4
+    else:
+        for i in range(len(packed)):
+            low, high = (
+                codes[4 * i] | codes[4 * i + 1] << 2,
+                codes[4 * i + 2] | codes[4 * i + 3] << 2,
+            )
+            packed[i] = low | high << 4
