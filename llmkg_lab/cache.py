@@ -1,14 +1,20 @@
-"""Arrays that took long to compute, kept on disk under a hash of all that went into them."""
+"""What took long to compute, kept on disk under a hash of all that went into it.
+
+Arrays by ``arrays``; other modules keep folders of their own beside them. All of it can be
+computed again, so ``clear`` may take any of it at any time.
+"""
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +22,16 @@ import numpy as np
 from llmkg_lab import paths
 
 Arrays = dict[str, np.ndarray]
+KINDS = {  # folder: what it spares
+    "calibrated": "solving each layer of a calibrated scheme",
+    "distilled": "training scales",
+    "explored": "the explorer's measurements",
+    "packed": "packing weights for this processor when a model is loaded",
+    "reference": "running the original in PyTorch",
+    "sensitivities": "pricing each matrix for a byte budget",
+    "synthetic": "drawing synthetic checkpoints",
+    "token-scores": "scoring the explorer's texts",
+}
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
@@ -41,6 +57,47 @@ def stored(kind: str, key: Mapping) -> Arrays | None:
     with contextlib.suppress(*UNREADABLE):
         return _read(_path(kind, key))
     return None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One folder of the cache. used: seconds since the epoch when a file of it last changed."""
+
+    kind: str
+    spares: str
+    entries: int
+    nbytes: int
+    used: float
+
+
+def kept() -> list[Kept]:
+    """What the cache holds, the largest first."""
+    root = paths.cache()
+    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return sorted(map(_kept, folders), key=lambda found: (-found.nbytes, found.kind))
+
+
+def clear(kinds: Iterable[str]) -> int:
+    """Remove folders of the cache. Returns how many bytes were freed.
+
+    A process that has mapped a file keeps it; one that is about to store something starts anew.
+    """
+    freed = 0
+    for found in [found for found in kept() if found.kind in set(kinds)]:
+        shutil.rmtree(paths.cache() / found.kind, ignore_errors=True)
+        freed += found.nbytes
+    return freed
+
+
+def _kept(folder: Path) -> Kept:
+    stats = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another process may have removed it
+            stats += [path.stat()] if path.is_file() else []
+    nbytes = sum(stat.st_size for stat in stats)
+    used = max((stat.st_mtime for stat in stats), default=folder.stat().st_mtime)
+    spares = KINDS.get(folder.name, "what a benchmark measured")
+    return Kept(folder.name, spares, len(list(folder.iterdir())), nbytes, used)
 
 
 def _path(kind: str, key: Mapping) -> Path:

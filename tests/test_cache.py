@@ -66,3 +66,20 @@ def test_without_a_place_to_write_the_result_still_comes(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="takes no cache file"):
         assert cache.arrays("numbers", {}, Counted())["b"] == 1
+
+
+def test_what_is_kept_is_shown_and_cleared(folder):
+    assert cache.kept() == []
+    assert cache.clear(["numbers"]) == 0
+    cache.arrays("numbers", {"seed": 1}, Counted())
+    cache.arrays("reference", {"seed": 1}, lambda: {"a": np.zeros(5000)})
+    reference, numbers = cache.kept()
+    assert (reference.kind, numbers.kind) == ("reference", "numbers")  # the largest first
+    assert numbers.entries == 1
+    assert numbers.nbytes == sum(p.stat().st_size for p in folder.iterdir())
+    assert cache.clear(["numbers"]) == numbers.nbytes
+    assert cache.kept() == [reference]
+    assert cache.stored("numbers", {"seed": 1}) is None
+    compute = Counted()
+    cache.arrays("numbers", {"seed": 1}, compute)  # and is computed anew
+    assert compute.calls == 1

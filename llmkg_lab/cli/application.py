@@ -17,7 +17,7 @@ app = typer.Typer(
         "Models of the roster: **list**, then **run**. "
         "A checkpoint of your own: **convert**. "
         "What came out: **verify**, **generate**, **embed**, **rank**. "
-        "This machine: **device**."
+        "This machine: **device**, **cache**."
     ),
     no_args_is_help=True,
     add_completion=False,
