@@ -25,7 +25,7 @@ from llmkg_lab.runtime.packed import prepare
 from llmkg_lab.sources import fetch
 
 VARIANT = find_variant("all_minilm_l6_v2")
-SCHEMES = ("fp32", "int8", "int4")
+SCHEMES = ("fp32", "int8", "int8-dyn", "int4")
 TYPES = ("F16", "Q8_0")
 SENTENCES, LONGEST = 256, 100  # words: what llama.cpp's default batch of 512 tokens holds
 CUDA = "CUDAExecutionProvider"
@@ -34,6 +34,7 @@ METRICS = {
     "per_second": "texts a second",
     "load_s": "load, s",
     "peak_mb": "peak memory, MB",
+    "private_mb": "private memory, MB",
 }
 FIGURE = ("single_ms", "per_second", "peak_mb")
 BENCHMARK = Benchmark("embedders", "all-MiniLM-L6-v2, embedding texts", METRICS)

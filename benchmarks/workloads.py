@@ -300,11 +300,12 @@ def timed(call: Callable[[], object], times: int) -> float:
     return float(np.median(samples))
 
 
-def peak_megabytes() -> float:
-    """What this process had resident at most (Linux)."""
+def memory() -> dict[str, float]:
+    """MB of this process (Linux): resident at most, and now in pages that no file backs."""
     status = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in status)
-    return int(fields["VmHWM"].split()[0]) * 1024 / 1e6
+    kilobytes = {"peak_mb": fields["VmHWM"], "private_mb": fields["RssAnon"]}
+    return {name: int(value.split()[0]) * 1024 / 1e6 for name, value in kilobytes.items()}
 
 
 def main(runtime: str, model: str, workload: str) -> None:
@@ -314,7 +315,7 @@ def main(runtime: str, model: str, workload: str) -> None:
     else:
         paired = runtime.endswith("ranker")
         samples = encoder_samples(ENCODERS[runtime], model, work, paired)
-    print(json.dumps({**samples, "peak_mb": peak_megabytes()}))
+    print(json.dumps({**samples, **memory()}))
 
 
 if __name__ == "__main__":
