@@ -11,7 +11,7 @@ from llmkg_lab.graph import DataFile, Graph
 from llmkg_lab.layers import Layers
 from llmkg_lab.quantize import Layout, Scheme, SchemeError
 from llmkg_lab.quantize.blockwise import round_to_nearest, search
-from llmkg_lab.quantize.grid import TINY
+from llmkg_lab.quantize.grid import TINY, cover, inverse
 from llmkg_lab.quantize.packing import pack, unpack
 from llmkg_lab.store import Matrix
 
@@ -55,6 +55,20 @@ def test_every_value_is_within_one_step_of_its_weight(weight, layout):
     squared_error = np.sum(np.square(error, dtype=np.float64))
     assert quantized.squared_error == pytest.approx(
         squared_error, rel=0.01, abs=1e-8 * energy + 1e-68
+    )
+
+
+@settings(deadline=None)
+@given(weights(), layouts)
+def test_compiled_rounding_is_numpys_bit_for_bit(weight, layout):
+    quantized = round_to_nearest(weight, layout)
+    bits, ragged = layout.bits, -weight.shape[1] % layout.block_size
+    blocks = np.pad(weight, ((0, 0), (0, ragged))).reshape(len(weight), -1, layout.block_size)
+    scales, zero_points = cover(blocks.min(-1), blocks.max(-1), layout)
+    codes = np.rint(blocks * inverse(scales)[..., None]) + zero_points[..., None]
+    np.testing.assert_array_equal(quantized.scales, scales)
+    np.testing.assert_array_equal(
+        unpack(quantized.codes, bits, layout.block_size), np.clip(codes, 0, 2**bits - 1)
     )
 
 
