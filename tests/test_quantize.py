@@ -1,5 +1,9 @@
 """Packing and round to nearest, judged by ONNX Runtime's own dequantization."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -70,6 +74,21 @@ def test_compiled_rounding_is_numpys_bit_for_bit(weight, layout):
     np.testing.assert_array_equal(
         unpack(quantized.codes, bits, layout.block_size), np.clip(codes, 0, 2**bits - 1)
     )
+
+
+def test_rounding_works_where_no_folder_takes_what_was_compiled():
+    code = (
+        "import numpy as np\n"
+        "from llmkg_lab.quantize import Layout, kernels\n"
+        "from llmkg_lab.quantize.blockwise import round_to_nearest\n"
+        "print(round_to_nearest(np.ones((1, 32), np.float32), Layout(8, 32, True)).scales.item())\n"
+        "print(kernels.round_blocks.stats.cache_path)"
+    )
+    nowhere = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
+    nowhere.pop("NUMBA_CACHE_DIR", None)
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=nowhere, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == [str(-1 / 128), "None"]
 
 
 @settings(deadline=None)

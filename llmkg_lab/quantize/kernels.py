@@ -9,12 +9,26 @@ Codes are the same on every processor. The error's sum may differ in its last di
 compiler adds in the order that suits the processor.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numba import njit
 
 
+def _compiled(**options: object) -> Callable[[Callable], Callable]:
+    """Numba's compiler; where no folder takes what it made, each process compiles anew."""
+
+    def compile_(function: Callable) -> Callable:
+        try:
+            return njit(function, nogil=True, cache=True, **options)
+        except RuntimeError:  # neither beside this file nor in the user's cache
+            return njit(function, nogil=True, **options)
+
+    return compile_
+
+
 # Weights are finite: checkpoints are checked. So comparisons need not think of NaN.
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
+@_compiled(fastmath={"nnan", "nsz"})
 def block_ranges(blocks: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
     """The least and the largest value of each block.
 
@@ -28,7 +42,7 @@ def block_ranges(blocks: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         low[i], high[i] = least, largest
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})
+@_compiled(error_model="numpy", fastmath={"nnan", "nsz", "reassoc"})
 def round_blocks(
     blocks: np.ndarray,
     scales: np.ndarray,
