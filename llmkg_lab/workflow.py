@@ -68,7 +68,6 @@ def run(
     with (outputs / LOG).open("w") as log:
         process = subprocess.Popen(
             _command(reports, outputs, forced, parallel),
-            env=os.environ | _threads(parallel),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -87,23 +86,18 @@ def run(
                 _stop(process)
 
 
-def _threads(parallel: int) -> dict[str, str]:
-    """The environment in which ``parallel`` notebooks have the cores between them.
-
-    Threads that wait for one another in turns are slower than one: PyTorch's several times.
-    """
-    return {"OMP_NUM_THREADS": str(max(1, cores.physical() // parallel))} if parallel > 1 else {}
-
-
 def _command(
     reports: Sequence[str], outputs: Path, forced: Sequence[str], parallel: int
 ) -> list[str]:
+    # As many threads as cores between all notebooks: threads that wait for one another in turns are
+    # slower than one, PyTorch's several times. Snakemake tells each notebook's libraries.
+    threads = max(1, cores.physical() // parallel)
     options = {
         "--snakefile": [FOLDER / "Snakefile"],
         "--profile": [FOLDER / "profiles" / "local"],
         "--directory": [outputs],
-        "--cores": [parallel],
-        "--config": ["reports=" + json.dumps(list(reports))],
+        "--cores": [parallel * threads],
+        "--config": ["reports=" + json.dumps(list(reports)), f"threads={threads}"],
     }
     if forced:
         options["--forcerun"] = [f"{report}/report.ipynb" for report in forced]

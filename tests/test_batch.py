@@ -18,7 +18,7 @@ import nbformat
 import psutil
 import pytest
 
-from llmkg_lab import batch, catalog, notebook, paths, watch
+from llmkg_lab import batch, catalog, cores, notebook, paths, watch
 from llmkg_lab.artifact import verify
 from llmkg_lab.errors import LabError
 from llmkg_lab.execute import execute
@@ -178,7 +178,8 @@ def start_paused(environment, outputs):
         assert time.monotonic() < deadline, (outputs / "batch.log").read_text()
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
-    assert any("ipykernel_launcher" in " ".join(child.cmdline()) for child in children)
+    kernels = [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+    assert [kernel.environ()["OMP_NUM_THREADS"] for kernel in kernels] == [str(cores.physical())]
     return process, children
 
 
