@@ -15,6 +15,7 @@ import nbformat
 import papermill
 import yaml
 from nbconvert import HTMLExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 
 from llmkg_lab.notebook import (
@@ -69,12 +70,22 @@ def _run(template: Path, running: Path) -> None:
 
 
 def _publish(running: Path, folder: Path) -> None:
+    notebook: NotebookNode = nbformat.read(running, as_version=4)
+    # Of a progress bar the last state alone, as a terminal shows it
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True)
-    html, _ = exporter.from_filename(str(running))
+    html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": folder.name}})
     temporary = folder / ".report.html"
     temporary.write_text(html)
     temporary.replace(folder / "report.html")
-    running.replace(folder / REPORT)
+    _write(notebook, folder / REPORT)
+
+
+def _write(notebook: NotebookNode, target: Path) -> None:
+    """Whole or not at all."""
+    temporary = target.with_name(f".{target.name}")
+    nbformat.write(notebook, temporary)
+    temporary.replace(target)
 
 
 def _keep_failed(template: Path, running: Path, target: Path, error: Exception) -> Failure:
@@ -82,9 +93,7 @@ def _keep_failed(template: Path, running: Path, target: Path, error: Exception) 
     notebook: NotebookNode = nbformat.read(running if running.exists() else template, as_version=4)
     failure = describe(notebook, error)
     record_failure(notebook, failure)
-    temporary = target.with_name(f".{target.name}")
-    nbformat.write(notebook, temporary)
-    temporary.replace(target)
+    _write(notebook, target)
     return failure
 
 

@@ -116,7 +116,12 @@ def test_a_report_is_complete(finished):
     assert names(folder) == {"report.ipynb", "report.html", "result.json", "run.yaml", "artifacts"}
     report = nbformat.read(folder / "report.ipynb", as_version=4)
     assert all(cell.metadata.papermill.status == "completed" for cell in report.cells)
+    outputs = [output for cell in notebook.code_cells(report) for output in cell.outputs]
+    said = [output.text for output in outputs if output.output_type == "stream"]
+    assert any("int8: 100%" in text for text in said)
+    assert not any("\r" in text for text in said)  # of a progress bar the last state alone
     html = (folder / "report.html").read_text()
+    assert "<title>good</title>" in html
     assert "A small family for the batch" in html
     assert "convert_all" not in html  # the code is hidden
     result = json.loads((folder / "result.json").read_text())

@@ -81,7 +81,8 @@ def prepare(
     tokenizer.no_padding()
     tokenizer.enable_truncation(positions)
     ids = [encoding.ids for encoding in tokenizer.encode_batch(sentences)]
-    with tqdm(desc=f"{scheme.name}, calibration", unit="layer", file=sys.stdout) as bar:
+    title = f"{scheme.name}, calibration"
+    with tqdm(desc=title, unit="layer", file=sys.stdout, position=0) as bar:
 
         def show(done: int, total: int, _: str) -> None:
             bar.total = total

@@ -152,7 +152,13 @@ def _distilled(
 def _bar(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
     """A text progress bar, as a callback (done, total, what); or who watches is told instead."""
     watching = watcher.get()
-    with tqdm(desc=title, unit=unit, file=sys.stdout, disable=watching is not None) as bar:
+    with tqdm(
+        desc=title,
+        unit=unit,
+        file=sys.stdout,
+        position=0,  # in the line of a bar around it: files keep no cursor movements
+        disable=watching is not None,
+    ) as bar:
 
         def show(done: int, total: int, _: str) -> None:
             if watching:
