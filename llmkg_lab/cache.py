@@ -84,9 +84,18 @@ def clear(kinds: Iterable[str]) -> int:
     """
     freed = 0
     for found in [found for found in kept() if found.kind in set(kinds)]:
-        shutil.rmtree(paths.cache() / found.kind, ignore_errors=True)
+        remove(paths.cache() / found.kind)
         freed += found.nbytes
     return freed
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder: from one moment to the next, for those who look for it."""
+    with contextlib.suppress(OSError):
+        away = Path(tempfile.mkdtemp(prefix=".removed.", dir=folder.parent))
+        folder.rename(away / folder.name)
+        folder = away
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kept(folder: Path) -> Kept:

@@ -54,7 +54,7 @@ def cache(
     if unknown := [kind for kind in wanted if kind not in kinds]:
         there = f"there is {', '.join(kinds)}" if kinds else "it is empty"
         raise LabError(f"the cache in {paths.cache()} has no {', '.join(unknown)}", there)
-    freed = cache.clear(wanted)
+    freed = cache.clear(wanted) if wanted else 0  # it looks at every file
     if as_json:
         entries = [asdict(entry) for entry in cache.kept()]
         console.print_json({"folder": str(paths.cache()), "freed": freed, "kinds": entries})

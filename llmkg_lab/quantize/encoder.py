@@ -13,7 +13,6 @@ it, in three steps that cost neither a byte nor an operator:
 
 import copy
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,12 +21,10 @@ import numpy as np
 import tokenizers
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from llmkg_lab import texts
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.blockwise import Quantized, round_to_nearest
-from llmkg_lab.quantize.calibration import PROSE
 from llmkg_lab.quantize.gptq import DAMPING, gptq
 from llmkg_lab.quantize.revised import Revised
 from llmkg_lab.quantize.scheme import Layout, Scheme
@@ -71,24 +68,16 @@ class Batch:
 
 
 def prepare(
-    checkpoint: Checkpoint, scheme: Scheme, text: Text | None = None
+    checkpoint: Checkpoint, scheme: Scheme, text: Text, progress: Progress
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
-    """What a calibrated scheme stores of a BERT: see calibrate.prepare, which calls this."""
-    text = text or texts.load(PROSE)
+    """What a calibrated scheme stores of a BERT: see prepare.prepare, which calls this."""
     sentences = sentences_of(text.calibration)[:SENTENCES]
     positions = checkpoint.config["max_position_embeddings"]
     tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
     tokenizer.no_padding()
     tokenizer.enable_truncation(positions)
     ids = [encoding.ids for encoding in tokenizer.encode_batch(sentences)]
-    title = f"{scheme.name}, calibration"
-    with tqdm(desc=title, unit="layer", file=sys.stdout, position=0) as bar:
-
-        def show(done: int, total: int, _: str) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        found = calibrate(checkpoint, scheme, ids, show)
+    found = calibrate(checkpoint, scheme, ids, progress)
     record = {
         "method": scheme.method,
         "damping": DAMPING,

@@ -12,10 +12,10 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     per_byte = _per_byte(bits)
     if ragged := -codes.shape[-1] % per_byte:
         codes = np.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, ragged)])
-    packed = codes[..., ::per_byte].copy("K")  # in the codes' own order in memory: it is fast
+    packed = codes[..., ::per_byte].copy()
     for i in range(1, per_byte):
         packed |= codes[..., i::per_byte] << (bits * i)
-    return np.ascontiguousarray(packed)
+    return packed
 
 
 def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:

@@ -76,7 +76,8 @@ def prepare(
     if is_encoder:
         from llmkg_lab.quantize import encoder  # torch: seconds that a plain scheme need not wait
 
-        return Prepared(*encoder.prepare(checkpoint, scheme, text))
+        with _bar(f"{scheme.name}, calibration", "layer") as show:
+            return Prepared(*encoder.prepare(checkpoint, scheme, text, show))
     return _calibrated(checkpoint, scheme, text)
 
 

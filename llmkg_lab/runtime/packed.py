@@ -19,8 +19,9 @@ from pathlib import Path
 import onnxruntime
 
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.cache import remove
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.packed_cache import BOUND, PackedFolder, remove
+from llmkg_lab.runtime.packed_cache import BOUND, PackedFolder
 from llmkg_lab.runtime.session import CPU, open_session
 
 MODEL, DATA = "model.onnx", "model.onnx_data"

@@ -9,8 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import onnxruntime
 
 from llmkg_lab import paths
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.cache import remove
 from llmkg_lab.device import cpu_name
 from llmkg_lab.runtime import InferenceError
 
@@ -122,15 +121,6 @@ def clean(keep: Path, bound: int = BOUND) -> None:
         if total > bound and folder != keep and now - used > RECENT:
             remove(folder)
             total -= nbytes
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder: from one moment to the next, for those who look for it."""
-    with contextlib.suppress(OSError):
-        away = Path(tempfile.mkdtemp(prefix=".removed.", dir=folder.parent))
-        folder.rename(away / folder.name)
-        folder = away
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _maker() -> list:
