@@ -15,13 +15,13 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from llmkg_lab.catalog import roster
+from llmkg_lab.base.cores import default_threads
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
-from llmkg_lab.cores import default_threads
-from llmkg_lab.errors import LabError
-from llmkg_lab.estimate import Estimate
+from llmkg_lab.measure.estimate import Estimate
+from llmkg_lab.measure.speed import cpu_name
+from llmkg_lab.roster.catalog import roster
 from llmkg_lab.sources import fetch
-from llmkg_lab.speed import cpu_name
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"

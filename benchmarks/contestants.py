@@ -22,13 +22,13 @@ from importance import METHOD, importance
 import llmkg_lab
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint.gguf_file import read_header
-from llmkg_lab.convert import convert
-from llmkg_lab.export import gguf
-from llmkg_lab.quality import Decoder
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.quantize.equivalent import random_rescaling
-from llmkg_lab.runtime import ort
-from llmkg_lab.texts import Text, windows
+from llmkg_lab.convert import to_gguf as gguf
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.data.texts import Text, windows
+from llmkg_lab.measure.quality import Decoder
+from llmkg_lab.quantize.solve.equalize import random_rescaling
+from llmkg_lab.runtime.ort import decoder as ort
+from llmkg_lab.scheme import Scheme
 
 SIGMA = 0.3  # of the log-normal factors that take the weights off the grid they were packaged on
 CALIBRATION, WINDOW = 32, 512  # windows of how many tokens an importance matrix is measured on
@@ -121,7 +121,7 @@ class Weights:
     @cached_property
     def importance(self) -> Path:
         """llama.cpp's importance matrix, from the calibration half."""
-        from llmkg_lab.runtime.tokenizer import Tokenizer
+        from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
         ids = Tokenizer.from_folder(self.float32).encode(self.text.calibration)
         matrix = importance(self.checkpoint, windows(ids, WINDOW, CALIBRATION * WINDOW))

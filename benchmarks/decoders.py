@@ -16,10 +16,10 @@ from contestants import build_genai, code_hash, quantize_gguf
 from measure import Benchmark
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.convert import convert_all
-from llmkg_lab.export import gguf
-from llmkg_lab.runtime.packed import prepare
-from llmkg_lab.speed import read_bandwidth, weight_bytes_per_token
+from llmkg_lab.convert import to_gguf as gguf
+from llmkg_lab.convert.to_onnx import convert_all
+from llmkg_lab.measure.speed import read_bandwidth, weight_bytes_per_token
+from llmkg_lab.runtime.ort.packed import prepare
 
 SCHEMES = ("int4", "int4-sym-e4", "int4-b64", "int8")
 TYPES = ("Q4_0", "Q4_1", "Q4_K_M", "Q8_0")

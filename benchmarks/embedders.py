@@ -15,13 +15,13 @@ from common import WORK, Runner, arguments, start, workload_of
 from contestants import code_hash
 from measure import Benchmark
 
-from llmkg_lab import texts
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert_all
-from llmkg_lab.export import gguf
-from llmkg_lab.runtime.packed import prepare
+from llmkg_lab.convert import to_gguf as gguf
+from llmkg_lab.convert.to_onnx import convert_all
+from llmkg_lab.data import texts
+from llmkg_lab.roster.catalog import find_variant
+from llmkg_lab.runtime.ort.packed import prepare
 from llmkg_lab.sources import fetch
 
 VARIANT = find_variant("all_minilm_l6_v2")

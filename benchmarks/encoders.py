@@ -19,16 +19,17 @@ from common import RESULTS, WORK, interval, machine, start, versions
 from contestants import code_hash
 from tqdm import tqdm
 
-from llmkg_lab import cache, texts
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.catalog import roster
+from llmkg_lab.base import cache
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.estimate import Estimate
-from llmkg_lab.quality import validate_embedder
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.reference import embedder_reference
-from llmkg_lab.runtime import ort
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.data import texts
+from llmkg_lab.measure.estimate import Estimate
+from llmkg_lab.measure.quality import validate_embedder
+from llmkg_lab.reference.outputs import embedder_reference
+from llmkg_lab.roster.catalog import roster
+from llmkg_lab.runtime.ort import decoder as ort
+from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import fetch
 
 VARIANT = "all_minilm_l6_v2"

@@ -8,15 +8,15 @@ import sys
 import time
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.speed import peak_memory
+from llmkg_lab.measure.speed import peak_memory
 
 PROMPT, STEPS, POSITIONS = 32, 32, 256
 
 
 def main(folder: str, limit: int, threads: int) -> None:
-    from llmkg_lab.runtime.ort import Decoder
-    from llmkg_lab.runtime.paged import PagedDecoder
-    from llmkg_lab.runtime.residency import limit_data
+    from llmkg_lab.runtime.ort.decoder import Decoder
+    from llmkg_lab.runtime.ort.paged import PagedDecoder
+    from llmkg_lab.runtime.ort.residency import limit_data
 
     start = time.perf_counter()
     if limit:

@@ -7,9 +7,10 @@ from importlib.metadata import version
 import numpy as np
 from tqdm import tqdm
 
-from llmkg_lab import cache, reference
+from llmkg_lab.base import cache
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.export.gguf_models import NAMES
+from llmkg_lab.convert.gguf_metadata import NAMES
+from llmkg_lab.reference import outputs as reference
 
 METHOD = 1  # counted up when the same inputs would give other values
 

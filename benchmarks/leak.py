@@ -14,8 +14,8 @@ from common import start
 from tqdm import tqdm
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.runtime.batch_decoder import BatchDecoder
-from llmkg_lab.runtime.ort import Decoder, Embedder
+from llmkg_lab.runtime.ort.batch_decoder import BatchDecoder
+from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 
 GROWTH = 0.01  # of the resident bytes after the first tenth of the calls
 

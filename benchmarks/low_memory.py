@@ -19,10 +19,10 @@ from measure import Benchmark
 from tqdm import tqdm
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert_all
-from llmkg_lab.runtime.packed import packed, prepare
+from llmkg_lab.convert.to_onnx import convert_all
+from llmkg_lab.roster.catalog import find_variant
+from llmkg_lab.runtime.ort.packed import packed, prepare
 from llmkg_lab.sources import Fetched, fetch
 
 VARIANT, SCHEME, LIMIT = "openelm_3b", "int4-b64", 500  # MB

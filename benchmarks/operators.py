@@ -18,7 +18,7 @@ from decoders import our_models
 from measure import OTHERS, Benchmark
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.runtime.ort import Decoder
+from llmkg_lab.runtime.ort.decoder import Decoder
 
 PROMPT, STEPS = 128, 80
 METRICS = {

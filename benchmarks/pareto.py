@@ -7,8 +7,8 @@ from matplotlib import pyplot as plt
 from matplotlib import ticker
 from matplotlib.axes import Axes
 
-from llmkg_lab import figures, labels  # figures sets the style  # noqa: F401
-from llmkg_lab.labels import Label
+from llmkg_lab.report import figures, labels  # figures sets the style  # noqa: F401
+from llmkg_lab.report.labels import Label
 
 COLORS = {"llmkg-lab": "#bc4c00", "llama.cpp": "#0969da", "onnxruntime-genai": "#57606a"}
 MARKERS = {"llmkg-lab": "o", "llama.cpp": "s", "onnxruntime-genai": "^"}

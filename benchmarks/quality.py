@@ -26,10 +26,12 @@ from contestants import CALIBRATION, GENAI, GGUF_TYPES, SCHEMES, SIGMA, WINDOW, 
 from pareto import draw
 from tqdm import tqdm
 
-from llmkg_lab import cache, reference, texts
-from llmkg_lab.quality import divergence, score_windows
-from llmkg_lab.reference import DecoderReference
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.base import cache
+from llmkg_lab.data import texts
+from llmkg_lab.measure.quality import divergence, score_windows
+from llmkg_lab.reference import outputs as reference
+from llmkg_lab.reference.outputs import DecoderReference
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 CORPORA = ("wikitext2", "lee_background")
 METRICS = {"kl": "kl_mean", "perplexity_ratio": "perplexity_ratio", "top1": "top1_agreement"}

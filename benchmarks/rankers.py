@@ -12,9 +12,9 @@ from contestants import code_hash
 from embedders import FIGURE, METRICS, SCHEMES, SENTENCES, beside_pytorch, sentences
 from measure import Benchmark
 
-from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert_all
+from llmkg_lab.convert.to_onnx import convert_all
+from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.sources import fetch
 
 TITLES = {key: title.replace("text", "pair") for key, title in METRICS.items()}

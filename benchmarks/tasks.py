@@ -26,9 +26,10 @@ from contestants import Contestant, Weights
 from quality import CORPORA
 from tqdm import tqdm
 
-from llmkg_lab import cache, texts
-from llmkg_lab.quality import Decoder
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.base import cache
+from llmkg_lab.data import texts
+from llmkg_lab.measure.quality import Decoder
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 TASKS = {
     "LAMBADA": "lambada/bpb_0shot",

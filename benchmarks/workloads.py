@@ -33,7 +33,7 @@ class Workload:
 class Ours:
     def __init__(self, model: str, work: Workload) -> None:
         from llmkg_lab.artifact import Artifact
-        from llmkg_lab.runtime.ort import Decoder
+        from llmkg_lab.runtime.ort.decoder import Decoder
 
         room = work.prompt + work.steps
         self._decoder = Decoder(Artifact.open(model), work.threads, room)
@@ -116,7 +116,7 @@ class PyTorch:
 class OurEmbedder:
     def __init__(self, model: str, work: Workload) -> None:
         from llmkg_lab.artifact import Artifact
-        from llmkg_lab.runtime.ort import Embedder
+        from llmkg_lab.runtime.ort.decoder import Embedder
 
         self._embedder = Embedder(Artifact.open(model), work.threads, work.provider)
 
@@ -189,7 +189,7 @@ class LlamaCppEmbedder:
 class OurRanker:
     def __init__(self, model: str, work: Workload) -> None:
         from llmkg_lab.artifact import Artifact
-        from llmkg_lab.runtime.ranker import Ranker
+        from llmkg_lab.runtime.ort.ranker import Ranker
 
         self._ranker = Ranker(Artifact.open(model), work.threads)
 

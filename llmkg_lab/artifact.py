@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from llmkg_lab.errors import LabError
+from llmkg_lab.base.errors import LabError
 
 FORMAT = "llmkg-lab/artifact/1"
 MANIFEST = "manifest.json"
+ALIGNMENT = 64  # bytes of a tensor in the data file; kernels then read mapped weights in place
 
 
 class ArtifactError(LabError):

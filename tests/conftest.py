@@ -11,8 +11,8 @@ import pytest
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.scheme import Scheme
 
 
 def _package_folder(name: str) -> Path:

@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 
-from llmkg_lab.architectures import UnsupportedError
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.quantize.blockwise import round_to_nearest
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.models.base import UnsupportedError
+from llmkg_lab.quantize.blocks.rounding import round_to_nearest
+from llmkg_lab.scheme import Scheme
 
 LLAMA = {
     "vocab_size": 131,

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.export.gguf import export
-from llmkg_lab.quantize import Scheme
+from llmkg_lab.convert.to_gguf import export
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.backend import CandleBackend, OrtBackend
-from llmkg_lab.runtime.generate import GenerationConfig, generate_text
-from llmkg_lab.runtime.ort import Decoder, Embedder
+from llmkg_lab.runtime.candle.worker import BackendError
+from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.selection import open_backend
-from llmkg_lab.runtime.tokenizer import Tokenizer
-from llmkg_lab.runtime.worker import BackendError
+from llmkg_lab.runtime.text.generate import GenerationConfig, generate_text
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import fetch
 
 PROMPT = "Once upon a time"

@@ -18,11 +18,15 @@ import nbformat
 import psutil
 import pytest
 
-from llmkg_lab import batch, catalog, cores, notebook, paths, watch
 from llmkg_lab.artifact import verify
-from llmkg_lab.errors import LabError
-from llmkg_lab.execute import execute
-from llmkg_lab.notebook import NotebookError
+from llmkg_lab.base import cores, paths
+from llmkg_lab.base.errors import LabError
+from llmkg_lab.batch import jobs as batch
+from llmkg_lab.batch import notebook
+from llmkg_lab.batch.execute import execute
+from llmkg_lab.batch.notebook import NotebookError
+from llmkg_lab.cli import watch
+from llmkg_lab.roster import catalog
 
 VARIANT = """\
 title: {name}

@@ -6,13 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
+from llmkg_lab.convert.to_onnx import convert
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.batch_decoder import BatchDecoder
-from llmkg_lab.runtime.ort import Decoder
-from llmkg_lab.runtime.sampling import Sampler
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.runtime.ort.batch_decoder import BatchDecoder
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.runtime.text.sampling import Sampler
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.scheme import Scheme
 
 IDS = np.random.default_rng(1).integers(0, 131, 300)
 CLOSE = {"rtol": 0, "atol": 1e-4}  # float32 sums in another order

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quality import score_windows
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.reference import decoder_reference
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.measure.quality import score_windows
+from llmkg_lab.reference.outputs import decoder_reference
+from llmkg_lab.scheme import Scheme
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -257,7 +257,7 @@ def test_an_encoders_change_is_paired():
     """Spearman's interval is of all texts; that of the change, of the same pairs both times."""
     import encoders
 
-    from llmkg_lab.estimate import Estimate
+    from llmkg_lab.measure.estimate import Estimate
 
     metrics = {
         "cosine_mean": Estimate(0.99, 0.98, 1.0, 9, "texts"),

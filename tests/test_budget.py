@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from llmkg_lab.quantize import Layout, Scheme, SchemeError, budget
-from llmkg_lab.quantize.sensitivity import Option, Sensitivities, SensitivityError
+from llmkg_lab.quantize.budget import allocate as budget
+from llmkg_lab.quantize.budget.price import Option, Sensitivities, SensitivityError
+from llmkg_lab.scheme import Layout, Scheme, SchemeError
 
 LAYOUT = Layout(4, 32, False, True)
 FIXED = 7  # bytes

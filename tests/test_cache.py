@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmkg_lab import cache
+from llmkg_lab.base import cache
 
 
 @pytest.fixture

@@ -8,18 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkg_lab import paths, texts
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.base import paths
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert, convert_all
-from llmkg_lab.quantize import Layout, Scheme, SchemeError
-from llmkg_lab.quantize.blockwise import round_to_nearest
-from llmkg_lab.quantize.calibrate import calibrate
-from llmkg_lab.quantize.equivalent import Rescaled, equalized, random_rescaling
-from llmkg_lab.quantize.gptq import factored, gptq
-from llmkg_lab.quantize.grid import cover, search_grid
-from llmkg_lab.reference import load_model
-from llmkg_lab.runtime.ort import Decoder
+from llmkg_lab.convert.to_onnx import convert, convert_all
+from llmkg_lab.data import texts
+from llmkg_lab.quantize.blocks.grid import cover, search_grid
+from llmkg_lab.quantize.blocks.rounding import round_to_nearest
+from llmkg_lab.quantize.solve.decoder import calibrate
+from llmkg_lab.quantize.solve.equalize import Rescaled, equalized, random_rescaling
+from llmkg_lab.quantize.solve.gptq import factored, gptq
+from llmkg_lab.reference.outputs import load_model
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.scheme import Layout, Scheme, SchemeError
 
 LAYOUTS = [Layout(bits, size, sym) for bits in (4, 8) for size in (32, 64) for sym in (True, False)]
 

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmkg_lab import texts
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme, encoder
-from llmkg_lab.quantize.calibration import PROSE
-from llmkg_lab.quantize.revised import Revised
-from llmkg_lab.runtime.ort import Embedder
-from llmkg_lab.texts import Text, TextError, load
+from llmkg_lab.checkpoint.revised import Revised
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.data import texts
+from llmkg_lab.data.texts import Text, TextError, load
+from llmkg_lab.quantize.solve import encoder
+from llmkg_lab.quantize.solve.text import PROSE
+from llmkg_lab.runtime.ort.decoder import Embedder
+from llmkg_lab.scheme import Scheme
 
 SENTENCES = [
     "A man is playing a guitar on the street.",

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.export.gguf import export
+from llmkg_lab.convert.to_gguf import export
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.candle import CandleDecoder
+from llmkg_lab.runtime.candle.decoder import CandleDecoder
 
 
 def test_logits_are_the_models_however_the_tokens_are_fed(tiny_llama, tmp_path):

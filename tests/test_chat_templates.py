@@ -2,10 +2,10 @@
 
 import pytest
 
-from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
 from llmkg_lab.sources import fetch
 
 TALK = [

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 from llmkg_lab.artifact import Artifact, verify
-from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.cli import using
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.runtime.generate import GenerationConfig, generate_text
-from llmkg_lab.runtime.ort import Decoder, Embedder
-from llmkg_lab.runtime.ranker import Ranker
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.cli.commands import using
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.roster.catalog import find_variant
+from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
+from llmkg_lab.runtime.ort.ranker import Ranker
+from llmkg_lab.runtime.text.generate import GenerationConfig, generate_text
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import fetch
 
 COMMAND = [sys.executable, "-m", "llmkg_lab.cli"]

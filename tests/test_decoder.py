@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
+from llmkg_lab.convert.to_onnx import convert
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.ort import PREFILL_CHUNK, Decoder
-from llmkg_lab.runtime.sampling import Sampler
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.runtime.ort.decoder import PREFILL_CHUNK, Decoder
+from llmkg_lab.runtime.text.sampling import Sampler
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.scheme import Scheme
 
 PROMPTS = [
     "The capital of France is",

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmkg_lab import device
-from llmkg_lab.recommendation import recommend
+from llmkg_lab.base import machine as device
+from llmkg_lab.results.recommendation import recommend
 
 PROFILE = device.Profile(
     cpu="Some CPU",

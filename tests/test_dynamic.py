@@ -5,14 +5,13 @@ import onnxruntime
 import pytest
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.graph import DataFile, Graph
-from llmkg_lab.layers import Layers
-from llmkg_lab.quantize import Layout, Scheme
-from llmkg_lab.quantize.blockwise import round_to_nearest
-from llmkg_lab.quantize.scheme import SchemeError
-from llmkg_lab.runtime.ort import Embedder
-from llmkg_lab.store import Matrix
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.graph.layers import Layers
+from llmkg_lab.graph.store import Matrix
+from llmkg_lab.graph.writer import DataFile, Graph
+from llmkg_lab.quantize.blocks.rounding import round_to_nearest
+from llmkg_lab.runtime.ort.decoder import Embedder
+from llmkg_lab.scheme import Layout, Scheme, SchemeError
 
 TEXTS = ["A man is eating food.", "The girl is carrying a baby.", "A cheetah runs. " * 20, "Café"]
 

@@ -10,19 +10,21 @@ from lab_browser import browser, needs_chromium, run_all_cells, server
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from llmkg_lab import labels, paths
+from llmkg_lab.base import paths
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.errors import LabError
-from llmkg_lab.explorer import charts, grid, points, tensors
-from llmkg_lab.explorer.duel import Duel
 from llmkg_lab.explorer.jobs import CANCELLED, DONE, FAILED, Job, Worker, describe
 from llmkg_lab.explorer.panels.own_text import ADDED, KL, shade, strip
-from llmkg_lab.explorer.peers import OURS_THERE, peers_of
-from llmkg_lab.explorer.points import Point
+from llmkg_lab.explorer.questions import grid, points, tensors
+from llmkg_lab.explorer.questions.duel import Duel
+from llmkg_lab.explorer.questions.peers import OURS_THERE, peers_of
+from llmkg_lab.explorer.questions.points import Point
+from llmkg_lab.explorer.questions.tokens import TokenScores, _pieces
 from llmkg_lab.explorer.state import State
-from llmkg_lab.explorer.tokens import TokenScores, _pieces
-from llmkg_lab.quantize import Layout
-from llmkg_lab.quantize.sensitivity import Option, Sensitivities
+from llmkg_lab.explorer.view import charts
+from llmkg_lab.quantize.budget.price import Option, Sensitivities
+from llmkg_lab.report import labels
+from llmkg_lab.scheme import Layout
 
 NARROW, WIDE = Layout(4, 32, True), Layout(8, 32, True)
 VOILA = ["voila", "explore.ipynb", "--template=offline"]

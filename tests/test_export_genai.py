@@ -5,8 +5,8 @@ import json
 import onnx
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.scheme import Scheme
 
 
 def test_the_config_says_what_the_graph_has(tiny_llama, tmp_path):

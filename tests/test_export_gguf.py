@@ -14,10 +14,10 @@ from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save_file
 from tiny_checkpoints import CONFIG, TENSORS, permute, write_safetensors
 
-from llmkg_lab.architectures import UnsupportedError
 from llmkg_lab.artifact import verify
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.export import gguf as exporter
+from llmkg_lab.convert import to_gguf as exporter
+from llmkg_lab.models.base import UnsupportedError
 
 Kind = gguf.GGMLQuantizationType
 TRICKY = [

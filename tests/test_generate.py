@@ -3,9 +3,9 @@
 import pytest
 
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.generate import GenerationConfig, end_tokens, generate_text
-from llmkg_lab.runtime.ort import Decoder
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.runtime.text.generate import GenerationConfig, end_tokens, generate_text
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 GREEDY = GenerationConfig(temperature=0, repetition_penalty=1.0, max_tokens=40)
 STORY = "Once upon a time, there was a café in"

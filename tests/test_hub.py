@@ -14,7 +14,7 @@ REPO = "someone/tiny-llama"
 CHUNK = constants.DOWNLOAD_CHUNK_SIZE  # what the client writes at a time
 FETCH = """
 import json, sys
-from llmkg_lab.errors import LabError
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.sources import fetch_repo
 try:
     fetched = fetch_repo(sys.argv[1], revision=sys.argv[2] or None)

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.scheme import Scheme
 
 
 def test_calls_leave_no_memory_behind(tiny_llama, make_artifact, tmp_path, monkeypatch):

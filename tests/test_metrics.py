@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from llmkg_lab import metrics
-from llmkg_lab.estimate import estimate
-from llmkg_lab.metrics.continuation import Continuation
-from llmkg_lab.metrics.divergence import Divergence
-from llmkg_lab.metrics.embedding_fidelity import EmbeddingFidelity
-from llmkg_lab.metrics.human_agreement import HumanAgreement
+from llmkg_lab.measure import metrics
+from llmkg_lab.measure.estimate import estimate
+from llmkg_lab.measure.metrics.continuation import Continuation
+from llmkg_lab.measure.metrics.divergence import Divergence
+from llmkg_lab.measure.metrics.embedding_fidelity import EmbeddingFidelity
+from llmkg_lab.measure.metrics.human_agreement import HumanAgreement
 
 RNG = np.random.default_rng(7)
 VECTORS = RNG.normal(size=(40, 8))

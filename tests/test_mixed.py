@@ -7,19 +7,24 @@ import numpy as np
 import pytest
 import torch
 
-from llmkg_lab import paths, texts
-from llmkg_lab.architectures import architecture_of
+from llmkg_lab.base import paths
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.graph import DataFile, Graph
-from llmkg_lab.layers import Layers
-from llmkg_lab.quantize import Scheme, SchemeError, budget, calibrate, distill, sensitivity
-from llmkg_lab.quantize.blockwise import round_to_nearest
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.data import texts
+from llmkg_lab.graph.builders import architecture_of
+from llmkg_lab.graph.layers import Layers
+from llmkg_lab.graph.store import Plan
+from llmkg_lab.graph.writer import DataFile, Graph
+from llmkg_lab.models.units import units_of
+from llmkg_lab.quantize.blocks.rounding import round_to_nearest
+from llmkg_lab.quantize.budget import allocate as budget
+from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.prepare import prepare
-from llmkg_lab.quantize.units import units_of
-from llmkg_lab.reference import load_model
-from llmkg_lab.runtime.ort import Decoder
-from llmkg_lab.store import Plan
+from llmkg_lab.quantize.solve import decoder as calibrate
+from llmkg_lab.quantize.solve import distill
+from llmkg_lab.reference.outputs import load_model
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.scheme import Scheme, SchemeError
 
 
 @pytest.fixture(scope="module")

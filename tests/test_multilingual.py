@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import spearmanr
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.reference import embedder_reference
-from llmkg_lab.runtime.ort import Embedder
-from llmkg_lab.texts import load_pairs
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.data.texts import load_pairs
+from llmkg_lab.reference.outputs import embedder_reference
+from llmkg_lab.runtime.ort.decoder import Embedder
+from llmkg_lab.scheme import Scheme
 
 PAIRS = 200  # of the STS benchmark's test split
 

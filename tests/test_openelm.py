@@ -11,15 +11,16 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from llmkg_lab.architectures import UnsupportedError, openelm
-from llmkg_lab.catalog import SourceSpec, find_variant
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.export import gguf
-from llmkg_lab.openelm_model import OpenELM, continue_greedily
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.reference import _load_openelm, decoder_reference, load_model
-from llmkg_lab.runtime.ort import Decoder
+from llmkg_lab.convert import to_gguf as gguf
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.graph import openelm
+from llmkg_lab.models.base import UnsupportedError
+from llmkg_lab.reference.openelm import OpenELM, continue_greedily
+from llmkg_lab.reference.outputs import _load_openelm, decoder_reference, load_model
+from llmkg_lab.roster.catalog import SourceSpec, find_variant
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import fetch
 
 CONFIG = {

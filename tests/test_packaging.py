@@ -9,7 +9,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from llmkg_lab import catalog, paths
+from llmkg_lab.base import paths
+from llmkg_lab.roster import catalog
 
 CONDA_NAMES = {"pytorch": "torch"}  # conda-forge's name -> the Python registry's
 

@@ -13,11 +13,11 @@ import pytest
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.runtime import packed
-from llmkg_lab.runtime.ort import Decoder, Embedder
-from llmkg_lab.runtime.packed_cache import RECENT, STALE, STAMP, PackedFolder, clean
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.runtime.ort import packed
+from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
+from llmkg_lab.runtime.ort.packed_cache import RECENT, STALE, STAMP, PackedFolder, clean
+from llmkg_lab.scheme import Scheme
 
 TEXTS = ["A cat sits.", "Stocks fell on Monday."]
 
@@ -40,7 +40,7 @@ CODE = """
 import json, sys
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import packed
-from llmkg_lab.runtime.ort import Decoder
+from llmkg_lab.runtime.ort.decoder import Decoder
 kind, folder = sys.argv[1:]
 if kind == "copied":
     packed.WORTH = 1 << 60  # no artifact is worth it
@@ -118,7 +118,7 @@ import re, sys
 from pathlib import Path
 import numpy as np
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.runtime.packed import open_artifact
+from llmkg_lab.runtime.ort.packed import open_artifact
 artifact, shares, taken = Artifact.open(sys.argv[1]), sys.argv[2] == "shared", []
 inputs = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), np.ones((1, 256), int))
 inputs["token_type_ids"] = inputs["token_type_ids"] * 0

@@ -9,15 +9,16 @@ import sys
 import numpy as np
 import pytest
 
-from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.runtime import InferenceError, packed
-from llmkg_lab.runtime.ort import PREFILL_CHUNK, Decoder
-from llmkg_lab.runtime.paged import PagedDecoder
-from llmkg_lab.runtime.residency import MappedWeights, resident
-from llmkg_lab.runtime.segments import cut
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.roster.catalog import find_variant
+from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.ort import packed
+from llmkg_lab.runtime.ort.decoder import PREFILL_CHUNK, Decoder
+from llmkg_lab.runtime.ort.paged import PagedDecoder
+from llmkg_lab.runtime.ort.residency import MappedWeights, resident
+from llmkg_lab.runtime.ort.segments import cut
+from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import fetch
 
 ENOUGH = 4 << 30  # bytes: more than this process has, so that all stays
@@ -132,10 +133,10 @@ def test_what_does_not_fit_is_said(openelm, tmp_path):
 CODE = """
 import json, sys
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.runtime.ort import Decoder
-from llmkg_lab.runtime.paged import PagedDecoder
-from llmkg_lab.runtime.residency import limit_data
-from llmkg_lab.speed import peak_memory
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.runtime.ort.paged import PagedDecoder
+from llmkg_lab.runtime.ort.residency import limit_data
+from llmkg_lab.measure.speed import peak_memory
 kind, memory, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 artifact = Artifact.open(folder)
 if memory:

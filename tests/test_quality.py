@@ -12,9 +12,10 @@ from scipy.special import log_softmax, rel_entr, softmax
 from tokenizers import Tokenizer
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.estimate import Estimate
-from llmkg_lab.quality import (
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.data.texts import Pairs, Text, load, windows
+from llmkg_lab.measure.estimate import Estimate
+from llmkg_lab.measure.quality import (
     Quality,
     QualityError,
     judge,
@@ -22,10 +23,9 @@ from llmkg_lab.quality import (
     validate_decoder,
     validate_embedder,
 )
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.reference import decoder_reference, embedder_reference
-from llmkg_lab.runtime.ort import Decoder, Embedder
-from llmkg_lab.texts import Pairs, Text, load, windows
+from llmkg_lab.reference.outputs import decoder_reference, embedder_reference
+from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
+from llmkg_lab.scheme import Scheme
 
 TEXT = Text("made up", "this test", "0" * 64, "")
 

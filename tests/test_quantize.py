@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from llmkg_lab.graph import DataFile, Graph
-from llmkg_lab.layers import Layers
-from llmkg_lab.quantize import Layout, Scheme, SchemeError
-from llmkg_lab.quantize.blockwise import round_to_nearest, search
-from llmkg_lab.quantize.grid import TINY, cover, inverse
-from llmkg_lab.quantize.packing import pack, unpack
-from llmkg_lab.store import Matrix
+from llmkg_lab.graph.layers import Layers
+from llmkg_lab.graph.store import Matrix
+from llmkg_lab.graph.writer import DataFile, Graph
+from llmkg_lab.quantize.blocks.grid import TINY, cover, inverse
+from llmkg_lab.quantize.blocks.packing import pack, unpack
+from llmkg_lab.quantize.blocks.rounding import round_to_nearest, search
+from llmkg_lab.scheme import Layout, Scheme, SchemeError
 
 LAYOUTS = [
     Layout(bits, block_size, symmetric)
@@ -79,8 +79,9 @@ def test_compiled_rounding_is_numpys_bit_for_bit(weight, layout):
 def test_rounding_works_where_no_folder_takes_what_was_compiled():
     code = (
         "import numpy as np\n"
-        "from llmkg_lab.quantize import Layout, kernels\n"
-        "from llmkg_lab.quantize.blockwise import round_to_nearest\n"
+        "from llmkg_lab.quantize.blocks import kernels\n"
+        "from llmkg_lab.scheme import Layout\n"
+        "from llmkg_lab.quantize.blocks.rounding import round_to_nearest\n"
         "print(round_to_nearest(np.ones((1, 32), np.float32), Layout(8, 32, True)).scales.item())\n"
         "print(kernels.round_blocks.stats.cache_path)"
     )

@@ -7,15 +7,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
-from llmkg_lab import catalog, texts
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.metrics.ranking_fidelity import ndcg
-from llmkg_lab.quality import judge, validate_ranker
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.reference import ranker_reference
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.data import texts
+from llmkg_lab.measure.metrics.ranking_fidelity import ndcg
+from llmkg_lab.measure.quality import judge, validate_ranker
+from llmkg_lab.reference.outputs import ranker_reference
+from llmkg_lab.roster import catalog
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.ranker import Ranker
+from llmkg_lab.runtime.ort.ranker import Ranker
+from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import fetch
 
 PAIRS = [

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
-from llmkg_lab.reference import decoder_reference, embedder_reference, load_model
-from llmkg_lab.texts import TextError, load_pairs
+from llmkg_lab.data.texts import TextError, load_pairs
+from llmkg_lab.reference.outputs import decoder_reference, embedder_reference, load_model
 
 WINDOWS = np.random.default_rng(0).integers(0, 131, (2, 40))
 
@@ -188,7 +188,7 @@ def test_all_minilm_reaches_its_published_correlation(minilm_folder):
 CACHED = """
 import sys
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.reference import decoder_reference
+from llmkg_lab.reference.outputs import decoder_reference
 import numpy as np
 windows = np.random.default_rng(0).integers(0, 131, (2, 40))
 reference = decoder_reference(open_checkpoint(sys.argv[1]), windows, [[5, 6]], 4)

@@ -8,8 +8,10 @@ import sys
 
 import pytest
 
-from llmkg_lab import catalog, paths, registry
-from llmkg_lab.registry import RegistryError
+from llmkg_lab.base import paths
+from llmkg_lab.results import registry
+from llmkg_lab.results.registry import RegistryError
+from llmkg_lab.roster import catalog
 
 MINILM, SMOLLM2 = "minilm/all_minilm_l6_v2", "smollm/smollm2_135m_instruct"
 
@@ -139,7 +141,7 @@ def test_the_same_results_give_the_same_bytes_wherever_they_lie(outputs, artifac
     other = tmp_path / "elsewhere"
     write_result(other, SMOLLM2, artifact, {"fp32": "pass"})  # in another order
     write_result(other, MINILM, artifact, {"int8": "pass", "int4": "below target"})
-    command = [sys.executable, "-m", "llmkg_lab.registry"]
+    command = [sys.executable, "-m", "llmkg_lab.results.registry"]
     for folder in (outputs, other):
         subprocess.run([*command, folder], check=True, cwd=paths.ROOT)
     assert (outputs / "registry.json").read_bytes() == (other / "registry.json").read_bytes()
@@ -155,7 +157,7 @@ def test_a_broken_result_is_named_and_the_registry_stays_as_it_was(outputs):
     (outputs / MINILM / "result.json").write_text("{")
     with pytest.raises(RegistryError, match=r"all_minilm_l6_v2.result\.json is not JSON"):
         registry.build(outputs)
-    command = [sys.executable, "-m", "llmkg_lab.registry", outputs]
+    command = [sys.executable, "-m", "llmkg_lab.results.registry", outputs]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT)
     assert ended.returncode == 1
     assert "Traceback" not in ended.stderr

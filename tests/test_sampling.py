@@ -14,7 +14,7 @@ from transformers.generation.logits_process import (
 )
 
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.sampling import Sampler
+from llmkg_lab.runtime.text.sampling import Sampler
 
 VOCAB = 60
 options = st.fixed_dictionaries(

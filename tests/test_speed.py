@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from llmkg_lab import cores
+from llmkg_lab.base import cores
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.speed import SpeedError, Workload, measure, summarize, weight_bytes_per_token
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.measure.speed import SpeedError, Workload, measure, summarize, weight_bytes_per_token
+from llmkg_lab.scheme import Scheme
 
 SHORT = Workload(prompt_tokens=20, prefills=2, decode_steps=7, embeddings=6, batches=3)
 

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.stopping import StopStrings
+from llmkg_lab.runtime.text.stopping import StopStrings
 
 # Two letters make stop strings overlap one another and themselves all the time.
 texts = st.text("ab", max_size=30)

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer as Core
 
-from llmkg_lab import catalog
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.runtime.tokenizer import Tokenizer
-from llmkg_lab.sources import SourceError, fetch, shapes, tokenizers
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.models import published as shapes
+from llmkg_lab.roster import catalog
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.scheme import Scheme
+from llmkg_lab.sources import SourceError, fetch, tokenizers
 
 ONE_A_FORM = [  # tied, untied with added tokens, layer-wise, encoder, classifier
     "smollm_135m",

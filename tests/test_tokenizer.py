@@ -8,7 +8,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.tokenizer import DetokenizeStream, Tokenizer
+from llmkg_lab.runtime.text.tokenizer import DetokenizeStream, Tokenizer
 
 CORPUS = ["the quick brown fox jumps over the lazy dog", "thé quick bröwn föx  jumps € over 😀"]
 CHATML = (

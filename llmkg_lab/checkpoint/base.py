@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from llmkg_lab.errors import LabError
+from llmkg_lab.base.errors import LabError
 
 
 class CheckpointError(LabError):

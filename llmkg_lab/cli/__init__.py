@@ -6,11 +6,11 @@ What a command needs is imported when it runs, so that --help is fast.
 import signal
 import sys
 
-from llmkg_lab import console
+from llmkg_lab.base.errors import LabError
+from llmkg_lab.cli import console
 from llmkg_lab.cli.application import app
-from llmkg_lab.errors import LabError
 
-from llmkg_lab.cli import making, using, machine, roster  # noqa: F401  # isort: skip
+from llmkg_lab.cli.commands import making, using, machine, roster  # noqa: F401  # isort: skip
 
 
 def main() -> None:

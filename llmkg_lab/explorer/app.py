@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import ipywidgets as widgets
 from IPython.display import display
 
-from llmkg_lab.explorer import style
 from llmkg_lab.explorer.jobs import Job, Worker
 from llmkg_lab.explorer.panels.budget import Budget
 from llmkg_lab.explorer.panels.chooser import Chooser
@@ -14,6 +13,7 @@ from llmkg_lab.explorer.panels.pareto import Pareto
 from llmkg_lab.explorer.panels.sensitivity_map import SensitivityMap
 from llmkg_lab.explorer.panels.side_by_side import SideBySide
 from llmkg_lab.explorer.state import State
+from llmkg_lab.explorer.view import style
 
 
 class Explorer:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from llmkg_lab.errors import LabError
+from llmkg_lab.base.errors import LabError
 
 INTERVAL = 0.1  # seconds between two reports of progress to the interface
 

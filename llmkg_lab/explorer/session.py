@@ -16,20 +16,22 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from llmkg_lab import cache, paths, report, texts
 from llmkg_lab.artifact import Artifact, ArtifactError
-from llmkg_lab.catalog import Variant, find_variant, roster
+from llmkg_lab.base import cache, paths
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import convert
-from llmkg_lab.errors import LabError
-from llmkg_lab.estimate import Estimate
-from llmkg_lab.explorer.points import OURS, Point, reported
-from llmkg_lab.quality import validate_decoder
-from llmkg_lab.quantize import Scheme
+from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.data import texts
+from llmkg_lab.explorer.questions.points import OURS, Point, reported
+from llmkg_lab.measure.estimate import Estimate
+from llmkg_lab.measure.quality import validate_decoder
 from llmkg_lab.quantize.prepare import watcher
-from llmkg_lab.reference import DecoderReference, decoder_reference
-from llmkg_lab.runtime.ort import Decoder
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
+from llmkg_lab.report import frame as report
+from llmkg_lab.roster.catalog import Variant, find_variant, roster
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import Fetched, availability, fetch
 
 DECODERS = 3  # kept open

@@ -8,11 +8,11 @@ from functools import lru_cache
 
 from traitlets import HasTraits, Instance, Int, Tuple, Unicode
 
-from llmkg_lab.errors import LabError
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.explorer.session import Session
-from llmkg_lab.quantize import Layout
-from llmkg_lab.quantize.budget import allocate, frontier, mix
-from llmkg_lab.quantize.sensitivity import Sensitivities
+from llmkg_lab.quantize.budget.allocate import allocate, frontier, mix
+from llmkg_lab.quantize.budget.price import Sensitivities
+from llmkg_lab.scheme import Layout
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,21 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 from tqdm import tqdm
 
-from llmkg_lab import texts
 from llmkg_lab.checkpoint.base import Checkpoint
-from llmkg_lab.quantize import budget, fallback, sensitivity
-from llmkg_lab.quantize.blockwise import Quantized, round_to_nearest, search
-from llmkg_lab.quantize.calibrate import TOKENS, calibrate
-from llmkg_lab.quantize.calibration import CORPORA, PROSE, WINDOW, calibration_text, check_form
-from llmkg_lab.quantize.equivalent import equalized
-from llmkg_lab.quantize.gptq import DAMPING
-from llmkg_lab.quantize.revised import Revised
-from llmkg_lab.quantize.scheme import Layout, Scheme, SchemeError
-from llmkg_lab.quantize.sensitivity import Sensitivities
-from llmkg_lab.quantize.units import HEAD, TABLE
-from llmkg_lab.texts import Text, TextError
+from llmkg_lab.checkpoint.revised import Revised
+from llmkg_lab.data import texts
+from llmkg_lab.data.texts import Text, TextError
+from llmkg_lab.models.units import HEAD, TABLE
+from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest, search
+from llmkg_lab.quantize.budget import allocate as budget
+from llmkg_lab.quantize.budget import even as fallback
+from llmkg_lab.quantize.budget import price as sensitivity
+from llmkg_lab.quantize.budget.price import Sensitivities
+from llmkg_lab.quantize.solve.decoder import TOKENS, calibrate
+from llmkg_lab.quantize.solve.equalize import equalized
+from llmkg_lab.quantize.solve.gptq import DAMPING
+from llmkg_lab.quantize.solve.text import CORPORA, PROSE, WINDOW, calibration_text, check_form
+from llmkg_lab.scheme import Layout, Scheme, SchemeError
 
 # Told of each step (done, total, what) in place of a text bar; what it raises stops the work.
 watcher: ContextVar[Callable[[int, int, str], None] | None] = ContextVar("watcher", default=None)
@@ -74,7 +76,9 @@ def prepare(
     except TextError as error:
         return _without_text(checkpoint, scheme, error)
     if is_encoder:
-        from llmkg_lab.quantize import encoder  # torch: seconds that a plain scheme need not wait
+        from llmkg_lab.quantize.solve import (
+            encoder,  # torch: seconds that a plain scheme need not wait
+        )
 
         with _bar(f"{scheme.name}, calibration", "layer") as show:
             return Prepared(*encoder.prepare(checkpoint, scheme, text, show))
@@ -134,7 +138,7 @@ def _distilled(
     layouts: Mapping[str, Layout],
     text: Text,
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
-    from llmkg_lab.quantize import distill  # torch
+    from llmkg_lab.quantize.solve import distill  # torch
 
     tied = bool(checkpoint.config.get("tie_word_embeddings", False))
     table = layouts.get(TABLE, scheme.table(is_head=tied))

@@ -1,6 +1,6 @@
 """Running artifacts: tokenizer, decoder and embedder sessions, sampling, text generation."""
 
-from llmkg_lab.errors import LabError
+from llmkg_lab.base.errors import LabError
 
 
 class InferenceError(LabError):

@@ -10,16 +10,16 @@ import numpy as np
 import psutil
 
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.base.cores import default_threads
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.cores import default_threads
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.caches import CacheStats, CachingTokenizer, vector_cache
-from llmkg_lab.runtime.generate import GenerationConfig, generate_text
-from llmkg_lab.runtime.ort import Decoder, Embedder
-from llmkg_lab.runtime.paged import PagedDecoder
-from llmkg_lab.runtime.session import CPU
-from llmkg_lab.runtime.tokenizer import Message
-from llmkg_lab.runtime.worker import Worker, WorkerDecoder
+from llmkg_lab.runtime.candle.worker import Worker, WorkerDecoder
+from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
+from llmkg_lab.runtime.ort.paged import PagedDecoder
+from llmkg_lab.runtime.ort.session import CPU
+from llmkg_lab.runtime.text.generate import GenerationConfig, generate_text
+from llmkg_lab.runtime.text.tokenizer import Message
 
 GENERATES = "text-generation"
 EMBEDS = ("sentence-embedding", "feature-extraction")

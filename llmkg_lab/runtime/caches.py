@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import tokenizers
 
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 PROMPTS_BYTES = 4 << 20  # some hundred long prompts
 VECTORS_BYTES = 32 << 20  # 20,000 texts of 384 dimensions

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from llmkg_lab.artifact import MANIFEST, Artifact
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.errors import LabError
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.backend import (
     EMBEDS,
@@ -22,8 +22,8 @@ from llmkg_lab.runtime.backend import (
     Metadata,
     OrtBackend,
 )
-from llmkg_lab.runtime.sampling import Sampler
-from llmkg_lab.runtime.worker import BackendError
+from llmkg_lab.runtime.candle.worker import BackendError
+from llmkg_lab.runtime.text.sampling import Sampler
 
 log = logging.getLogger(__name__)
 

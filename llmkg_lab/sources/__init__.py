@@ -8,13 +8,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from llmkg_lab.catalog import SourceSpec, Variant
+from llmkg_lab.roster.catalog import SourceSpec, Variant
+from llmkg_lab.roster.strict_yaml import nearest
 from llmkg_lab.sources import hub as _hub  # noqa: F401  (the modules register their kinds)
 from llmkg_lab.sources import local as _local  # noqa: F401
 from llmkg_lab.sources import synthetic
 from llmkg_lab.sources.base import SOURCES, Fetched, Progress, SourceError, UnavailableError
 from llmkg_lab.sources.borrowed import with_tokenizer
-from llmkg_lab.strict_yaml import nearest
 
 __all__ = [
     "Fetched",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from llmkg_lab.catalog import SourceSpec
-from llmkg_lab.errors import LabError
+from llmkg_lab.base.errors import LabError
+from llmkg_lab.roster.catalog import SourceSpec
 
 Progress = Callable[[int, int, str], None]  # bytes there, bytes in all, what is being fetched
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 
-from llmkg_lab.catalog import SourceSpec
+from llmkg_lab.roster.catalog import SourceSpec
 from llmkg_lab.sources.base import SOURCES, Fetched, SourceError
 from llmkg_lab.sources.hub import patiently
 from llmkg_lab.sources.hub_errors import explain

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
-from llmkg_lab.catalog import SourceSpec
+from llmkg_lab.roster.catalog import SourceSpec
 from llmkg_lab.sources.base import Fetched, Progress, SourceError, UnavailableError, source
 from llmkg_lab.sources.hub_errors import explain, retry_after, root, status
 from llmkg_lab.sources.hub_files import checkpoint_files

@@ -3,7 +3,7 @@
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
-from llmkg_lab.catalog import SourceSpec
+from llmkg_lab.roster.catalog import SourceSpec
 from llmkg_lab.sources.base import Fetched, Progress, UnavailableError, source
 
 

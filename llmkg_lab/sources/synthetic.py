@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from llmkg_lab import paths
-from llmkg_lab.catalog import SourceSpec, Variant
-from llmkg_lab.sources import shapes, tokenizers
+from llmkg_lab.base import paths
+from llmkg_lab.models import published as shapes
+from llmkg_lab.models.published import Shape
+from llmkg_lab.roster.catalog import SourceSpec, Variant
+from llmkg_lab.sources import tokenizers
 from llmkg_lab.sources.base import Fetched, Progress, SourceError, UnavailableError, source
-from llmkg_lab.sources.shapes import Shape
 
 KIND = "synthetic"
 SIZES = ("full", "reduced")
@@ -47,7 +48,7 @@ class SyntheticSource:
 
     def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress | None) -> Fetched:
         if reason := self.missing(spec, cache):
-            raise UnavailableError(reason, "add it to llmkg_lab/sources/shapes.yaml")
+            raise UnavailableError(reason, "add it to llmkg_lab/models/published.yaml")
         name, size = spec.options["variant"], spec.options["size"]
         shape = shapes.known()[name]
         files = _files(shape.reduced() if size == "reduced" else shape)

@@ -19,7 +19,7 @@ from tokenizers import (
     trainers,
 )
 
-from llmkg_lab import paths
+from llmkg_lab.base import paths
 from llmkg_lab.sources.base import UnavailableError
 
 Files = dict[str, bytes]  # by file name, as a checkpoint folder has them
@@ -81,7 +81,7 @@ def _in_package(name: str, path: str) -> Path | None:
 
 
 def _trained(kind: str) -> Files:
-    from llmkg_lab import texts  # lies above this module, and is rarely needed
+    from llmkg_lab.data import texts  # lies above this module, and is rarely needed
 
     try:
         lines = texts.load(["lee_background", "wikitext2"]).text.splitlines()

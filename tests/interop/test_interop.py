@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmkg_lab import reference
-from llmkg_lab.catalog import find_variant
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.export import gguf
-from llmkg_lab.runtime.candle import CandleDecoder
-from llmkg_lab.runtime.ort import Decoder
-from llmkg_lab.runtime.tokenizer import Tokenizer
+from llmkg_lab.convert import to_gguf as gguf
+from llmkg_lab.reference import outputs as reference
+from llmkg_lab.roster.catalog import find_variant
+from llmkg_lab.runtime.candle.decoder import CandleDecoder
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
 from llmkg_lab.sources import fetch
 
 HERE = Path(__file__).parent
@@ -116,7 +116,7 @@ def test_genai_and_optimum_generate_what_our_runtime_does(scheme, make_artifact)
 
 
 def test_optimum_computes_the_encoders_hidden_states(make_artifact):
-    from llmkg_lab.runtime.session import open_session
+    from llmkg_lab.runtime.ort.session import open_session
 
     artifact = make_artifact("minilm", "fp32")
     inputs = Tokenizer.from_folder(artifact.folder).encode_batch(SENTENCES, 128)

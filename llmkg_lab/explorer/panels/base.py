@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 from IPython.display import HTML, display
 
-from llmkg_lab.explorer import style
 from llmkg_lab.explorer.jobs import CANCELLED, FAILED, FINISHED, Job, describe
+from llmkg_lab.explorer.view import style
 
 if TYPE_CHECKING:
     from llmkg_lab.explorer.app import Explorer

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from llmkg_lab.explorer import charts, style
-from llmkg_lab.explorer.charts import Chart
 from llmkg_lab.explorer.jobs import Job
 from llmkg_lab.explorer.panels.base import ChartView, Panel, primary, row
-from llmkg_lab.explorer.points import Point
+from llmkg_lab.explorer.questions.points import Point
 from llmkg_lab.explorer.state import Prediction
-from llmkg_lab.quantize import sensitivity
-from llmkg_lab.quantize.budget import ACCEPTABLE, frontier
+from llmkg_lab.explorer.view import charts, style
+from llmkg_lab.explorer.view.charts import Chart
+from llmkg_lab.quantize.budget import price as sensitivity
+from llmkg_lab.quantize.budget.allocate import ACCEPTABLE, frontier
 
 if TYPE_CHECKING:
     from llmkg_lab.explorer.app import Explorer

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from llmkg_lab.explorer import style
 from llmkg_lab.explorer.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
 from llmkg_lab.explorer.session import Session, choices
+from llmkg_lab.explorer.view import style
 
 if TYPE_CHECKING:
     from llmkg_lab.explorer.app import Explorer

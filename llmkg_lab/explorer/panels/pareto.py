@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from llmkg_lab.explorer import charts, style
 from llmkg_lab.explorer.jobs import Job
 from llmkg_lab.explorer.panels.base import ChartView, Panel, primary, row
-from llmkg_lab.explorer.peers import Peers, peers_of
-from llmkg_lab.explorer.points import Point, front
-from llmkg_lab.quantize import Scheme
+from llmkg_lab.explorer.questions.peers import Peers, peers_of
+from llmkg_lab.explorer.questions.points import Point, front
+from llmkg_lab.explorer.view import charts, style
+from llmkg_lab.scheme import Scheme
 
 if TYPE_CHECKING:
     from llmkg_lab.explorer.app import Explorer

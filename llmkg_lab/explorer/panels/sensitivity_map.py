@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.explorer import charts, grid, style
-from llmkg_lab.explorer.grid import OUTSIDE, Cell
 from llmkg_lab.explorer.panels.base import ChartView, Panel, row
-from llmkg_lab.explorer.tensors import Lens, look
-from llmkg_lab.quantize import Layout
+from llmkg_lab.explorer.questions import grid
+from llmkg_lab.explorer.questions.grid import OUTSIDE, Cell
+from llmkg_lab.explorer.questions.tensors import Lens, look
+from llmkg_lab.explorer.view import charts, style
+from llmkg_lab.scheme import Layout
 
 if TYPE_CHECKING:
     from llmkg_lab.explorer.app import Explorer

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from llmkg_lab.explorer.duel import Duel, fight
 from llmkg_lab.explorer.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
-from llmkg_lab.quantize import Scheme
-from llmkg_lab.runtime.generate import GenerationConfig
+from llmkg_lab.explorer.questions.duel import Duel, fight
+from llmkg_lab.runtime.text.generate import GenerationConfig
+from llmkg_lab.scheme import Scheme
 
 if TYPE_CHECKING:
     from llmkg_lab.explorer.app import Explorer

@@ -1,0 +1,132 @@
+"""What took long to compute, kept on disk under a hash of all that went into it.
+
+Arrays by ``arrays``; other modules keep folders of their own beside them. All of it can be
+computed again, so ``clear`` may take any of it at any time.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmkg_lab.base import paths
+
+Arrays = dict[str, np.ndarray]
+KINDS = {  # folder: what it spares
+    "calibrated": "solving each layer of a calibrated scheme",
+    "distilled": "training scales",
+    "explored": "the explorer's measurements",
+    "packed": "packing weights for this processor when a model is loaded",
+    "reference": "running the original in PyTorch",
+    "sensitivities": "pricing each matrix for a byte budget",
+    "synthetic": "drawing synthetic checkpoints",
+    "token-scores": "scoring the explorer's texts",
+}
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+def arrays(kind: str, key: Mapping, compute: Callable[[], Arrays]) -> Arrays:
+    """What ``compute`` returns for ``key``, from disk where an earlier call stored it.
+
+    kind: the folder within the cache.
+    key: everything that the result depends on, as JSON (versions of libraries among it).
+    A file that is damaged is computed again. Where the disk takes no file, a warning says so.
+    """
+    if (known := stored(kind, key)) is not None:
+        return known
+    result, path = compute(), _path(kind, key)
+    try:
+        _write(path, result)
+    except OSError as error:
+        warnings.warn(f"{path.parent} takes no cache file: {error.strerror}", stacklevel=2)
+    return result
+
+
+def stored(kind: str, key: Mapping) -> Arrays | None:
+    """What an earlier call of ``arrays`` left for ``key``, None where there is nothing whole."""
+    with contextlib.suppress(*UNREADABLE):
+        return _read(_path(kind, key))
+    return None
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One folder of the cache. used: seconds since the epoch when a file of it last changed."""
+
+    kind: str
+    spares: str
+    entries: int
+    nbytes: int
+    used: float
+
+
+def kept() -> list[Kept]:
+    """What the cache holds, the largest first."""
+    root = paths.cache()
+    folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return sorted(map(_kept, folders), key=lambda found: (-found.nbytes, found.kind))
+
+
+def clear(kinds: Iterable[str]) -> int:
+    """Remove folders of the cache. Returns how many bytes were freed.
+
+    A process that has mapped a file keeps it; one that is about to store something starts anew.
+    """
+    freed = 0
+    for found in [found for found in kept() if found.kind in set(kinds)]:
+        remove(paths.cache() / found.kind)
+        freed += found.nbytes
+    return freed
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder: from one moment to the next, for those who look for it."""
+    with contextlib.suppress(OSError):
+        away = Path(tempfile.mkdtemp(prefix=".removed.", dir=folder.parent))
+        folder.rename(away / folder.name)
+        folder = away
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept(folder: Path) -> Kept:
+    stats = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # another process may have removed it
+            stats += [path.stat()] if path.is_file() else []
+    nbytes = sum(stat.st_size for stat in stats)
+    used = max((stat.st_mtime for stat in stats), default=folder.stat().st_mtime)
+    spares = KINDS.get(folder.name, "what a benchmark measured")
+    return Kept(folder.name, spares, len(list(folder.iterdir())), nbytes, used)
+
+
+def _path(kind: str, key: Mapping) -> Path:
+    content = json.dumps(key, sort_keys=True).encode()
+    return paths.cache() / kind / f"{hashlib.sha256(content).hexdigest()}.npz"
+
+
+def _read(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as file:  # the zip's CRCs are checked on the way
+        return {name: file[name] for name in file.files}
+
+
+def _write(path: Path, content: Arrays) -> None:
+    """Whole or not at all: a killed run, or one beside it, leaves no half file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **content)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

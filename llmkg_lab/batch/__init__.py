@@ -1,0 +1,1 @@
+"""Runs the notebooks of many variants, and resumes what was interrupted."""

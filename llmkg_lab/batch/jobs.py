@@ -1,0 +1,253 @@
+"""The batch: the notebooks of many variants, checked beforehand, run, and summed up.
+
+Snakemake runs them, each by papermill in a process of its own: it decides what has to run,
+keeps going when a variant fails, and resumes what was interrupted.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from llmkg_lab.artifact import Artifact, ArtifactError
+from llmkg_lab.base.errors import LabError
+from llmkg_lab.batch import notebook, workflow
+from llmkg_lab.results import registry
+from llmkg_lab.roster import catalog
+from llmkg_lab.roster.catalog import Variant
+from llmkg_lab.roster.strict_yaml import nearest
+from llmkg_lab.scheme import Scheme
+
+PACKAGE = Path(__file__).parents[1]
+FRONT = {"batch", "cli"}
+OWN_OPTIONS = {"variant": "name it", "out": "--out", "schemes": "--scheme", "source": "--source"}
+
+
+class BatchError(LabError):
+    """A batch that cannot be run as asked."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant's notebook and the folder that its report goes to."""
+
+    variant: Variant
+    template: Path
+    folder: Path
+    parameters: Mapping[str, object]
+
+    @property
+    def name(self) -> str:
+        """The folder relative to the outputs, as the workflow names it."""
+        return f"{self.variant.family}/{self.variant.id}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: "done", "up to date" (nothing had to run), "failed" or "not run"."""
+
+    job: Job
+    state: str
+    result: dict | None = None  # result.json
+    failure: notebook.Failure | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The worst of the schemes' verdicts; "fail" where there is none."""
+        return self.result["verdict"] if self.result else "fail"
+
+
+def select(
+    names: Sequence[str] = (),
+    family: str | None = None,
+    tier: int | None = None,
+    everything: bool = False,
+) -> list[Variant]:
+    """The variants with these names, and those of a family, a tier, or both.
+
+    Raises CatalogError or BatchError where a name or family is unknown or nothing is chosen.
+    """
+    roster = catalog.roster()
+    if family and family not in (families := {v.family for v in roster.values()}):
+        raise BatchError(f"unknown family {family!r}", nearest(family, families))
+    chosen = {name: catalog.find_variant(name) for name in names}
+    if everything or family or tier:
+        chosen |= {
+            name: variant
+            for name, variant in roster.items()
+            if family in (None, variant.family) and tier in (None, variant.tier)
+        }
+    if not chosen:
+        raise BatchError("no variant is chosen", "name some of `llmkg-lab list`, or give --all")
+    return list(chosen.values())
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
+    """``key=value`` pairs, each value typed as YAML: 3, true, [int4, int8], text."""
+    parsed = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise BatchError(f"--set {pair}: there is no value", "write KEY=VALUE")
+        try:
+            parsed[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise BatchError(f"--set {pair}: the value is no YAML: {error}") from error
+    return parsed
+
+
+def plan(
+    variants: Sequence[Variant],
+    outputs: Path,
+    schemes: Sequence[str] = (),
+    source: str = "",
+    settings: Mapping[str, object] | None = None,
+) -> list[Job]:
+    """The jobs for ``variants``, checked before anything runs; nothing is written.
+
+    settings: further parameters of the notebooks.
+    Raises SchemeError, BatchError, or NotebookError where a notebook lacks a parameter.
+    """
+    settings = dict(settings or {})
+    for name in settings:
+        if name in OWN_OPTIONS:
+            raise BatchError(f"{name} is not set this way", f"use: {OWN_OPTIONS[name]}")
+    shared = {
+        "schemes": [Scheme.parse(name).name for name in dict.fromkeys(schemes)],
+        "source": str(Path(source).resolve()) if source and Path(source).exists() else source,
+        "quick": False,
+        **settings,
+    }
+    jobs = []
+    for variant in variants:
+        folder = outputs.resolve() / variant.family / variant.id
+        parameters = {"variant": variant.id, "out": str(folder), **shared}
+        jobs.append(Job(variant, notebook.template(variant.family), folder, parameters))
+    for template in {job.template for job in jobs}:
+        notebook.check_parameters(template, ["variant", "out", *shared])
+    return jobs
+
+
+def run(
+    jobs: Sequence[Job],
+    outputs: Path,
+    *,
+    force: bool = False,
+    parallel: int = 1,
+    follow: Callable[[], object] = lambda: None,
+) -> list[Outcome]:
+    """Run what is not done yet, ``parallel`` notebooks at a time, and refresh the registry.
+
+    force: run what is done already, too.
+    follow: called twice a second while the batch runs.
+    Raises WorkflowError where ``outputs`` cannot be used, BatchError where Snakemake itself
+    failed. On Ctrl-C all children are ended and KeyboardInterrupt goes on; the next run takes
+    up what is missing.
+    """
+    names = [job.name for job in jobs]
+    code = _code_hash()
+    with workflow.locked(outputs) as lock:
+        for job in jobs:
+            _write_plan(job, code)
+        before = {job.name: stamps(job.folder) for job in jobs}
+        forced = [job.name for job in jobs if force or not _artifacts_are_whole(job)]
+        try:
+            whole = workflow.run(
+                names, outputs, forced=forced, parallel=parallel, lock=lock, follow=follow
+            )
+        finally:  # a job that was begun took its result away, however it ended
+            registry.save(registry.build(outputs), outputs)
+    outcomes = [_outcome(job, before[job.name], outputs) for job in jobs]
+    if not whole and all(outcome.result for outcome in outcomes):
+        raise BatchError("Snakemake failed beside the notebooks", f"see {outputs / workflow.LOG}")
+    return outcomes
+
+
+def stamps(folder: Path) -> dict[str, int | None]:
+    """When a variant's notebooks were last written, by file name; None where there is none."""
+    return {name: _stamp(folder / name) for name in notebook.STATES}
+
+
+def read_result(folder: Path) -> dict | None:
+    """A variant's result.json, None where there is none that can be read."""
+    try:
+        return json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def last_state(folder: Path) -> str:
+    """How a variant's last run ended: its verdict, "failed", or "not run"."""
+    if result := read_result(folder):
+        return result["verdict"]
+    return "failed" if (folder / notebook.FAILED).exists() else "not run"
+
+
+def as_json(outcome: Outcome) -> dict:
+    """An outcome for a program."""
+    schemes = outcome.result["schemes"] if outcome.result else {}
+    shown = ("artifact", "bytes", "bits_per_weight", "quality", "speed", "verdict", "reasons")
+    return {
+        "variant": outcome.job.variant.id,
+        "family": outcome.job.variant.family,
+        "folder": str(outcome.job.folder),
+        "state": outcome.state,
+        "verdict": outcome.verdict,
+        "schemes": {name: {key: entry[key] for key in shown} for name, entry in schemes.items()},
+        "failure": asdict(outcome.failure) if outcome.failure else None,
+    }
+
+
+def _stamp(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _code_hash() -> str:
+    """SHA-256 of the package's code, without what only shows and starts runs."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE)
+        if name.parts[0] not in FRONT:
+            digest.update(name.as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _write_plan(job: Job, code: str) -> None:
+    """Write run.yaml where it changed, and clear what a killed run left to be followed."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    what = {"parameters": dict(job.parameters), "variant": asdict(job.variant), "code": code}
+    content = yaml.safe_dump(what, sort_keys=False)
+    path = job.folder / notebook.PLAN
+    if not path.exists() or path.read_text() != content:
+        path.write_text(content)
+    (job.folder / notebook.RUNNING).unlink(missing_ok=True)
+
+
+def _artifacts_are_whole(job: Job) -> bool:
+    """Whether the artifacts that result.json speaks of are there: Snakemake does not know them."""
+    result = read_result(job.folder) or {"schemes": {}}
+    try:
+        for entry in result["schemes"].values():
+            Artifact.open(job.folder / entry["artifact"])
+    except ArtifactError:
+        return False
+    return True
+
+
+def _outcome(job: Job, before: Mapping[str, int | None], outputs: Path) -> Outcome:
+    now, result = stamps(job.folder), read_result(job.folder)
+    if now[notebook.REPORT] and result:
+        same = now[notebook.REPORT] == before[notebook.REPORT]
+        state = "up to date" if same else "done"
+        return Outcome(job, state, result)
+    if now[notebook.FAILED] != before[notebook.FAILED]:
+        failure = notebook.failure(job.folder / notebook.FAILED)
+        return Outcome(job, "failed", None, failure)
+    failure = notebook.Failure(0, "", f"it did not run: see {outputs / workflow.LOG}")
+    return Outcome(job, "not run", None, failure)

@@ -1,0 +1,164 @@
+"""Commands that use an artifact: verify, generate, embed, rank."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmkg_lab.base.errors import LabError
+from llmkg_lab.cli import console
+from llmkg_lab.cli.application import ArtifactFolder, Json, Runtime, app, examples
+
+
+@app.command(epilog=examples("verify smollm2/int4"))
+def verify(artifact: ArtifactFolder, as_json: Json = False) -> None:
+    """Check every file's SHA-256 against the manifest, and that the model loads.
+
+    A graph is loaded by ONNX Runtime; of a GGUF file the header is read.
+
+    Exits with 1 if something is wrong.
+    """
+    from llmkg_lab import artifact as artifacts
+
+    problems = artifacts.verify(artifact)
+    if not problems:  # a damaged file need not be loaded
+        try:
+            _load(artifacts.Artifact.open(artifact).model_path)
+        except LabError as error:
+            problems.append(error.message)
+    if as_json:
+        console.print_json({"artifact": str(artifact), "whole": not problems, "problems": problems})
+    elif problems:
+        console.out.print(*problems, sep="\n", markup=False, soft_wrap=True)
+    else:
+        console.out.print(f"{artifact} is whole, and its model loads", markup=False)
+    raise typer.Exit(1 if problems else 0)
+
+
+@app.command(
+    epilog=examples(
+        "generate smollm2/int4 'Once upon a time' --seed 1",
+        "generate smollm2/int4 'Why is the sky blue?' --chat --temperature 0",
+        "generate openelm_3b/int4-b64 'Once upon a time' --memory 500MB",
+        "generate smollm2/gguf-Q8_0 'Once upon a time' --runtime candle",
+    )
+)
+def generate(
+    artifact: ArtifactFolder,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Ask the prompt as a user, by the chat template.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
+    top_k: Annotated[int, typer.Option(help="Draw from the k likeliest; 0: from all.")] = 50,
+    top_p: Annotated[float, typer.Option(help="Draw from the likeliest that reach p.")] = 0.95,
+    repetition_penalty: Annotated[float, typer.Option(help="1: none.")] = 1.1,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same text.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 1024,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="A text that ends the generation. Repeatable.")
+    ] = None,
+    runtime: Runtime = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Hold this process to so much, as in 500MB; layers then take turns."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Continue a text, or answer a question with --chat; the text appears as it grows."""
+    if memory:  # NumPy's OpenBLAS takes 40 MB a thread when it is loaded, which the limit counts
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from llmkg_lab.runtime.selection import open_backend
+    from llmkg_lab.runtime.text.generate import GenerationConfig
+
+    config = GenerationConfig(
+        temperature, top_k, top_p, repetition_penalty, max_tokens, seed,
+        (*GenerationConfig.stop_tokens, *(stop or ())),
+    )  # fmt: skip
+    limit = _limit_memory(memory) if memory else None
+    backend = open_backend(artifact, runtime, memory=limit)
+    asked = [{"role": "user", "content": prompt}] if chat else prompt
+    pieces = backend.stream_text(asked, config)
+    if as_json:
+        console.print_json({"prompt": prompt, "text": "".join(pieces)})
+        return
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+    finally:  # Ctrl-C too leaves the cursor on a line of its own
+        print()
+
+
+@app.command(epilog=examples("embed minilm/int8 'A cat sleeps' 'A kitten naps' --json"))
+def embed(
+    artifact: ArtifactFolder,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...")],
+    runtime: Runtime = None,
+    as_json: Json = False,
+) -> None:
+    """Embed texts. --json prints the vectors; without it, how similar the texts are."""
+    from llmkg_lab.runtime.selection import open_backend
+
+    embeddings = open_backend(artifact, runtime).embed(texts)
+    if as_json:
+        rows = zip(texts, embeddings.tolist(), strict=True)
+        console.print_json([{"text": text, "embedding": vector} for text, vector in rows])
+        return
+    unit = embeddings / (embeddings**2).sum(axis=1, keepdims=True) ** 0.5
+    cosines = unit @ unit.T  # (texts, texts)
+    rows = [(text, *(f"{x:.3f}" for x in row)) for text, row in zip(texts, cosines, strict=True)]
+    numbers = [str(i + 1) for i in range(len(texts))]
+    console.out.print(f"cosine similarities ({embeddings.shape[1]} dimensions):")
+    console.out.print(console.table(("text", *numbers), rows))
+
+
+@app.command(
+    epilog=examples("rank ms_marco/int8 'how tall is it' 'The tower is 300 m tall.' 'It rains.'")
+)
+def rank(
+    artifact: ArtifactFolder,
+    query: Annotated[str, typer.Argument(metavar="QUERY")],
+    passages: Annotated[list[str], typer.Argument(metavar="PASSAGE...")],
+    as_json: Json = False,
+) -> None:
+    """Order passages by how well they answer a query, by a cross-encoder's scores (logits)."""
+    from llmkg_lab.artifact import Artifact
+    from llmkg_lab.runtime.ort.ranker import Ranker
+
+    scores = Ranker(Artifact.open(artifact)).score([(query, passage) for passage in passages])
+    order = (-scores).argsort(kind="stable").tolist()
+    if as_json:
+        fields = ("passage", "index", "score")
+        rows = [(passages[i], i, float(scores[i])) for i in order]
+        console.print_json([dict(zip(fields, row, strict=True)) for row in rows])
+        return
+    rows = [(str(n), f"{scores[i]:.3f}", passages[i]) for n, i in enumerate(order, 1)]
+    console.out.print(console.table(("rank", "score", "passage"), rows))
+
+
+def _limit_memory(text: str) -> int:
+    """Hold this process to ``text``, such as 500MB; bytes. Raises LabError on what is no size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise LabError(f"--memory {text!r} is no size", "give it as in 500MB or 2GB")
+    nbytes = int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
+    if sys.platform.startswith("linux"):
+        from llmkg_lab.runtime.ort.residency import limit_data
+
+        limit_data(nbytes)
+    return nbytes
+
+
+def _load(model: Path) -> None:
+    """Raise LabError where a graph or a GGUF file cannot be opened."""
+    if model.suffix == ".gguf":
+        from llmkg_lab.checkpoint import open_checkpoint
+
+        open_checkpoint(model)
+    else:
+        from llmkg_lab.runtime.ort.session import open_session
+
+        open_session(model)

@@ -1,0 +1,1 @@
+"""From a checkpoint to an artifact: ONNX, GGUF, and what other runtimes read beside them."""

@@ -1,0 +1,238 @@
+"""A checkpoint as one GGUF file, for llama.cpp and Candle, in an artifact folder of its own.
+
+The header is written first, because every tensor's size is known from its shape; then the
+tensors, some rows at a time, so that memory does not grow with the model.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf.quants import dequantize, quantize
+
+from llmkg_lab.artifact import Artifact, publishing, write_manifest
+from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.checkpoint.gguf import PERMUTED
+from llmkg_lab.convert.gguf_metadata import HALVED, NAMES, SIZES
+from llmkg_lab.convert.gguf_tokenizer import add_tokenizer
+from llmkg_lab.convert.to_onnx import groups_of, plan_of, versions, write_sidecars
+from llmkg_lab.graph.builders import architecture_of, task_of
+from llmkg_lab.graph.store import Progress, Use
+from llmkg_lab.models.base import UnsupportedError
+from llmkg_lab.scheme import Scheme
+
+Kind = GGMLQuantizationType
+TYPES = {  # what the gguf package can quantize to and both llama.cpp and Candle read
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "Q5_1": LlamaFileType.MOSTLY_Q5_1,
+    "Q5_0": LlamaFileType.MOSTLY_Q5_0,
+    "Q4_1": LlamaFileType.MOSTLY_Q4_1,
+    "Q4_0": LlamaFileType.MOSTLY_Q4_0,
+}
+FLOAT32 = ("position_embd.weight", "token_types.weight")  # llama.cpp adds them as they are
+CHUNK = 1 << 20  # elements a step: 4 MB of float32
+ALIGNMENT = 32  # of each tensor's bytes
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor's place in the file: its two names, its shape and how it is written."""
+
+    name: str  # the checkpoint's
+    gguf_name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    heads: int  # whose rows are permuted; 0: none
+    first: int = 0  # row of the checkpoint's tensor
+
+    @property
+    def nbytes(self) -> int:
+        block, size = GGML_QUANT_SIZES[self.kind]
+        return int(np.prod(self.shape)) // block * size
+
+
+def export(
+    checkpoint: Checkpoint,
+    kind: str,
+    out: str | Path,
+    *,
+    source: dict | None = None,
+    progress: Progress = lambda done, total, name: None,
+    force: bool = False,
+) -> Artifact:
+    """Write a checkpoint as ``out``/model-{kind}.gguf, beside its tokenizer and a manifest.
+
+    kind: one of TYPES, for the matrices; vectors stay F32, and a matrix whose rows are no
+    multiple of 32 long stays F16 (the manifest's groups tell). source, progress, force: as in
+    ``convert``. Raises UnsupportedError, CheckpointError or ArtifactError; ``out`` is then as
+    it was.
+    """
+    check_type(kind)
+    architecture = architecture_of(checkpoint).name
+    stored = _layout(checkpoint, Kind[kind])
+    with publishing(Path(out), force=force) as staging:
+        model = staging / f"model-{kind}.gguf"
+        _write_header(model, checkpoint, kind, stored)
+        uses = _write_tensors(model, checkpoint, stored, progress)
+        write_sidecars(staging, checkpoint, {})
+        manifest = {
+            "task": task_of(checkpoint),
+            "architecture": architecture,
+            "model": model.name,
+            "parameters": sum(use.parameters for use in uses),
+            "scheme": {"name": f"gguf-{kind}", "type": kind},
+            "pooling": checkpoint.pooling,
+            "source": {**(source or {}), "fingerprint": checkpoint.fingerprint()},
+            "versions": versions(),
+            "groups": groups_of(uses),
+        }
+        manifest = write_manifest(staging, manifest, {})
+    return Artifact(Path(out), manifest)
+
+
+def check_type(kind: str) -> str:
+    """``kind`` if it is one of TYPES. Raises UnsupportedError on others."""
+    if kind not in TYPES:
+        raise UnsupportedError(f"GGUF type {kind!r}", f"supported are {', '.join(TYPES)}")
+    return kind
+
+
+def _layout(checkpoint: Checkpoint, kind: Kind) -> list[Stored]:
+    """The tensors in the order of the checkpoint's layers, checked as for an ONNX graph."""
+    architecture = architecture_of(checkpoint)
+    if architecture.name not in SIZES:
+        raise UnsupportedError(f"GGUF export of {architecture.name}", "use the ONNX artifact")
+    shapes = plan_of(
+        architecture, checkpoint, Scheme.parse("fp32"), task_of(checkpoint)
+    ).shapes  # of the tensors that the model needs
+    stored = (_stored(checkpoint, architecture.name, *item, kind) for item in shapes.items())
+    return [part for tensor in stored for part in _halves(tensor)]
+
+
+def _stored(
+    checkpoint: Checkpoint, architecture: str, name: str, shape: tuple[int, ...], kind: Kind
+) -> Stored:
+    bare = name.removeprefix("bert.")
+    gguf_name = NAMES[architecture].gguf_name(bare)
+    if gguf_name is None:
+        raise UnsupportedError(
+            f"{checkpoint.path}: GGUF has no place for the tensor {name}", "use the ONNX artifact"
+        )
+    if len(shape) == 1 or gguf_name in FLOAT32:
+        kind = Kind.F32
+    elif shape[-1] % GGML_QUANT_SIZES[kind][0]:
+        kind = Kind.F16
+    module = ".".join(name.split(".")[-3:-1])
+    config = checkpoint.config
+    heads = (
+        config.get(PERMUTED[module]) or config["num_attention_heads"] if module in PERMUTED else 0
+    )
+    return Stored(name, gguf_name, shape, kind, heads)
+
+
+def _halves(tensor: Stored) -> list[Stored]:
+    """The tensor, or its upper and lower rows where GGUF has two tensors for them."""
+    module = ".".join(tensor.name.split(".")[-3:-1])
+    if module not in HALVED:
+        return [tensor]
+    rows, columns = tensor.shape
+    return [
+        replace(
+            tensor,
+            gguf_name=tensor.gguf_name.replace(HALVED[module][0], part),
+            shape=(rows // 2, columns),
+            first=i * (rows // 2),
+        )
+        for i, part in enumerate(HALVED[module])
+    ]
+
+
+def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[Stored]) -> None:
+    architecture = architecture_of(checkpoint).name
+    writer = GGUFWriter(model, architecture)
+    writer.add_type("model")
+    writer.add_name(checkpoint.path.stem)
+    writer.add_file_type(TYPES[kind])
+    writer.add_quantization_version(2)
+    SIZES[architecture](writer, checkpoint)
+    tables = [tensor for tensor in stored if tensor.gguf_name == "token_embd.weight"]
+    add_tokenizer(writer, checkpoint.sidecars(), tables[0].shape[0])
+    for tensor in stored:
+        floats = np.dtype(np.float32)  # its kind says what is stored; the shape is in elements
+        writer.add_tensor_info(tensor.gguf_name, tensor.shape, floats, tensor.nbytes, tensor.kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+
+
+def _write_tensors(
+    model: Path, checkpoint: Checkpoint, stored: list[Stored], progress: Progress
+) -> list[Use]:
+    """Append the tensors to the header, each at the next multiple of the alignment."""
+    uses, done = [], 0
+    total = sum(checkpoint.tensors[name].nbytes for name in {tensor.name for tensor in stored})
+    with model.open("ab") as file:
+        for tensor in stored:
+            progress(done, total, tensor.name)
+            _align(file)
+            use = Use(tensor.name, tensor.kind.name, int(np.prod(tensor.shape)), tensor.nbytes)
+            for rows in _rows(checkpoint, tensor):
+                _quantize(rows, tensor, use).tofile(file)
+            uses.append(use)
+            info = checkpoint.tensors[tensor.name]
+            done += info.nbytes * int(np.prod(tensor.shape)) // int(np.prod(info.shape))
+        _align(file)
+    progress(total, total, "")
+    return uses
+
+
+def _quantize(rows: np.ndarray, tensor: Stored, use: Use) -> np.ndarray:
+    """Rows as they are stored; ``use`` is told what that cost."""
+    # blocks of subnormal scale divide by next to nothing; they are stored as zeros all the same
+    with np.errstate(all="ignore"):
+        data = quantize(rows, tensor.kind)
+        error = dequantize(data.view(np.uint8), tensor.kind) - rows
+    if not np.isfinite(error).all():
+        raise UnsupportedError(
+            f"{tensor.name} holds values beyond float16's range, in which {tensor.kind.name} "
+            "keeps them or their scales",
+            "use F32 or BF16",
+        )
+    use.squared_error += float(np.sum(np.square(error, dtype=np.float64)))
+    use.energy += float(np.sum(np.square(rows, dtype=np.float64)))
+    return data
+
+
+def _rows(checkpoint: Checkpoint, tensor: Stored) -> Iterator[np.ndarray]:
+    """The tensor as float32, some rows at a time; where rows are permuted, whole heads."""
+    count = tensor.shape[0]
+    if len(tensor.shape) == 1 and not tensor.heads:
+        yield checkpoint.read(tensor.name)
+        return
+    head = count // tensor.heads if tensor.heads else 1
+    width = tensor.shape[1] if len(tensor.shape) > 1 else 1
+    step = max(1, CHUNK // (width * head)) * head
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        rows = checkpoint.read(tensor.name, slice(tensor.first + start, tensor.first + stop))
+        yield permute(rows, head) if tensor.heads else rows
+
+
+def permute(rows: np.ndarray, head_dim: int) -> np.ndarray:
+    """Interleave the two halves of each head (heads * head_dim, …), which rotary embedding pairs.
+
+    llama.cpp rotates neighbours, Hugging Face's weights rotate the halves.
+    """
+    heads = rows.reshape(-1, 2, head_dim // 2, *rows.shape[1:])  # (heads, 2, half, …)
+    return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
+
+
+def _align(file: BinaryIO) -> None:
+    file.write(bytes(-file.tell() % ALIGNMENT))

@@ -1,0 +1,1 @@
+"""Evaluation and calibration texts, found by name."""

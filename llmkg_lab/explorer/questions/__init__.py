@@ -1,0 +1,1 @@
+"""What the panels ask of a model, computed without widgets."""

@@ -1,0 +1,1 @@
+"""How the explorer looks: charts and style sheet."""

@@ -1,1 +1,0 @@
-"""Other formats than ONNX. GGUF (llama.cpp, Candle) is written by ``gguf.export``."""

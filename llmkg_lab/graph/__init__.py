@@ -1,0 +1,1 @@
+"""Writing ONNX graphs: one file for each model form."""

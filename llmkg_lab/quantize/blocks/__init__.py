@@ -1,0 +1,1 @@
+"""Integer codes in blocks along a row: rounding, scales, packing."""

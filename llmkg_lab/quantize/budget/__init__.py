@@ -1,0 +1,1 @@
+"""The best mix of layouts within a number of bytes."""

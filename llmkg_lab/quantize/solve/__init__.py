@@ -1,0 +1,1 @@
+"""Solvers that choose codes for the inputs that a matrix really sees."""

@@ -1,0 +1,111 @@
+"""A Llama walked layer by layer, so that no more than one layer's activations are in memory."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from llmkg_lab.checkpoint.base import Checkpoint
+from llmkg_lab.reference.outputs import load_model
+
+
+class LayerwiseLlama:
+    """The model in float32, its layers apart; the weights may be replaced as it goes."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.model = load_model(checkpoint).requires_grad_(False)
+        self.layers: nn.ModuleList = self.model.base_model.layers
+        self.norm: nn.Module = self.model.base_model.norm
+        self.head: nn.Linear = self.model.lm_head
+        self._contexts: dict[int, dict] = {}
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The embedding table, (vocab, hidden)."""
+        return self.model.get_input_embeddings().weight
+
+    def embed(self, windows: np.ndarray, table: np.ndarray | None = None) -> Tensor:
+        """Token ids (windows, tokens) -> (windows, tokens, hidden); ``table`` replaces the own."""
+        stored = self.table if table is None else torch.from_numpy(table)
+        return stored[torch.from_numpy(windows)]
+
+    def run(self, i: int, states: Tensor) -> Tensor:
+        """Layer ``i`` on (windows, tokens, hidden)."""
+        return self.layers[i](states, **self._context(states))
+
+    def attend(self, i: int, x: Tensor) -> Tensor:
+        """What goes into the output projection of layer ``i``.
+
+        x: normed, (windows, tokens, hidden)."""
+        attention = self.layers[i].self_attn
+        projection, attention.o_proj = attention.o_proj, nn.Identity()
+        context = self._context(x)
+        attended = torch.cat([attention(window, **context)[0] for window in x.split(1)])
+        attention.o_proj = projection
+        return attended
+
+    def gate(self, i: int, x: Tensor) -> Tensor:
+        """What goes into ``down_proj`` of layer ``i``; x as for ``attend``."""
+        mlp = self.layers[i].mlp
+        return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What the last layer gives, (…, hidden) -> (…, vocab)."""
+        return self.head(self.norm(states))
+
+    def linears(self, i: int) -> Iterator[tuple[str, nn.Linear]]:
+        """The matrices of layer ``i`` by the checkpoint's names of their weights."""
+        for name, module in self.layers[i].named_modules():
+            if isinstance(module, nn.Linear):
+                yield f"model.layers.{i}.{name}.weight", module
+
+    def observe(self, i: int, states: Tensor) -> tuple[dict[str, np.ndarray], Tensor]:
+        """Run layer ``i`` window by window, and sum x xᵀ of what goes into each of its matrices.
+
+        Returns Hessians (columns, columns) float32 by tensor name, those of matrices that read the
+        same being one array, and the layer's output.
+        """
+        sums: dict[str, Tensor] = {}
+        owners: dict[str, str] = {}
+        latest: tuple[str, Tensor] | None = None
+
+        def hook_of(name: str) -> Callable:
+            def hook(_: nn.Module, inputs: tuple) -> None:
+                nonlocal latest
+                if latest is None or latest[1] is not inputs[0]:
+                    x = inputs[0].flatten(0, -2)  # (tokens, columns)
+                    sums[name] = sums[name].addmm_(x.T, x) if name in sums else x.T @ x
+                    latest = name, inputs[0]
+                owners[name] = latest[0]
+
+            return hook
+
+        hooks = [
+            linear.register_forward_pre_hook(hook_of(name)) for name, linear in self.linears(i)
+        ]
+        with torch.no_grad():
+            output = torch.cat([self.run(i, window) for window in states.split(1)])
+        for hook in hooks:
+            hook.remove()
+        hessians = {name: total.numpy() for name, total in sums.items()}
+        return {name: hessians[owner] for name, owner in owners.items()}, output
+
+    def norms(self, i: int | None = None) -> Iterator[tuple[str, nn.Module]]:
+        """The norms of layer ``i``, or all, by the checkpoint's names of their gains."""
+        for layer in range(len(self.layers)) if i is None else (i,):
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                yield f"model.layers.{layer}.{name}.weight", getattr(self.layers[layer], name)
+        if i is None:
+            yield "model.norm.weight", self.norm
+
+    def _context(self, states: Tensor) -> dict:
+        """What every layer takes besides its input: rotary positions and the causal mask."""
+        tokens = states.shape[1]
+        if tokens not in self._contexts:
+            mask = torch.full((tokens, tokens), torch.finfo(torch.float32).min).triu(1)
+            rotary = self.model.base_model.rotary_emb(states[:1], torch.arange(tokens)[None])
+            context = {"attention_mask": mask[None, None], "position_embeddings": rotary}
+            self._contexts[tokens] = context
+        return self._contexts[tokens]

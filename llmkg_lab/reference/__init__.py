@@ -1,0 +1,1 @@
+"""What the original model computes: PyTorch in float32."""

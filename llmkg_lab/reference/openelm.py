@@ -1,0 +1,171 @@
+"""OpenELM in PyTorch: the reference that transformers has no code for.
+
+The plainest form of the model (Mehta et al., 2024, arXiv:2404.14619), in float32; parameters
+have the checkpoint's names. ``load_by_layer`` runs it where its weights do not fit in memory.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmkg_lab.graph.openelm import EPSILON, Config
+
+Cache = list[tuple[Tensor, Tensor] | None]  # keys and values of each layer
+Fill = Callable[[nn.Module, str], None]  # fills the parameters of the module of that name
+
+
+class Attention(nn.Module):
+    """Causal attention of grouped queries."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        heads, kv_heads, size = config.heads[layer], config.kv_heads[layer], config.head_dim
+        self.counts = [heads, kv_heads, kv_heads]
+        self.head_dim = size
+        self.qkv_proj = nn.Linear(config.hidden, sum(self.counts) * size, bias=False)
+        self.out_proj = nn.Linear(heads * size, config.hidden, bias=False)
+        self.q_norm = nn.RMSNorm(size, EPSILON) if config.norm_qk else nn.Identity()
+        self.k_norm = nn.RMSNorm(size, EPSILON) if config.norm_qk else nn.Identity()
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache, i: int) -> Tensor:
+        batch, tokens, _ = x.shape
+        qkv = self.qkv_proj(x).view(batch, tokens, -1, self.head_dim).transpose(1, 2)
+        queries, keys, values = qkv.split(self.counts, 1)  # (batch, heads, tokens, head_dim)
+        queries = rotate(self.q_norm(queries), *rotation)
+        keys = rotate(self.k_norm(keys), *rotation)
+        if cache[i] is not None:
+            past_keys, past_values = cache[i]
+            keys, values = torch.cat([past_keys, keys], 2), torch.cat([past_values, values], 2)
+        mask = torch.ones(tokens, keys.shape[2], dtype=torch.bool)
+        mask = mask.tril(keys.shape[2] - tokens)  # a token sees the past and itself
+        attended = functional.scaled_dot_product_attention(
+            queries, keys, values, mask, enable_gqa=True
+        )
+        cache[i] = keys, values
+        return self.out_proj(attended.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+class FeedForward(nn.Module):
+    """Gated feed-forward (Shazeer, 2020, arXiv:2002.05202): one product makes gate and up."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        width = config.feed_forward[layer]
+        self.proj_1 = nn.Linear(config.hidden, 2 * width, bias=False)
+        self.proj_2 = nn.Linear(width, config.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.proj_1(x).chunk(2, -1)
+        return self.proj_2(functional.silu(gate) * up)
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each behind a norm and beside a residual."""
+
+    def __init__(self, config: Config, layer: int) -> None:
+        super().__init__()
+        self.index = layer
+        self.attn = Attention(config, layer)
+        self.ffn = FeedForward(config, layer)
+        self.attn_norm = nn.RMSNorm(config.hidden, EPSILON)
+        self.ffn_norm = nn.RMSNorm(config.hidden, EPSILON)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
+        x = x + self.attn(self.attn_norm(x), rotation, cache, self.index)
+        return x + self.ffn(self.ffn_norm(x))
+
+
+class Transformer(nn.Module):
+    """Token ids (batch, tokens) -> hidden states behind the last norm (batch, tokens, hidden)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.frequencies = config.inverse_frequencies
+        self.token_embeddings = nn.Embedding(config.vocab, config.hidden)
+        self.layers = nn.ModuleList(Layer(config, i) for i in range(len(config.heads)))
+        self.norm = nn.RMSNorm(config.hidden, EPSILON)
+
+    def forward(self, ids: Tensor, cache: Cache) -> Tensor:
+        past = 0 if cache[0] is None else cache[0][0].shape[2]
+        positions = torch.arange(past, past + ids.shape[1], dtype=torch.float32)
+        angles = torch.outer(positions, torch.from_numpy(self.frequencies))
+        angles = torch.cat([angles, angles], -1)  # (tokens, head_dim)
+        rotation = angles.cos(), angles.sin()
+        x = self.token_embeddings(ids)
+        for layer in self.layers:
+            x = layer(x, rotation, cache)
+        return self.norm(x)
+
+
+class OpenELM(nn.Module):
+    """The language model. A head that shares the embedding's weights has none of its own."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.transformer = Transformer(config)
+        self.lm_head = None if config.tied else nn.Linear(config.hidden, config.vocab, bias=False)
+
+    def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """ids (batch, tokens) behind those in ``cache`` -> (batch, tokens, hidden)."""
+        return self.transformer(ids, self.new_cache() if cache is None else cache)
+
+    def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
+        """ids (batch, tokens) behind those in ``cache`` -> logits (batch, tokens, vocab)."""
+        head = self.lm_head or self.transformer.token_embeddings
+        return functional.linear(self.hidden(ids, cache), head.weight)
+
+    def new_cache(self) -> Cache:
+        return [None] * len(self.transformer.layers)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x (…, tokens, head_dim), whose halves are the pairs' coordinates."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+@torch.inference_mode()
+def continue_greedily(
+    model: OpenELM, prompts: Sequence[Sequence[int]], count: int
+) -> list[list[int]]:
+    """The ``count`` most likely tokens, one after another, behind each prompt.
+
+    All prompts go side by side, a token at a time: each takes its own tokens first, then those
+    that it was continued with. So none needs padding, and each pass serves all.
+    """
+    sequences, cache = [list(prompt) for prompt in prompts], model.new_cache()
+    for position in range(max(map(len, prompts), default=0) + count - 1):
+        ids = torch.tensor([[sequence[position]] for sequence in sequences])
+        best = model(ids, cache)[:, -1].argmax(-1).tolist()
+        for sequence, token in zip(sequences, best, strict=True):
+            if len(sequence) == position + 1:
+                sequence.append(token)
+    return [s[len(p) : len(p) + count] for s, p in zip(sequences, prompts, strict=True)]
+
+
+def load_by_layer(config: Config, fill: Fill) -> OpenELM:
+    """A model that holds the weights of one layer at a time, and its tables.
+
+    Each layer is filled when the computation comes to it and emptied behind it: memory for
+    the widest layer suffices, and each pass reads the checkpoint once.
+    """
+
+    def enter(layer: Layer, _: object) -> None:
+        layer.to_empty(device="cpu")
+        fill(layer, f"transformer.layers.{layer.index}")
+
+    def leave(layer: Layer, *_: object) -> None:
+        layer.to("meta")
+
+    with torch.device("meta"):
+        model = OpenELM(config)
+    for name, module in (*model.named_children(), *model.transformer.named_children()):
+        if name in ("token_embeddings", "norm", "lm_head"):
+            module.to_empty(device="cpu")
+            fill(module, name if name == "lm_head" else f"transformer.{name}")
+    for layer in model.transformer.layers:
+        layer.register_forward_pre_hook(enter)
+        layer.register_forward_hook(leave)
+    return model

@@ -1,0 +1,349 @@
+"""What the original model computes: PyTorch in float32, on the checkpoint as it was read.
+
+The models are transformers', but for OpenELM, which it lacks and ``openelm_model`` computes.
+
+They are filled from our own ``Checkpoint``, tensor by tensor, so that safetensors, pickles
+and GGUF go one way, and the reference and the graph see the same weights. Code that comes with
+a checkpoint is never run. Outputs are cached by content; where the cache has them, neither
+torch nor transformers is imported.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import tokenizers
+
+from llmkg_lab.base import cache
+from llmkg_lab.checkpoint import Checkpoint, CheckpointError
+from llmkg_lab.data.texts import Candidates
+from llmkg_lab.graph.builders import architecture_of, is_unused
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+
+    from llmkg_lab.reference.openelm import OpenELM
+
+BATCH = 32  # texts that an embedder sees at once
+WINDOWS = 4  # windows that a decoder sees at once
+DEFAULT_POOLING = {"mode": "mean", "normalize": True}
+
+Progress = Callable[[int, int, str], None]  # done, total, what
+
+
+@dataclass
+class DecoderReference:
+    """Reference outputs of a decoder.
+
+    Kept are the hidden states behind the last norm: with a vocabulary of 49 k they take a
+    hundredth of the logits' room, and one matrix product gives the logits again.
+    """
+
+    checkpoint: Checkpoint
+    windows: np.ndarray  # (windows, tokens) int64
+    prompts: list[list[int]]
+    hidden: np.ndarray  # (windows, tokens, hidden) float32
+    continuations: list[list[int]]  # of the prompts, greedy; the end of text stops none
+
+    def logits(self, i: int) -> np.ndarray:
+        """The logits at each position of window ``i``, (tokens, vocab) float32."""
+        return self.hidden[i] @ self._head.T
+
+    @cached_property
+    def _head(self) -> np.ndarray:
+        """The output projection, (vocab, hidden) float32."""
+        return self.checkpoint.read(architecture_of(self.checkpoint).head(self.checkpoint.config))
+
+
+@dataclass(frozen=True)
+class EmbedderReference:
+    """Reference embeddings of texts."""
+
+    texts: list[str]
+    embeddings: np.ndarray  # (texts, hidden) float32, pooled and normalized as the model says
+
+
+@dataclass(frozen=True)
+class RankerReference:
+    """Reference scores of pairs."""
+
+    candidates: Candidates
+    scores: np.ndarray  # (pairs,) float32, logits
+
+
+def decoder_reference(
+    checkpoint: Checkpoint,
+    windows: np.ndarray,
+    prompts: Sequence[Sequence[int]],
+    continuation: int,
+    progress: Progress = lambda done, total, what: None,
+) -> DecoderReference:
+    """Run a decoder over ``windows`` (n, tokens) int64 and continue ``prompts`` (token ids).
+
+    continuation: tokens of each greedy continuation.
+    Raises CheckpointError or UnsupportedError where the weights do not fill the model.
+    """
+    prompts = [list(map(int, prompt)) for prompt in prompts]
+
+    def compute() -> cache.Arrays:
+        model = load_model(checkpoint)
+        total = len(windows) + len(prompts)
+        hidden = []
+        for start in range(0, len(windows), WINDOWS):
+            progress(start, total, "reference logits")
+            hidden.append(_hidden(model, windows[start : start + WINDOWS]))
+        progress(len(windows), total, "reference continuations")
+        continued = _continue(model, prompts, continuation)
+        progress(total, total, "reference")
+        return {"hidden": np.concatenate(hidden), "continuations": np.array(continued, np.int64)}
+
+    key = {"windows": _sha256(windows), "prompts": prompts, "continuation": continuation}
+    stored = cache.arrays("reference", {**_key(checkpoint), **key}, compute)
+    continuations = stored["continuations"].tolist()
+    return DecoderReference(checkpoint, windows, prompts, stored["hidden"], continuations)
+
+
+def embedder_reference(
+    checkpoint: Checkpoint,
+    texts: Sequence[str],
+    progress: Progress = lambda done, total, what: None,
+) -> EmbedderReference:
+    """Embed ``texts`` with an encoder, pooled and normalized as ``checkpoint.pooling`` says.
+
+    Raises CheckpointError or UnsupportedError where the weights do not fill the model.
+    """
+    pooling = checkpoint.pooling or DEFAULT_POOLING
+    ids = _tokenize(checkpoint, texts, pooling)
+
+    def compute() -> cache.Arrays:
+        model = load_model(checkpoint)
+        embeddings = np.empty((len(ids), model.config.hidden_size), np.float32)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding in a batch
+        for start in range(0, len(order), BATCH):
+            progress(start, len(order), "reference embeddings")
+            batch = order[start : start + BATCH]
+            embeddings[batch] = _embed(model, [ids[i] for i in batch], pooling)
+        progress(len(order), len(order), "reference")
+        return {"embeddings": embeddings}
+
+    key = {**_key(checkpoint), "ids": ids, "pooling": pooling}
+    stored = cache.arrays("reference", key, compute)
+    return EmbedderReference(list(texts), stored["embeddings"])
+
+
+def ranker_reference(
+    checkpoint: Checkpoint,
+    candidates: Candidates,
+    progress: Progress = lambda done, total, what: None,
+) -> RankerReference:
+    """Score pairs of query and passage with a cross-encoder of one label.
+
+    Raises CheckpointError or UnsupportedError where the weights do not fill the model.
+    """
+    pairs = candidates.pairs
+    encodings = _encode(checkpoint, pairs, checkpoint.config["max_position_embeddings"])
+    ids = [(encoding.ids, encoding.type_ids) for encoding in encodings]
+
+    def compute() -> cache.Arrays:
+        model = load_model(checkpoint, ranks=True)
+        scores = np.empty(len(ids), np.float32)
+        for row, (tokens, types) in enumerate(ids):  # one by one: nothing is padded
+            progress(row, len(ids), "reference scores")
+            scores[row] = _score(model, tokens, types)
+        return {"scores": scores}
+
+    key = {**_key(checkpoint), "pairs": ids}
+    return RankerReference(candidates, cache.arrays("reference", key, compute)["scores"])
+
+
+def load_model(
+    checkpoint: Checkpoint, ranks: bool = False
+) -> "transformers.PreTrainedModel | OpenELM":
+    """The model that config.json describes, in float32, filled from ``checkpoint``.
+
+    ranks: with the classifier on top of an encoder, else without.
+
+    Every parameter must have its tensor, and every tensor a place or a known reason to have
+    none. Raises CheckpointError or UnsupportedError, which names the tensor.
+    """
+    import torch  # seconds, and half a gigabyte
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    architecture_of(checkpoint)  # refuses what transformers may know and this project does not
+    kind = checkpoint.config["model_type"]
+    if kind == "openelm":
+        return _load_openelm(checkpoint)
+    config = transformers.CONFIG_MAPPING[kind].from_dict(checkpoint.config)
+    settings = {"attn_implementation": "eager", "dtype": torch.float32, "trust_remote_code": False}
+    # On the CPU and never on the meta device: buffers that no checkpoint holds, as the rotary
+    # frequencies, are computed by the constructors, and would stay empty there.
+    with torch.device("cpu"), no_init_weights():
+        if ranks:
+            model = transformers.AutoModelForSequenceClassification.from_config(config, **settings)
+        elif kind == "bert":  # embeddings pool hidden states: the pooler's weights go unused
+            model = transformers.AutoModel.from_config(config, add_pooling_layer=False, **settings)
+        else:
+            model = transformers.AutoModelForCausalLM.from_config(config, **settings)
+    model.tie_weights()  # left out with the initialization
+    _fill(model, checkpoint)
+    return model.eval()
+
+
+def _load_openelm(checkpoint: Checkpoint, room: int | None = None) -> "OpenELM":
+    """OpenELM whole in memory, or layer by layer where it takes more than half the ``room``.
+
+    room: bytes, by default what the machine has to give.
+    """
+    import torch
+
+    from llmkg_lab.graph import openelm
+    from llmkg_lab.reference.openelm import OpenELM, load_by_layer
+
+    def fill(module: torch.nn.Module, prefix: str) -> None:
+        for name, parameter in module.named_parameters():
+            parameter.detach().numpy()[...] = checkpoint.read(f"{prefix}.{name}")
+
+    config = openelm.Config.read(checkpoint.config)
+    with torch.device("meta"):
+        empty = OpenELM(config)
+    _match(empty, checkpoint)
+    nbytes = 4 * sum(parameter.numel() for parameter in empty.parameters())
+    if nbytes > (room or psutil.virtual_memory().available) / 2:
+        return load_by_layer(config, fill).eval()
+    model = empty.to_empty(device="cpu")
+    _fill(model, checkpoint)
+    return model.eval()
+
+
+def _fill(model: "torch.nn.Module", checkpoint: Checkpoint) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in _match(model, checkpoint).items():
+        parameters[name].detach().numpy()[...] = checkpoint.read(tensor)
+
+
+def _match(model: "torch.nn.Module", checkpoint: Checkpoint) -> dict[str, str]:
+    """The tensor of each parameter. A tied head is there once, as the embedding."""
+    parameters = dict(model.named_parameters())
+    source = {_without_head(name, model): name for name in checkpoint.tensors}
+    unknown = [name for key, name in source.items() if key not in parameters]
+    architecture = architecture_of(checkpoint)
+    if unknown := [name for name in unknown if not is_unused(architecture, name)]:
+        raise CheckpointError(f"{checkpoint.path}: {unknown[0]} has no place in the model")
+    for name, parameter in parameters.items():
+        if name not in source:
+            raise CheckpointError(f"{checkpoint.path} lacks the tensor {name}")
+        shape = checkpoint.tensors[source[name]].shape
+        if shape != tuple(parameter.shape):
+            raise CheckpointError(
+                f"{checkpoint.path}: {source[name]} has the shape {shape}",
+                f"config.json implies {tuple(parameter.shape)}",
+            )
+    return {name: source[name] for name in parameters}
+
+
+def _without_head(name: str, model: "torch.nn.Module") -> str:
+    """A tensor's name in a bare encoder, where a checkpoint with a head on top has a prefix."""
+    is_bare = getattr(model, "base_model", None) is model
+    return name.removeprefix(f"{model.base_model_prefix}.") if is_bare else name
+
+
+def _hidden(model: "transformers.PreTrainedModel | OpenELM", windows: np.ndarray) -> np.ndarray:
+    """Hidden states behind the last norm, (windows, tokens, hidden) float32."""
+    import torch
+
+    from llmkg_lab.reference.openelm import OpenELM
+
+    ids = torch.tensor(windows)
+    with torch.inference_mode():
+        if isinstance(model, OpenELM):
+            return model.hidden(ids).numpy()
+        return model.base_model(input_ids=ids, use_cache=False).last_hidden_state.numpy()
+
+
+def _continue(
+    model: "transformers.PreTrainedModel | OpenELM", prompts: list[list[int]], count: int
+) -> list[list[int]]:
+    """The ``count`` most likely tokens, one after another, behind each prompt."""
+    import torch
+    import transformers
+
+    from llmkg_lab.reference.openelm import OpenELM, continue_greedily
+
+    if isinstance(model, OpenELM):
+        return continue_greedily(model, prompts, count)
+    continued = []
+    for prompt in prompts:
+        # No end of text: continuations of one length compare on one scale.
+        model.generation_config = transformers.GenerationConfig(
+            do_sample=False, max_new_tokens=count, pad_token_id=0
+        )
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            output = model.generate(ids, attention_mask=torch.ones_like(ids))
+        continued.append(output[0, len(prompt) :].tolist())
+    return continued
+
+
+def _score(model: "transformers.PreTrainedModel", ids: list[int], types: list[int]) -> float:
+    """One pair's logit."""
+    import torch
+
+    with torch.inference_mode():
+        tokens, types = torch.tensor([ids]), torch.tensor([types])
+        return model(input_ids=tokens, token_type_ids=types).logits.item()
+
+
+def _tokenize(checkpoint: Checkpoint, texts: Sequence[str], pooling: dict) -> list[list[int]]:
+    length = pooling.get("max_length") or checkpoint.config["max_position_embeddings"]
+    return [encoding.ids for encoding in _encode(checkpoint, texts, length)]
+
+
+def _encode(
+    checkpoint: Checkpoint, texts: Sequence[str | tuple[str, str]], length: int
+) -> list[tokenizers.Encoding]:
+    """Texts or pairs, cut to ``length`` tokens."""
+    tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(length)
+    return tokenizer.encode_batch(list(texts))
+
+
+def _embed(
+    model: "transformers.PreTrainedModel", ids: list[list[int]], pooling: dict
+) -> np.ndarray:
+    """Token ids of a batch of texts -> (batch, hidden) float32."""
+    import torch
+
+    rows = [torch.tensor(row) for row in ids]
+    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, tokens)
+    mask = torch.tensor([[1] * len(r) + [0] * (padded.shape[1] - len(r)) for r in ids])
+    with torch.inference_mode():
+        states = model(input_ids=padded, attention_mask=mask).last_hidden_state
+        weights = mask[:, :, None].float()  # (batch, tokens, 1)
+        mean = (states * weights).sum(1) / weights.sum(1)
+        pooled = states[:, 0] if pooling["mode"] == "cls" else mean  # (batch, hidden)
+        if pooling["normalize"]:
+            pooled = torch.nn.functional.normalize(pooled, dim=1)
+    return pooled.numpy()
+
+
+def _key(checkpoint: Checkpoint) -> dict:
+    """What reference outputs depend on, besides the inputs."""
+    return {
+        "fingerprint": checkpoint.fingerprint(),
+        "config": checkpoint.config,
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def _sha256(array: np.ndarray) -> str:
+    shape = json.dumps([array.dtype.str, *array.shape]).encode()
+    return hashlib.sha256(shape + np.ascontiguousarray(array).tobytes()).hexdigest()

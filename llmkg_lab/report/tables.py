@@ -1,0 +1,250 @@
+"""The tables of a report, as HTML. Every number was measured by other modules."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from IPython.display import HTML
+
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.data.texts import Pairs
+from llmkg_lab.measure.estimate import Estimate
+from llmkg_lab.measure.quality import Quality, Verdict
+from llmkg_lab.measure.speed import Measurement, Speed
+from llmkg_lab.reference.outputs import DecoderReference, RankerReference
+from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.ort.decoder import Embedder
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.sources import Fetched
+
+# text may break anywhere, or one long word would push the table off the page
+TEXT = "text-align:left;vertical-align:top;overflow-wrap:anywhere"
+NUMBER = "text-align:right;vertical-align:top"
+COLORS = {"pass": "#1a7f37", "below target": "#9a6700", "fail": "#cf222e"}
+
+# metric -> (column title, format); a table shows those that were measured, in this order
+COLUMNS = {
+    "kl_mean": ("KL mean, nats", ".4f"),
+    "kl_p99": ("KL p99", ".3f"),
+    "kl_max": ("KL max", ".2f"),
+    "top1_agreement": ("top-1 agreement", ".2%"),
+    "perplexity": ("perplexity", ".2f"),
+    "perplexity_ratio": ("perplexity ratio", ".4f"),
+    "common_prefix": ("greedy tokens in common", ".1f"),
+    "cosine_mean": ("cosine mean", ".5f"),
+    "cosine_min": ("cosine min", ".5f"),
+    "neighbours10": ("10 neighbours in common", ".1%"),
+    "spearman": ("Spearman ρ to human scores", ".4f"),
+    "spearman_ratio": ("of the reference's ρ", ".2%"),
+    "score_pearson": ("scores: Pearson r", ".5f"),
+    "score_spearman": ("scores: Spearman ρ", ".5f"),
+    "kendall": ("rankings: Kendall τ", ".4f"),
+    "ndcg10": ("NDCG@10", ".4f"),
+    "load_ms": ("load, ms", ",.0f"),
+    "first_token_ms": ("first token, ms", ",.0f"),
+    "decode_ms": ("a token, ms", ".2f"),
+    "tokens_per_second": ("tokens/s", ".0f"),
+    "floor_ms": ("bandwidth floor, ms", ".2f"),
+    "embed_ms": ("an embedding, ms", ".2f"),
+    "pair_ms": ("a pair, ms", ".2f"),
+    "pairs_per_second": ("pairs/s", ",.0f"),
+    "sentences_per_second": ("sentences/s", ",.0f"),
+    "peak_memory_mb": ("peak memory, MB", ",.0f"),
+}
+
+
+def badge(state: str) -> str:
+    """A verdict as coloured HTML."""
+    return f'<b style="color:{COLORS[state]}">{state}</b>'
+
+
+def rows_table(
+    rows: Sequence[Mapping[str, str]], caption: str = "", text: Sequence[str] = ()
+) -> HTML:
+    """Rows of HTML fragments under their keys; the first column and those in ``text`` hold text."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    styles = {key: TEXT if key in (keys[0], *text) else NUMBER for key in keys}
+    head = "".join(f'<th style="{styles[key]};overflow-wrap:normal">{key}</th>' for key in keys)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="{styles[k]}">{row.get(k, "")}</td>' for k in keys) + "</tr>"
+        for row in rows
+    )
+    note = f"<p><small>{caption}</small></p>" if caption else ""
+    return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}")
+
+
+def checkpoint(fetched: Fetched, checkpoint: Checkpoint) -> HTML:
+    """What was found: source, format, dtypes, shape of the model."""
+    config, tensors = checkpoint.config, checkpoint.tensors.values()
+    dtypes: dict[str, int] = {}
+    for tensor in tensors:
+        dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
+    keys = (
+        *("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"),
+        *("num_transformer_layers", "model_dim", "num_query_heads", "num_kv_heads"),  # OpenELM
+    )
+    facts = {
+        "source": fetched.detail,
+        "revision": fetched.revision or "none recorded",
+        "format": checkpoint.format,
+        "tensors": ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.items()),
+        "bytes": f"{sum(tensor.nbytes for tensor in tensors):,}",
+        "architecture": config.get("model_type", ""),
+        **{
+            key.removeprefix("num_").replace("_", " "): config[key] for key in keys if key in config
+        },
+        "vocabulary": config["vocab_size"],
+        "SHA-256": checkpoint.fingerprint(),
+    }
+    rows = [{"": key, " ": html.escape(str(value))} for key, value in facts.items()]
+    return rows_table(rows, text=[" "])
+
+
+def sizes(artifacts: Mapping[str, Artifact]) -> HTML:
+    """Size, bits a weight and rounding error by scheme and by group of tensors."""
+    rows = []
+    for name, artifact in artifacts.items():
+        row = {"scheme": name, "MB": f"{artifact.nbytes / 1e6:.1f}"}
+        row["bits a weight"] = f"{artifact.bits_per_weight:.2f}"
+        for group in artifact.manifest["groups"]:
+            error = f"<br><small>{group['rms_error']:.2%}</small>" if group["rms_error"] else ""
+            row[f"{group['name']}, MB"] = f"{group['bytes'] / 1e6:.1f}{error}"
+        rows.append(row)
+    note = "Small: the root mean square of weight − stored, relative to the weights' own."
+    return rows_table(rows, note)
+
+
+def headline(schemes: Mapping[str, Mapping]) -> HTML:
+    """The few numbers that answer a reader's first questions, from result.json's ``schemes``."""
+    shown = ("kl_mean", "perplexity_ratio", "cosine_mean", "spearman", "score_spearman")
+    shown += ("ndcg10", "decode_ms", "embed_ms", "pair_ms")
+    rows = []
+    for name, entry in schemes.items():
+        row = {"scheme": name, "MB": f"{entry['bytes'] / 1e6:.1f}"}
+        row["bits a weight"] = f"{entry['bits_per_weight']:.2f}"
+        for metric in shown:
+            if measured := entry["quality"].get(metric) or entry["speed"].get(metric):
+                title, form = COLUMNS[metric]
+                row[title] = format(measured["value"], form)
+        row["verdict"] = badge(entry["verdict"])
+        row["why"] = html.escape("; ".join(entry["reasons"]))
+        rows.append(row)
+    return rows_table(rows, text=["why"])
+
+
+def qualities(qualities: Mapping[str, Quality], verdicts: Mapping[str, Verdict]) -> HTML:
+    """One row a scheme, one column a metric, each value over its 95 % interval."""
+    measured = {name: quality.metrics for name, quality in qualities.items()}
+    counts = {f"{m.n:,} {m.unit}" for metrics in measured.values() for m in metrics.values()}
+    rows = _metric_rows(measured)
+    for row in rows:
+        row["verdict"] = badge(verdicts[row["scheme"]].state)
+    return rows_table(rows, f"Measured on {', '.join(sorted(counts))}; small: 95 % interval.")
+
+
+def speeds(speeds: Mapping[str, Speed]) -> HTML:
+    """One row a scheme, one column a metric, each median over its 10th to 90th percentile."""
+    first = next(iter(speeds.values()))
+    note = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in first.conditions.items())
+    return rows_table(_metric_rows({name: s.metrics for name, s in speeds.items()}), note)
+
+
+def _metric_rows(measured: Mapping[str, Mapping[str, Estimate | Measurement]]) -> list[dict]:
+    return [
+        {"scheme": name}
+        | {
+            title: _with_interval(metrics[metric], form)
+            for metric, (title, form) in COLUMNS.items()
+            if metric in metrics
+        }
+        for name, metrics in measured.items()
+    ]
+
+
+def _with_interval(measured: Estimate | Measurement, form: str) -> str:
+    text = format(measured.value, form)
+    if measured.low is None or measured.low == measured.high:
+        return text
+    return f"{text}<br><small>{measured.low:{form}} – {measured.high:{form}}</small>"
+
+
+def continuations(
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    reference: DecoderReference,
+    qualities: Mapping[str, Quality],
+) -> HTML:
+    """The reference's greedy continuations beside each scheme's; what differs is in bold."""
+    rows = []
+    for i, prompt in enumerate(prompts):
+        expected = np.array(reference.continuations[i])
+        row = {"prompt": html.escape(prompt), "PyTorch float32": _text(tokenizer, expected)}
+        for name, quality in qualities.items():
+            written = quality.samples["continuations"][i]
+            same = int(np.cumprod(written == expected).sum())  # tokens before the first difference
+            rest = _text(tokenizer, written[same:])
+            row[name] = _text(tokenizer, written[:same]) + (f"<b>{rest}</b>" if rest else "")
+        rows.append(row)
+    note = "Greedy; in bold from where a scheme leaves the reference."
+    return rows_table(rows, note, text=list(rows[0]))
+
+
+CONVERSATION = (
+    {"role": "user", "content": "Where is Paris?"},
+    {"role": "assistant", "content": "In France."},
+    {"role": "user", "content": "And Rome?"},
+)
+
+
+def conversation(tokenizer: Tokenizer) -> HTML:
+    """A conversation as the chat template writes it, up to where the model would answer."""
+    try:
+        prompt = tokenizer.chat(CONVERSATION)
+    except InferenceError as error:
+        return HTML(f"<p>{html.escape(error.message)}</p>")
+    tokens = len(tokenizer.encode(prompt, special=False))
+    return HTML(f"<pre>{html.escape(prompt)}</pre><p><small>{tokens} tokens</small></p>")
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    return html.escape(tokenizer.decode([int(i) for i in ids]))
+
+
+def moved_pairs(
+    pairs: Pairs, reference: np.ndarray, embedder: Embedder, scheme: str, count: int = 6
+) -> HTML:
+    """The sentence pairs whose cosine moved most; ``reference`` (2 n, hidden): left, then right."""
+    before = _pair_cosines(reference)
+    after = _pair_cosines(embedder.embed([*pairs.left, *pairs.right]))
+    rows = [
+        {
+            "sentences": f"{html.escape(pairs.left[i])}<br>{html.escape(pairs.right[i])}",
+            "people, of 5": f"{pairs.scores[i]:.1f}",
+            "cosine, PyTorch float32": f"{before[i]:.3f}",
+            f"cosine, {scheme}": f"{after[i]:.3f}",
+        }
+        for i in np.argsort(-np.abs(after - before))[:count]
+    ]
+    return rows_table(rows)
+
+
+def moved_scores(
+    reference: RankerReference, scores: np.ndarray, scheme: str, count: int = 6
+) -> HTML:
+    """The pairs of query and passage whose score (pairs,) moved most."""
+    rows = [
+        {
+            "query and passage": "<br>".join(map(html.escape, reference.candidates.pairs[i])),
+            "logit, PyTorch float32": f"{reference.scores[i]:.3f}",
+            f"logit, {scheme}": f"{scores[i]:.3f}",
+        }
+        for i in np.argsort(-np.abs(scores - reference.scores))[:count]
+    ]
+    return rows_table(rows)
+
+
+def _pair_cosines(embeddings: np.ndarray) -> np.ndarray:
+    """(2 n, hidden) of unit length, left sides before right ones -> (n,)."""
+    left, right = np.split(embeddings, 2)
+    return np.einsum("ph,ph->p", left, right)

@@ -1,0 +1,1 @@
+"""The variants, one YAML file each."""

@@ -1,0 +1,1 @@
+"""Artifacts on Candle, in a process of their own."""

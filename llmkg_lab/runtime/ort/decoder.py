@@ -1,0 +1,147 @@
+"""Artifacts on plain ONNX Runtime: a decoder with an in-place KV cache, and an embedder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, EncoderSessions, Inputs
+from llmkg_lab.runtime.ort.packed import open_artifact
+from llmkg_lab.runtime.ort.session import CPU, CachedSession
+from llmkg_lab.runtime.sequence import SequenceDecoder, check_tokens
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+
+PREFILL_CHUNK = 128  # tokens a run: it bounds the memory of what is in between the layers
+
+
+class Decoder(SequenceDecoder):
+    """A causal language model over one KV cache, one sequence at a time.
+
+    A token copies and allocates nothing (``CachedSession``).
+
+    max_length: tokens that fit the cache, by default the model's context length. The memory
+        is taken as it fills.
+    reuse_prompts: a prompt's beginning that the cache holds from the last generation is not
+        computed again. Off by default, because it makes tokens depend on what ran before: the
+        logits are the same but for the order of sums, which int8 activations blow up
+        (docs/speed.md).
+    profile: as ``open_session`` takes it.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        threads: int | None = None,
+        max_length: int | None = None,
+        reuse_prompts: bool = False,
+        profile: Path | None = None,
+    ) -> None:
+        self.artifact = artifact
+        self.reuse_prompts = reuse_prompts
+        self.session = open_artifact(artifact, threads, profile=profile)
+        self._cached = CachedSession(self.session, artifact, 1, PREFILL_CHUNK, max_length)
+        self.max_length, self.vocab = self._cached.max_length, self._cached.vocab
+        self._tokens = np.empty(self.max_length, np.int64)  # what the cache holds
+        self._lengths = np.zeros(1, np.int64)  # and how much of it
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return int(self._lengths[0])
+
+    def reset(self) -> None:
+        """Forget the sequence; the buffers stay."""
+        self._lengths[0] = 0
+
+    def reuse(self, ids: Sequence[int]) -> int:
+        """Forget all but what the cache shares with the beginning of ``ids``; return its length."""
+        ids = np.asarray(ids, np.int64)[: self.length]
+        differs = np.flatnonzero(ids != self._tokens[: len(ids)])
+        shared = int(differs[0]) if len(differs) else len(ids)
+        self._lengths[0] = shared
+        return shared
+
+    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+        """Append several tokens; return the logits after the last, (vocab,) float32.
+
+        The result is a view that the next call overwrites. Raises InferenceError on no tokens,
+        a token outside the vocabulary, or more tokens than the cache has room for.
+        """
+        ids = np.asarray(ids, np.int64)
+        check_tokens(ids, self.vocab, self.length + len(ids), self.max_length)
+        for start in range(0, len(ids), self._cached.chunk):
+            part = ids[start : start + self._cached.chunk]
+            length = self.length
+            logits = self._cached.run(0, part[None], self._lengths)
+            self._tokens[length : length + len(part)] = part
+            self._lengths += len(part)  # only now: an interrupted run leaves the cache as it was
+        return logits[0]
+
+    def start(self, prompt: np.ndarray) -> np.ndarray:
+        """Begin a sequence; return what of its ``prompt`` the cache does not hold."""
+        # the last token of a prompt is run in any case, for its logits
+        self.reuse(prompt[:-1] if self.reuse_prompts else ())
+        return prompt[self.length :]
+
+    def logits(self, input_ids: np.ndarray, lengths: Sequence[int] | None = None) -> np.ndarray:
+        """Logits at every position of whole sequences, without the cache.
+
+        input_ids: (batch, sequence) int64, padded at the right where ``lengths`` (batch,) says
+        that a sequence is shorter. Returns (batch, sequence, vocab) float32; what stands at
+        padding means nothing.
+        """
+        input_ids = np.asarray(input_ids, np.int64)
+        batch, sequence = input_ids.shape
+        check_tokens(input_ids, self.vocab, sequence, self.artifact.context_length)
+        lengths = np.full(batch, sequence) if lengths is None else np.asarray(lengths)
+        feeds = {
+            "input_ids": input_ids,
+            "attention_mask": (np.arange(sequence) < lengths[:, None]).astype(np.int64),
+        }
+        for name, (_, heads, _, head_dim) in self._cached.past.items():
+            feeds[name] = np.zeros((batch, heads, 0, head_dim), np.float32)
+        return self.session.run(["logits"], feeds)[0]
+
+
+class Embedder:
+    """Texts to vectors. A sentence embedder's graph pools and normalizes; of a plain encoder's
+    hidden states, the normalized mean over a text's tokens is taken here."""
+
+    def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
+        self.artifact = artifact
+        self._sessions = EncoderSessions(artifact, threads, provider)
+        self.session = self._sessions.session
+        outputs = {output.name: output.shape for output in self.session.get_outputs()}
+        if "last_hidden_state" not in outputs or "logits" in outputs:
+            raise InferenceError(
+                f"{artifact.folder} is a {artifact.task} model: it embeds no texts",
+                "open an encoder, such as one of the MiniLM family",
+            )
+        self._pools = "sentence_embedding" in outputs
+        self.hidden = outputs["last_hidden_state"][-1]
+        self.tokenizer = Tokenizer.from_folder(artifact.folder)
+        pooling = artifact.manifest["pooling"] or {}
+        self.max_length = pooling.get("max_length") or artifact.context_length
+
+    def embed(self, texts: Sequence[str], batch_size: int | None = None) -> np.ndarray:
+        """Embeddings (texts, hidden) float32, in the order of the texts.
+
+        Tokens beyond ``max_length`` are cut off. Texts of like length share a run, of
+        BATCH_TOKENS or of ``batch_size`` texts at most.
+        """
+        embeddings = np.empty((len(texts), self.hidden), np.float32)
+        most = self._sessions.most_texts(batch_size)
+        batches = self.tokenizer.batches(texts, self.max_length, BATCH_TOKENS, most)
+        for indices, vectors in self._sessions.each(self._run, batches):
+            embeddings[indices] = vectors
+        return embeddings
+
+    def _run(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
+        if self._pools:
+            return session.run(["sentence_embedding"], inputs)[0]
+        states = session.run(["last_hidden_state"], inputs)[0]  # (texts, tokens, hidden)
+        total = np.einsum("tnh,tn->th", states, inputs["attention_mask"].astype(np.float32))
+        return total / np.linalg.norm(total, axis=1, keepdims=True)

@@ -1,0 +1,63 @@
+"""An encoder's sessions: one for a text on all cores, one for many texts, a core a batch.
+
+Cores that share a batch wait for each other after every operator. With a batch each they never
+do: a few hundredths faster on a quiet machine, twice as fast where other work takes the cores
+(docs/speed.md). Both sessions map the same weights and share an arena.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+import onnxruntime
+
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.base.cores import default_threads
+from llmkg_lab.runtime.ort.packed import open_artifact
+from llmkg_lab.runtime.ort.session import CPU
+
+BATCH_TOKENS = 128  # a run; more were no faster on two cores (docs/speed.md)
+ENOUGH = 2  # batches for each core, from which on none waits long for the last
+
+Inputs = dict[str, np.ndarray]
+Batch = tuple[list[int], Inputs]  # which texts, and their inputs
+Run = Callable[[onnxruntime.InferenceSession, Inputs], np.ndarray]
+
+
+class EncoderSessions:
+    """An artifact's sessions; arguments and errors as ``open_artifact`` has them."""
+
+    def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
+        self._artifact = artifact
+        self._alone = artifact.manifest["scheme"].get("dynamic", False)
+        self._cores = (threads or default_threads()) if provider == CPU else 1
+        self.session = open_artifact(artifact, threads, provider, shares_arena=True)
+
+    def most_texts(self, asked: int | None) -> int | None:
+        """Texts that a run may have, None for any number.
+
+        Where one scale serves all activations of a run (``int8-dyn``) a text runs alone, or what
+        becomes of it would depend on the others: as fast but for six hundredths.
+        """
+        return 1 if self._alone else asked
+
+    def each(self, run: Run, batches: Iterable[Batch]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """What ``run`` makes of each batch's inputs, with the texts that they are of."""
+        batches = list(batches)
+        if self._cores == 1 or len(batches) < ENOUGH * self._cores:
+            for indices, inputs in batches:
+                yield indices, run(self.session, inputs)
+            return
+        session, pool = self._single, ThreadPoolExecutor(self._cores)
+        try:
+            batches.reverse()  # the longest first: the last to end is then a short one
+            results = pool.map(lambda batch: run(session, batch[1]), batches)
+            for (indices, _), result in zip(batches, results, strict=True):
+                yield indices, result
+        finally:
+            pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the runs that have begun
+
+    @cached_property
+    def _single(self) -> onnxruntime.InferenceSession:
+        return open_artifact(self._artifact, 1, shares_arena=True)

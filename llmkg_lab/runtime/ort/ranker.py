@@ -1,0 +1,45 @@
+"""A cross-encoder: how well a passage answers a query, read together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime
+
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, EncoderSessions, Inputs
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+
+
+class Ranker:
+    """Pairs of texts to one score each, a logit: the higher, the better they fit."""
+
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+        self.artifact = artifact
+        self._sessions = EncoderSessions(artifact, threads)
+        self.session = self._sessions.session
+        outputs = {output.name: output.shape for output in self.session.get_outputs()}
+        if outputs.get("logits") != ["batch_size", 1]:
+            raise InferenceError(
+                f"{artifact.folder} is a {artifact.task} model: it gives a pair no single score",
+                "convert a checkpoint of BertForSequenceClassification with one label",
+            )
+        self.tokenizer = Tokenizer.from_folder(artifact.folder)
+        self.max_length = artifact.context_length
+
+    def score(self, pairs: Sequence[tuple[str, str]], batch_size: int | None = None) -> np.ndarray:
+        """Scores (pairs,) float32, in the order of the pairs (query, passage).
+
+        The longer of two texts is cut where both do not fit. Pairs of like length share a run,
+        of BATCH_TOKENS or of ``batch_size`` pairs at most.
+        """
+        scores = np.empty(len(pairs), np.float32)
+        most = self._sessions.most_texts(batch_size)
+        batches = self.tokenizer.batches(pairs, self.max_length, BATCH_TOKENS, most)
+        for indices, logits in self._sessions.each(_logits, batches):
+            scores[indices] = logits[:, 0]
+        return scores
+
+
+def _logits(session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
+    return session.run(["logits"], inputs)[0]  # (pairs, 1)

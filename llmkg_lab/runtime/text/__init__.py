@@ -1,0 +1,1 @@
+"""Tokens in and out: tokenizer, sampling, stop texts, generation."""

@@ -1,0 +1,80 @@
+"""Prompt in, text out, piece by piece."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.runtime.text.sampling import Sampler
+from llmkg_lab.runtime.text.stopping import StopStrings
+from llmkg_lab.runtime.text.tokenizer import DetokenizeStream, Message, Tokenizer
+
+
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How to continue a prompt; names and defaults are LLMKG's. See ``Sampler``.
+
+    stop_tokens: texts that end the generation, special tokens among them; none is shown. The
+        model's own end-of-text tokens always end it.
+    """
+
+    temperature: float | None = 0.7  # 0 or None: greedy
+    top_k: int | None = 50
+    top_p: float | None = 0.95
+    repetition_penalty: float = 1.1
+    max_tokens: int = 1024
+    seed: int | None = None
+    stop_tokens: tuple[str, ...] = ("</s>", "<|endoftext|>")
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise InferenceError(f"max_tokens is {self.max_tokens}", "it has to be 1 or more")
+
+    def sampler(self) -> Sampler:
+        """A sampler at the start of its seed's sequence."""
+        return Sampler(self.temperature, self.top_k, self.top_p, self.repetition_penalty, self.seed)
+
+
+def generate_text(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    prompt: str | Sequence[Message],
+    config: GenerationConfig | None = None,
+) -> Iterator[str]:
+    """Continue a text, or answer a conversation, and yield the text as it grows.
+
+    Raises InferenceError on a bad option or prompt, before anything is yielded. Ctrl-C ends it
+    between two tokens; the decoder is then ready for the next prompt.
+    """
+    config = config or GenerationConfig()
+    if isinstance(prompt, str):
+        ids = tokenizer.encode(prompt)
+    else:  # the template writes the special tokens itself
+        ids = tokenizer.encode(tokenizer.chat(prompt), special=False)
+    # Special tokens never come out as text, so they are watched for as tokens.
+    ends = {tokenizer.token_id(stop) for stop in config.stop_tokens} | end_tokens(decoder.artifact)
+    stop = StopStrings(config.stop_tokens)
+    tokens = decoder.generate(ids, config.max_tokens, config.sampler(), ends)
+    return _stream(tokens, DetokenizeStream(tokenizer, ids), stop)
+
+
+def end_tokens(artifact: Artifact) -> set[int]:
+    """The ids that end a text, by generation_config.json or else by config.json."""
+    path = artifact.folder / "generation_config.json"
+    generation = json.loads(path.read_text()) if path.exists() else {}
+    ends = generation.get("eos_token_id", artifact.config.get("eos_token_id"))
+    if ends is None:
+        return set()
+    return set(ends) if isinstance(ends, list) else {ends}
+
+
+def _stream(tokens: Iterator[int], text: DetokenizeStream, stop: StopStrings) -> Iterator[str]:
+    for token in tokens:
+        if piece := stop.push(text.push(token)):
+            yield piece
+        if stop.stopped:
+            return
+    if rest := stop.push(text.flush()) + stop.flush():
+        yield rest

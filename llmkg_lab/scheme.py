@@ -1,0 +1,202 @@
+"""What to quantize to: a scheme is a short name that says how every tensor is stored.
+
+int4              4 bits, blocks of 32 along the input axis, zero points
+int4-b128-sym     blocks of 128, symmetric (no zero points)
+int4-s16          scales stored as float16: 0.5 bits a weight less in blocks of 32
+int4-e8b64sym     the embedding table at 8 bits in blocks of 64, symmetric
+int4-eq           channels equalized first: the same function, easier to quantize, no text needed
+int4-mse          and each block's scale searched for the least squared error
+int4-b64-gptq     and the codes solved on calibration text (GPTQ), not rounded to nearest
+int4-gptq-dwq     and the scales then trained on the whole model's predictions: some minutes more
+int4-e4           the embedding table (and a head that shares it) at 4 bits too
+int8-dyn          of encoders: a scale a row, and products in integers, as activations are rounded
+                  to 8 bits with one scale for all of them: faster, and less exact
+budget:100MB      each matrix of a decoder at the width that its sensitivity earns, in 100 MB in all
+budget:5.2bpw     the same in 5.2 bits a parameter; as the name of a folder, budget-5.2bpw
+fp16              half-precision weights, computed in float32
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from llmkg_lab.base.errors import LabError
+
+BITS = {"int4": 4, "int8": 8, "budget": 4}  # a budget's: of what nothing was measured for
+FLOATS = {"fp32": 4, "fp16": 2}  # bytes an element
+BLOCK_SIZES = (32, 64, 128)
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "int4": "_q4", "budget": "_q4"}
+
+
+class SchemeError(LabError):
+    """The name of a scheme that cannot be read."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one matrix (rows, columns) is stored: integer codes in blocks along a row."""
+
+    bits: int
+    block_size: int
+    symmetric: bool
+    half_scales: bool = False  # scales are stored as float16 and cast when the graph is loaded
+    dynamic: bool = False  # products in integers; a block is then a row
+
+    def blocks(self, columns: int) -> int:
+        """Blocks in a row; the last one may be ragged."""
+        return -(-columns // self.block_size)
+
+    def nbytes(self, rows: int, columns: int) -> int:
+        """Bytes of codes, scales and packed zero points together."""
+        blocks = self.blocks(columns)
+        zero_points = 0 if self.symmetric else -(-blocks * self.bits // 8)
+        scale = 2 if self.half_scales else 4
+        return rows * (blocks * (self.block_size * self.bits // 8 + scale) + zero_points)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the graph and its weights may take together."""
+
+    amount: float
+    unit: str  # mb: 10⁶ bytes | bpw: bits a parameter
+
+    def nbytes(self, parameters: int) -> int:
+        """In bytes, for a model of so many parameters."""
+        return int(self.amount * (1e6 if self.unit == "mb" else parameters / 8))
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A whole model's scheme. ``Scheme.parse(name).name == name`` for every canonical name."""
+
+    base: str  # fp32 | fp16 | int8 | int4 | budget
+    block_size: int = 32
+    symmetric: bool = False
+    half_scales: bool = False
+    method: str = "rtn"  # round to nearest | eq, mse, gptq: as above
+    distilled: bool = False
+    dynamic: bool = False
+    table_bits: int | None = None  # None: 8 where a language model's head shares the table
+    table_block: int | None = None  # None: as block_size
+    table_symmetric: bool = False  # the table too has no zero points
+    budget: Budget | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a name such as ``int4-b64-sym-e4``. Raises SchemeError on anything else."""
+        base, *options = text.strip().lower().replace(":", "-", 1).split("-")
+        if base not in BITS and base not in FLOATS:
+            raise SchemeError(
+                f"unknown scheme {text!r}", f"start with one of {', '.join([*FLOATS, *BITS])}"
+            )
+        if base == "budget":
+            return cls._parse_budget(text, options)
+        if options and base in FLOATS:
+            raise SchemeError(f"scheme {text!r}: {base} takes no options")
+        fields = {}
+        for option in options:
+            said = cls._option(text, option)
+            if twice := fields.keys() & said.keys():
+                raise SchemeError(f"scheme {text!r} says {min(twice)} twice")
+            fields |= said
+        if fields.get("distilled") and fields.get("method") != "gptq":
+            raise SchemeError(f"scheme {text!r}: dwq trains what gptq solved", "write gptq-dwq")
+        if fields.get("dynamic"):
+            others = fields.keys() & {"block_size", "half_scales", "method"}
+            if base != "int8" or others:
+                raise SchemeError(f"scheme {text!r}: dyn goes with int8 alone", "write int8-dyn")
+            fields["symmetric"] = True
+        return cls(base, **fields)
+
+    @classmethod
+    def _parse_budget(cls, text: str, options: list[str]) -> Self:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(mb|bpw)(-dwq)?", "-".join(options))
+        if match is None or not float(match[1]):
+            raise SchemeError(
+                f"scheme {text!r}: a budget is a size", "write budget:100MB or budget:5.2bpw"
+            )
+        budget = Budget(float(f"{float(match[1]):g}"), match[2])
+        distilled = match[3] is not None
+        return cls("budget", half_scales=True, method="gptq", distilled=distilled, budget=budget)
+
+    @staticmethod
+    def _option(text: str, option: str) -> dict[str, int | bool | str]:
+        flags = {
+            "sym": {"symmetric": True},
+            "s16": {"half_scales": True},
+            "eq": {"method": "eq"},
+            "mse": {"method": "mse"},
+            "gptq": {"method": "gptq"},
+            "dwq": {"distilled": True},
+            "dyn": {"dynamic": True},
+        }
+        if option in flags:
+            return flags[option]
+        match = re.fullmatch(r"(?:e(?P<bits>[48]))?(?:b(?P<block>\d+))?(?P<sym>sym)?", option)
+        if match is None or not (match["bits"] or (match["block"] and not match["sym"])):
+            raise SchemeError(
+                f"scheme {text!r}: unknown option {option!r}",
+                "options are b32, b64, b128 (block size), sym (no zero points), s16 (float16 "
+                "scales), eq (equalized channels), mse (and searched scales), gptq (calibrated), "
+                "dwq (and distilled), dyn (products in integers), e4, e8 (table bits), e8b64sym "
+                "(and its blocks)",
+            )
+        block = int(match["block"]) if match["block"] else None
+        if block not in (None, *BLOCK_SIZES):
+            raise SchemeError(
+                f"scheme {text!r}: block size {block}", f"choose one of {BLOCK_SIZES}"
+            )
+        if not match["bits"]:
+            return {"block_size": block}
+        table = {"table_bits": int(match["bits"]), "table_symmetric": bool(match["sym"])}
+        return {**table, "table_block": block}
+
+    @property
+    def name(self) -> str:
+        """The canonical name, fit for a folder: the base, then what differs from its defaults."""
+        if self.budget:
+            amount = f"budget-{self.budget.amount:g}{self.budget.unit}"
+            return f"{amount}-dwq" if self.distilled else amount
+        parts = [self.base]
+        if self.block_size != 32:
+            parts.append(f"b{self.block_size}")
+        if self.dynamic:
+            parts.append("dyn")
+        elif self.symmetric:
+            parts.append("sym")
+        if self.half_scales:
+            parts.append("s16")
+        if self.method != "rtn":
+            parts.append(self.method)
+        if self.distilled:
+            parts.append("dwq")
+        if self.table_bits is not None:
+            block = f"b{self.table_block}" if self.table_block else ""
+            symmetric = "sym" if self.table_symmetric else ""
+            parts.append(f"e{self.table_bits}{block}{symmetric}")
+        return "-".join(parts)
+
+    @property
+    def suffix(self) -> str:
+        """The file name suffix by which Transformers.js finds the graph (its ``dtype``)."""
+        return SUFFIXES[self.base]
+
+    def linear(self) -> Layout | None:
+        """The layout of a weight matrix, or None where it stays floating point."""
+        if self.base in FLOATS:
+            return None
+        scales = (self.half_scales, self.dynamic)
+        return Layout(BITS[self.base], self.block_size, self.symmetric, *scales)
+
+    def table(self, *, is_head: bool) -> Layout | None:
+        """The layout of an embedding table or an LM head.
+
+        A head's errors go straight into the logits, so by default it keeps 8 bits; the table
+        of an encoder has no such reader and follows the matrices.
+        """
+        if self.base in FLOATS:
+            return None
+        bits = self.table_bits or (8 if is_head else BITS[self.base])
+        symmetric = self.symmetric or self.table_symmetric
+        return Layout(bits, self.table_block or self.block_size, symmetric, self.half_scales)
