@@ -92,7 +92,7 @@ def sentencepiece_model(tmp_path_factory):
     import sentencepiece
 
     model = io.BytesIO()
-    text = Path(__file__).with_name("test_checkpoint.py").read_text().splitlines()
+    text = (Path(__file__).parent / "checkpoint" / "test_checkpoint.py").read_text().splitlines()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text),
         model_writer=model,

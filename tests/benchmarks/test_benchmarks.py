@@ -18,7 +18,7 @@ from llmkg_lab.measure.quality import score_windows
 from llmkg_lab.reference.outputs import decoder_reference
 from llmkg_lab.scheme import Scheme
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 from gguf.quants import dequantize
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_checkpoints import finish_gguf, permute, write_gguf
+from support.tiny_checkpoints import finish_gguf, permute, write_gguf
 
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
 from llmkg_lab.checkpoint.gguf_file import read_header

@@ -54,7 +54,7 @@ def environment(tmp_path_factory, minilm_folder):
     }
     for name, text in variants.items():
         (params / "tiny" / f"{name}.yaml").write_text(text)
-    folders = {"PARAMS": params, "NOTEBOOKS": Path(__file__).parent / "notebooks"}
+    folders = {"PARAMS": params, "NOTEBOOKS": Path(__file__).parents[1] / "notebooks"}
     return {f"LLMKG_LAB_{name}": str(folder) for name, folder in folders.items()}
 
 

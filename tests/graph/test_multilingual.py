@@ -4,9 +4,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import numpy as np
-import packaged_e5
 import pytest
 from scipy.stats import spearmanr
+from support import packaged_e5
 
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.convert.to_onnx import convert

@@ -9,7 +9,7 @@ from llmkg_lab.scheme import Scheme
 
 
 def test_calls_leave_no_memory_behind(tiny_llama, make_artifact, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
     from leak import GROWTH, growth
 
     decoder = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int8"), tmp_path / "int8")

@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_checkpoints import write_safetensors
+from support.tiny_checkpoints import write_safetensors
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny_checkpoints import write_safetensors
+from support.tiny_checkpoints import write_safetensors
 
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
 

@@ -5,10 +5,10 @@ import os
 import subprocess
 import sys
 
-import hub_server
 import pytest
-import tiny_checkpoints as tiny
 from huggingface_hub import constants
+from support import hub_server
+from support import tiny_checkpoints as tiny
 
 REPO = "someone/tiny-llama"
 CHUNK = constants.DOWNLOAD_CHUNK_SIZE  # what the client writes at a time

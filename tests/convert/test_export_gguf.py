@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save_file
-from tiny_checkpoints import CONFIG, TENSORS, permute, write_safetensors
+from support.tiny_checkpoints import CONFIG, TENSORS, permute, write_safetensors
 
 from llmkg_lab.artifact import verify
 from llmkg_lab.checkpoint import open_checkpoint

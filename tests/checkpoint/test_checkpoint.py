@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from tiny_checkpoints import (
+from support.tiny_checkpoints import (
     CONFIG,
     SHAPES,
     TENSORS,

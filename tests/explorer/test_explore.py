@@ -6,9 +6,9 @@ import time
 
 import numpy as np
 import pytest
-from lab_browser import browser, needs_chromium, run_all_cells, server
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from support.lab_browser import browser, needs_chromium, run_all_cells, server
 
 from llmkg_lab.base import paths
 from llmkg_lab.base.errors import LabError

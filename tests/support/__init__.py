@@ -1,0 +1,1 @@
+"""What tests share: small checkpoints, a Hub on loopback, a browser."""
