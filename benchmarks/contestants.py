@@ -188,14 +188,8 @@ def build_genai(model: Path, out: Path, *options: str) -> None:
 def code_hash() -> str:
     """SHA-256 of the code that artifacts come from: another code may make another artifact."""
     package, digest = Path(llmkg_lab.__file__).parent, hashlib.sha256()
-    parts = (
-        "quantize/*.py",
-        "architectures/*.py",
-        "convert.py",
-        "graph.py",
-        "layers.py",
-        "store.py",
-    )
-    for path in sorted(path for part in parts for path in package.glob(part)):
+    parts = ("quantize", "models", "graph", "convert", "scheme.py")
+    paths = (path for path in package.rglob("*.py") if path.relative_to(package).parts[0] in parts)
+    for path in sorted(paths):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()

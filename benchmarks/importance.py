@@ -9,8 +9,7 @@ from tqdm import tqdm
 
 from llmkg_lab.base import cache
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.convert.gguf_metadata import NAMES
-from llmkg_lab.reference import outputs as reference
+from llmkg_lab.reference.load import load_model
 
 METHOD = 1  # counted up when the same inputs would give other values
 
@@ -33,7 +32,7 @@ def importance(checkpoint: Checkpoint, windows: np.ndarray) -> dict[str, np.ndar
 def _measure(checkpoint: Checkpoint, windows: np.ndarray) -> dict[str, np.ndarray]:
     import torch
 
-    model, sums = reference.load_model(checkpoint), {}
+    model, sums = load_model(checkpoint), {}
 
     def adding(name: str):
         def hook(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -44,7 +43,7 @@ def _measure(checkpoint: Checkpoint, windows: np.ndarray) -> dict[str, np.ndarra
 
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and name.startswith("model.layers."):
-            gguf_name = NAMES["llama"].gguf_name(f"{name}.weight")
+            gguf_name = checkpoint.form.gguf.gguf_name(f"{name}.weight")
             module.register_forward_pre_hook(adding(gguf_name))
     with torch.inference_mode():
         for window in tqdm(windows, desc="importance matrix", unit="window", file=sys.stderr):

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.models import Form, form_of, task_of
 
 
 class CheckpointError(LabError):
@@ -74,6 +76,28 @@ class Checkpoint(ABC):
     @abstractmethod
     def sidecars(self) -> dict[str, bytes]:
         """Files by name that go beside the graph: the tokenizer's and the generation config."""
+
+    @cached_property
+    def form(self) -> Form:
+        """What the model is. Raises UnsupportedError where nothing here computes it."""
+        return form_of(self.config, self.tensors)
+
+    @property
+    def task(self) -> str:
+        """What the model is for, by the class that config.json names and by its pooling."""
+        task = task_of(self.config)
+        is_embedder = task == "feature-extraction" and self.pooling
+        return "sentence-embedding" if is_embedder else task
+
+    @property
+    def parameters(self) -> int:
+        """The elements of all tensors."""
+        return sum(math.prod(info.shape) for info in self.tensors.values())
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors as they are stored."""
+        return sum(info.nbytes for info in self.tensors.values())
 
     @property
     def pooling(self) -> dict | None:

@@ -12,14 +12,8 @@ from gguf.quants import dequantize
 from llmkg_lab.checkpoint import gguf_tokenizer
 from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo, read_bytes
 from llmkg_lab.checkpoint.gguf_file import StoredTensor, read_header
-from llmkg_lab.checkpoint.gguf_models import MODELS
-
-POOLING = {1: "mean", 2: "cls"}  # llama.cpp's pooling types
-# Weights and biases whose rows llama.cpp's converter permutes; the config's key for their heads
-PERMUTED = {
-    "self_attn.q_proj": "num_attention_heads",
-    "self_attn.k_proj": "num_key_value_heads",
-}
+from llmkg_lab.models import FORMS, Form
+from llmkg_lab.models.gguf import POOLING
 
 
 class GGUFCheckpoint(Checkpoint):
@@ -31,18 +25,14 @@ class GGUFCheckpoint(Checkpoint):
         self._metadata, stored = read_header(path)
         self._refuse_parts(path)
         architecture = self._metadata.get("general.architecture", str)
-        if architecture not in MODELS:
-            raise CheckpointError(
-                f"{path}: GGUF of the architecture {architecture!r}",
-                f"supported are {', '.join(MODELS)}",
-            )
-        self._stored = _renamed(path, architecture, stored)
+        form = _form_named(path, architecture)
+        self._stored = _renamed(path, form, stored)
         tensors = {
             name: TensorInfo(name, tensor.shape, tensor.type.name, tensor.nbytes)
             for name, tensor in self._stored.items()
         }
         shapes = {name: tensor.shape for name, tensor in self._stored.items()}
-        config = MODELS[architecture].config(self._metadata, shapes)
+        config = form.gguf_config(self._metadata, shapes)
         super().__init__(path, config, tensors, [path])
 
     def _refuse_parts(self, path: Path) -> None:
@@ -92,12 +82,13 @@ class GGUFCheckpoint(Checkpoint):
     def _permuted_heads(self, name: str) -> int:
         """Heads of a tensor whose rows are permuted, else 0. A name ends in module.weight."""
         module = ".".join(name.split(".")[-3:-1])
-        return self.config[PERMUTED[module]] if module in PERMUTED else 0
+        counts = self.form.gguf.permuted
+        return getattr(self.form, counts[module]) if module in counts else 0
 
     def sidecars(self) -> dict[str, bytes]:
         length = self.config["max_position_embeddings"]
         files = gguf_tokenizer.build(self._metadata, length)
-        if self.config["model_type"] == "llama":
+        if self.form.generates:
             special = {key: self.config[key] for key in self.config if key.endswith("_token_id")}
             files["generation_config.json"] = json.dumps(special, indent=2).encode()
         return files
@@ -105,21 +96,33 @@ class GGUFCheckpoint(Checkpoint):
     @property
     def pooling(self) -> dict | None:
         """As the metadata says. llama.cpp normalizes embeddings, so that is what a file means."""
-        mode = POOLING.get(self._metadata.get("bert.pooling_type", int, 0))
+        stored = self._metadata.get(f"{self.form.gguf.architecture}.pooling_type", int, 0)
+        mode = next((mode for mode, number in POOLING.items() if number == stored), None)
         if mode is None:
             return None
         length = self.config["max_position_embeddings"]
         return {"mode": mode, "normalize": True, "max_length": length}
 
 
+def _form_named(path: Path, architecture: str) -> type[Form]:
+    """The form by llama.cpp's name of it."""
+    known = {form.gguf.architecture: form for form in FORMS.values() if form.reads_gguf()}
+    if architecture not in known:
+        raise CheckpointError(
+            f"{path}: GGUF of the architecture {architecture!r}",
+            f"supported are {', '.join(known)}",
+        )
+    return known[architecture]
+
+
 def _renamed(
-    path: Path, architecture: str, stored: dict[str, StoredTensor]
+    path: Path, form: type[Form], stored: dict[str, StoredTensor]
 ) -> dict[str, StoredTensor]:
     """The tensors by Hugging Face name. Raises CheckpointError on one that has none."""
-    names = {name: MODELS[architecture].hugging_face_name(name) for name in stored}
+    names = {name: form.gguf.hugging_face_name(name) for name in stored}
     if unknown := [name for name, renamed in names.items() if renamed is None]:
         raise CheckpointError(
-            f"{path}: the tensor {unknown[0]} has no place in a plain {architecture}",
+            f"{path}: the tensor {unknown[0]} has no place in a plain {form.model_type}",
             "a model with it would be converted wrongly, so it is refused",
         )
     return {names[name]: tensor for name, tensor in stored.items()}

@@ -6,7 +6,7 @@ file that claims 2^60 of them keeps it busy until memory ends.
 
 import math
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -67,6 +67,24 @@ class Metadata:
             found = type(value).__name__
             raise CheckpointError(f"{self.path}: {key} is a {found}, not a {kind.__name__}")
         return value
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A positive whole number: a hostile file may say 0, or a list with one per layer."""
+        fallback = () if default is None else (default,)
+        size = self.get(key, int, *fallback)
+        if size < 1:
+            raise CheckpointError(f"{self.path}: {key} is {size}")
+        return size
+
+    def decimal(self, key: str) -> float:
+        """The shortest decimal that is the stored float32: 1e-05 rather than 9.99999974e-06."""
+        return float(str(np.float32(self.get(key, float))))
+
+    def rows(self, shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+        """The rows of a tensor. Raises CheckpointError where it is missing."""
+        if name not in shapes:
+            raise CheckpointError(f"{self.path} lacks the tensor {name}")
+        return shapes[name][0]
 
     def items(self, key: str, kind: type[T]) -> list[T]:
         """The same for a list of ``kind``."""

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.graph import llama
+from llmkg_lab.models.llama import LlamaForm
 
 FILE = "genai_config.json"
 
@@ -15,21 +15,20 @@ def write_config(folder: Path, checkpoint: Checkpoint, model: str) -> None:
     Nothing is written for what genai has no way to run: encoders, and decoders whose count of
     heads changes from layer to layer. model: the graph, relative to the folder.
     """
-    if checkpoint.config["model_type"] == "llama":
+    if isinstance(checkpoint.form, LlamaForm):
         path = folder / "generation_config.json"
         generation = json.loads(path.read_bytes()) if path.exists() else {}
-        config = _config(checkpoint, generation, model)
+        config = _config(checkpoint, checkpoint.form, generation, model)
         (folder / FILE).write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _config(checkpoint: Checkpoint, generation: dict, model: str) -> dict:
+def _config(checkpoint: Checkpoint, c: LlamaForm, generation: dict, model: str) -> dict:
     """The model as its graph is; the search as generation_config.json says, else greedy."""
-    c = llama.Config.read(checkpoint.config, checkpoint.tensors)
     ids = checkpoint.config | generation
     special = {f"{name}_token_id": ids.get(f"{name}_token_id") for name in ("bos", "eos", "pad")}
     return {
         "model": {
-            "type": "llama",
+            "type": c.model_type,
             **{name: index for name, index in special.items() if index is not None},
             "context_length": c.positions,
             "vocab_size": c.vocab,

@@ -15,13 +15,10 @@ from gguf.quants import dequantize, quantize
 
 from llmkg_lab.artifact import Artifact, publishing, write_manifest
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.checkpoint.gguf import PERMUTED
-from llmkg_lab.convert.gguf_metadata import HALVED, NAMES, SIZES
+from llmkg_lab.convert.folder import groups_of, plan_of, versions, write_sidecars
 from llmkg_lab.convert.gguf_tokenizer import add_tokenizer
-from llmkg_lab.convert.to_onnx import groups_of, plan_of, versions, write_sidecars
-from llmkg_lab.graph.builders import architecture_of, task_of
 from llmkg_lab.graph.store import Progress, Use
-from llmkg_lab.models.base import UnsupportedError
+from llmkg_lab.models import Form, UnsupportedError
 from llmkg_lab.scheme import Scheme
 
 Kind = GGMLQuantizationType
@@ -74,7 +71,6 @@ def export(
     it was.
     """
     check_type(kind)
-    architecture = architecture_of(checkpoint).name
     stored = _layout(checkpoint, Kind[kind])
     with publishing(Path(out), force=force) as staging:
         model = staging / f"model-{kind}.gguf"
@@ -82,8 +78,8 @@ def export(
         uses = _write_tensors(model, checkpoint, stored, progress)
         write_sidecars(staging, checkpoint, {})
         manifest = {
-            "task": task_of(checkpoint),
-            "architecture": architecture,
+            "task": checkpoint.task,
+            "architecture": checkpoint.form.model_type,
             "model": model.name,
             "parameters": sum(use.parameters for use in uses),
             "scheme": {"name": f"gguf-{kind}", "type": kind},
@@ -105,21 +101,14 @@ def check_type(kind: str) -> str:
 
 def _layout(checkpoint: Checkpoint, kind: Kind) -> list[Stored]:
     """The tensors in the order of the checkpoint's layers, checked as for an ONNX graph."""
-    architecture = architecture_of(checkpoint)
-    if architecture.name not in SIZES:
-        raise UnsupportedError(f"GGUF export of {architecture.name}", "use the ONNX artifact")
-    shapes = plan_of(
-        architecture, checkpoint, Scheme.parse("fp32"), task_of(checkpoint)
-    ).shapes  # of the tensors that the model needs
-    stored = (_stored(checkpoint, architecture.name, *item, kind) for item in shapes.items())
-    return [part for tensor in stored for part in _halves(tensor)]
+    plan = plan_of(checkpoint, Scheme.parse("fp32"), checkpoint.task)
+    stored = (_stored(checkpoint, *item, kind) for item in plan.shapes.items())
+    return [part for tensor in stored for part in _halves(tensor, checkpoint.form)]
 
 
-def _stored(
-    checkpoint: Checkpoint, architecture: str, name: str, shape: tuple[int, ...], kind: Kind
-) -> Stored:
-    bare = name.removeprefix("bert.")
-    gguf_name = NAMES[architecture].gguf_name(bare)
+def _stored(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], kind: Kind) -> Stored:
+    form = checkpoint.form
+    gguf_name = form.gguf.gguf_name(name.removeprefix("bert."))
     if gguf_name is None:
         raise UnsupportedError(
             f"{checkpoint.path}: GGUF has no place for the tensor {name}", "use the ONNX artifact"
@@ -128,39 +117,44 @@ def _stored(
         kind = Kind.F32
     elif shape[-1] % GGML_QUANT_SIZES[kind][0]:
         kind = Kind.F16
-    module = ".".join(name.split(".")[-3:-1])
-    config = checkpoint.config
-    heads = (
-        config.get(PERMUTED[module]) or config["num_attention_heads"] if module in PERMUTED else 0
+    counts, module = form.gguf.permuted, _module(name)
+    return Stored(
+        name, gguf_name, shape, kind, getattr(form, counts[module]) if module in counts else 0
     )
-    return Stored(name, gguf_name, shape, kind, heads)
 
 
-def _halves(tensor: Stored) -> list[Stored]:
+def _halves(tensor: Stored, form: Form) -> list[Stored]:
     """The tensor, or its upper and lower rows where GGUF has two tensors for them."""
-    module = ".".join(tensor.name.split(".")[-3:-1])
-    if module not in HALVED:
+    halved, module = form.gguf.halved, _module(tensor.name)
+    if module not in halved:
         return [tensor]
     rows, columns = tensor.shape
     return [
         replace(
             tensor,
-            gguf_name=tensor.gguf_name.replace(HALVED[module][0], part),
+            gguf_name=tensor.gguf_name.replace(halved[module][0], part),
             shape=(rows // 2, columns),
             first=i * (rows // 2),
         )
-        for i, part in enumerate(HALVED[module])
+        for i, part in enumerate(halved[module])
     ]
 
 
+def _module(name: str) -> str:
+    """``model.layers.0.self_attn.q_proj.weight`` -> ``self_attn.q_proj``."""
+    return ".".join(name.split(".")[-3:-1])
+
+
 def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[Stored]) -> None:
-    architecture = architecture_of(checkpoint).name
-    writer = GGUFWriter(model, architecture)
+    form = checkpoint.form
+    writer = GGUFWriter(model, form.gguf.architecture)
     writer.add_type("model")
     writer.add_name(checkpoint.path.stem)
     writer.add_file_type(TYPES[kind])
     writer.add_quantization_version(2)
-    SIZES[architecture](writer, checkpoint)
+    mode = checkpoint.pooling["mode"] if checkpoint.pooling else None
+    for key, value in form.gguf_metadata(mode):
+        _add(writer, key, value)
     tables = [tensor for tensor in stored if tensor.gguf_name == "token_embd.weight"]
     add_tokenizer(writer, checkpoint.sidecars(), tables[0].shape[0])
     for tensor in stored:
@@ -170,6 +164,21 @@ def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[S
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
+
+
+def _add(writer: GGUFWriter, key: str, value: object) -> None:
+    """Write a key with the type that GGUF has for a value of Python's."""
+    match value:
+        case bool():
+            writer.add_bool(key, value)
+        case int():
+            writer.add_uint32(key, value)
+        case float():
+            writer.add_float32(key, value)
+        case str():
+            writer.add_string(key, value)
+        case _:
+            writer.add_array(key, value)
 
 
 def _write_tensors(

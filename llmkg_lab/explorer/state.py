@@ -11,7 +11,7 @@ from traitlets import HasTraits, Instance, Int, Tuple, Unicode
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.explorer.session import Session
 from llmkg_lab.quantize.budget.allocate import allocate, frontier, mix
-from llmkg_lab.quantize.budget.price import Sensitivities
+from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.scheme import Layout
 
 

@@ -7,6 +7,8 @@ from onnx import TensorProto
 
 from llmkg_lab.graph.layers import Layers
 from llmkg_lab.graph.store import Matrix
+from llmkg_lab.models.base import UnsupportedError
+from llmkg_lab.models.rope import Rope
 
 
 class CachedAttention:
@@ -22,9 +24,13 @@ class CachedAttention:
         self,
         layers: Layers,
         head_dim: int,
-        inverse_frequencies: np.ndarray,
+        rope: Rope,
         positions: int,
     ) -> None:
+        if head_dim % 16:
+            raise UnsupportedError(
+                f"head_dim is {head_dim}", "GroupQueryAttention computes multiples of 16"
+            )
         self.layers = layers
         self.head_dim = head_dim
         graph = layers.graph
@@ -33,7 +39,7 @@ class CachedAttention:
         with graph.scope("lengths"):
             self._lengths(mask)
         with graph.scope("rotary"):
-            self._rotary(inverse_frequencies, positions)
+            self._rotary(rope.inverse_frequencies(head_dim), positions)
 
     def attend(self, layer: int, qkv: Sequence[str], heads: int, kv_heads: int) -> str:
         """Attention of one layer, (batch, sequence, heads head_dim).

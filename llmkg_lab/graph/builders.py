@@ -1,95 +1,41 @@
-"""One readable file an architecture; each builds its graph as the model's own forward pass."""
+"""Which graph a form of model has. A form that derives from another has that one's graph."""
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import singledispatch
 
-from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.graph import bert, llama, openelm
 from llmkg_lab.graph.layers import Layers
-from llmkg_lab.models.base import UnsupportedError
-
-__all__ = ["Architecture", "UnsupportedError", "architecture_of", "task_of"]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How the checkpoints of one ``model_type`` become a graph."""
-
-    name: str
-    tasks: dict[str, str]  # the class that config.json names -> the task
-    unused: str  # tensors that a checkpoint may hold and no graph needs: a regular expression
-    build: Callable[[Layers, Checkpoint, str], None]
-    head: Callable[[dict], str] | None = None  # config.json -> the tensor that makes the logits
+from llmkg_lab.models import Form, UnsupportedError
+from llmkg_lab.models.bert import BertForm
+from llmkg_lab.models.llama import LlamaForm
+from llmkg_lab.models.openelm import OpenELMForm
 
 
-def _build_llama(layers: Layers, checkpoint: Checkpoint, task: str) -> None:
-    llama.build(layers, llama.Config.read(checkpoint.config, checkpoint.tensors))
+@singledispatch
+def build(form: Form, layers: Layers, task: str, pooling: dict | None) -> None:
+    """Build the graph of a model over ``layers``.
+
+    Args:
+        form: What the model is.
+        layers: The graph, and the weights that it asks for.
+        task: What the graph is to compute on top of an encoder.
+        pooling: How a sentence embedder pools its hidden states.
+
+    Raises:
+        UnsupportedError: Nobody has written the graph of this form.
+    """
+    raise UnsupportedError(f"there is no graph of a {form.model_type} model")
 
 
-def _build_openelm(layers: Layers, checkpoint: Checkpoint, task: str) -> None:
-    openelm.build(layers, openelm.Config.read(checkpoint.config))
+@build.register
+def _(form: LlamaForm, layers: Layers, task: str, pooling: dict | None) -> None:
+    llama.build(layers, form)
 
 
-def _build_bert(layers: Layers, checkpoint: Checkpoint, task: str) -> None:
-    config = bert.Config.read(checkpoint.config, checkpoint.tensors)
-    bert.build(layers, config, task, checkpoint.pooling)
+@build.register
+def _(form: OpenELMForm, layers: Layers, task: str, pooling: dict | None) -> None:
+    openelm.build(layers, form)
 
 
-ARCHITECTURES = {
-    "llama": Architecture(
-        "llama",
-        {"LlamaForCausalLM": "text-generation"},
-        unused=r".*rotary_emb\.inv_freq|lm_head\.weight",
-        build=_build_llama,
-        head=llama.head_tensor,
-    ),
-    "openelm": Architecture(
-        "openelm",
-        {"OpenELMForCausalLM": "text-generation"},
-        unused=r"lm_head\.weight",
-        build=_build_openelm,
-        head=openelm.head_tensor,
-    ),
-    "bert": Architecture(
-        "bert",
-        {
-            "BertModel": "feature-extraction",
-            "BertForMaskedLM": "feature-extraction",
-            "BertForSequenceClassification": "text-ranking",
-        },
-        unused=r".*embeddings\.position_ids|(bert\.)?pooler\..*|cls\..*",
-        build=_build_bert,
-    ),
-}
-
-
-def architecture_of(checkpoint: Checkpoint) -> Architecture:
-    """The architecture that config.json names. Raises UnsupportedError on others, by name."""
-    kind = checkpoint.config.get("model_type")
-    if kind not in ARCHITECTURES:
-        raise UnsupportedError(
-            f"{checkpoint.path}: model_type {kind!r} is not supported",
-            f"supported are {', '.join(ARCHITECTURES)}",
-        )
-    return ARCHITECTURES[kind]
-
-
-def task_of(checkpoint: Checkpoint) -> str:
-    """What the checkpoint is made for, by the class that config.json names and its pooling."""
-    tasks = architecture_of(checkpoint).tasks
-    named = checkpoint.config.get("architectures") or list(tasks)[:1]
-    task = tasks.get(named[0])
-    if task is None:
-        raise UnsupportedError(
-            f"{checkpoint.path}: architecture {named[0]!r} is not supported",
-            f"supported are {', '.join(tasks)}",
-        )
-    if task == "feature-extraction" and checkpoint.pooling:
-        return "sentence-embedding"
-    return task
-
-
-def is_unused(architecture: Architecture, name: str) -> bool:
-    """Whether a graph may do without the tensor ``name``."""
-    return re.fullmatch(architecture.unused, name) is not None
+@build.register
+def _(form: BertForm, layers: Layers, task: str, pooling: dict | None) -> None:
+    bert.build(layers, form, task, pooling)

@@ -1,15 +1,177 @@
-"""What architectures share: reading a config, refusing what is not supported."""
+"""What every form of model says of itself; one file for each form says it.
 
-from collections.abc import Collection
+A form is read from config.json and the names of the checkpoint's tensors. Conversion,
+quantization, the reference, GGUF and synthetic weights ask it, and nothing else, what a model is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.models.gguf import GGUFNames, Metadata
+
+Shape = tuple[int, ...]
+Config = Mapping[str, Any]  # config.json
 
 
 class UnsupportedError(LabError):
-    """A checkpoint that asks for something no architecture here computes."""
+    """A checkpoint that asks for something that nothing here computes."""
 
 
-def integer(config: dict, *keys: str) -> int:
+class Unit(NamedTuple):
+    """Matrices that the graph stores as one, and multiplies with in one product."""
+
+    name: str  # the first part's tensor, by which layouts and the size table know the unit
+    kind: str  # qkv | o | gate_up | down | table | head
+    layer: int  # -1 where it belongs to none
+    parts: tuple[str, ...]  # tensors, stacked along their rows
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Tensors whose channels may trade a factor without changing the function.
+
+    Args:
+        producer: What makes the channels: a vector, or a matrix with one row per channel.
+        consumers: Matrices that read them, one column per channel.
+        heads: (key-value heads, query heads per key-value head) where each head's channels are
+            read once by every query head of its group, else (1, 1).
+        biases: Vectors that are added to what the producer makes, one element per channel.
+    """
+
+    producer: str
+    consumers: tuple[str, ...]
+    heads: tuple[int, int] = (1, 1)
+    biases: tuple[str, ...] = ()
+
+
+class Form(ABC):
+    """A model of one ``model_type``: its dimensions, and the names and shapes of its tensors.
+
+    Subclasses are frozen dataclasses of the dimensions, registered by ``register``.
+    """
+
+    model_type: ClassVar[str]  # as config.json says it
+    tasks: ClassVar[Mapping[str, str]]  # the class that config.json names -> the task
+    generates: ClassVar[bool]  # whether it is a decoder
+    unused: ClassVar[str]  # tensors that no graph needs, a regular expression
+    gguf: ClassVar[GGUFNames]
+
+    vocab: int
+    hidden: int
+    layers: int  # their number
+    positions: int
+    table: str  # the tensor that embeds tokens, (vocab, hidden)
+    head: str  # that a decoder multiplies hidden states with to logits, (vocab, hidden); else ""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, config: Config, names: Collection[str] | None = None) -> Self:
+        """Read config.json.
+
+        Args:
+            config: The content of config.json.
+            names: The checkpoint's tensors, None where there is no checkpoint yet.
+
+        Raises:
+            UnsupportedError: A key asks for what nothing here computes, or is missing.
+        """
+
+    @abstractmethod
+    def tensors(self) -> Iterator[tuple[str, Shape]]:
+        """Every tensor of a published checkpoint by name, in the order of the forward pass."""
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head is the embedding table."""
+        return self.head == self.table
+
+    def units(self) -> Iterator[Unit]:
+        """A decoder's matrices as its graph stores them, in the order of their use."""
+        raise UnsupportedError(f"the solvers of decoders do not walk a {self.model_type} model")
+
+    def couplings(self) -> Iterator[Coupling]:
+        """All couplings; none where nobody worked them out."""
+        return iter(())
+
+    @classmethod
+    @abstractmethod
+    def reduced(cls, config: Config) -> dict[str, Any]:
+        """The config.json of a model of the same structure, small enough for a test."""
+
+    @abstractmethod
+    def gguf_metadata(self, pooling: str | None) -> Iterator[tuple[str, object]]:
+        """The keys that GGUF describes the model with, as llama.cpp reads them.
+
+        Args:
+            pooling: How a sentence embedder pools (mean or cls), None for other models.
+
+        Raises:
+            UnsupportedError: llama.cpp has no key for something that the model does.
+        """
+
+    @classmethod
+    def gguf_config(cls, metadata: Metadata, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+        """The config.json of a model that lies in GGUF.
+
+        Args:
+            metadata: The file's keys and values.
+            shapes: Of the tensors, by Hugging Face name.
+        """
+        raise UnsupportedError(f"GGUF files of a {cls.model_type} model are not read")
+
+    @classmethod
+    def reads_gguf(cls) -> bool:
+        """Whether ``gguf_config`` is there."""
+        return cls.gguf_config.__func__ is not Form.gguf_config.__func__  # type: ignore[attr-defined]
+
+
+FORMS: dict[str, type[Form]] = {}  # by model_type, in the order of registration
+F = TypeVar("F", bound=type[Form])
+
+
+def register(form: F) -> F:
+    """Make a form known by its ``model_type``; a class decorator."""
+    FORMS[form.model_type] = form
+    return form
+
+
+def form_type(config: Config) -> type[Form]:
+    """The form that config.json names. Raises UnsupportedError on others, by name."""
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FORMS:
+        raise UnsupportedError(
+            f"config.json: model_type {kind!r} is not supported",
+            f"supported are {', '.join(FORMS)}",
+        )
+    return FORMS[kind]
+
+
+def task_of(config: Config) -> str:
+    """What a model is for, by the class that config.json names; by default the form's first."""
+    tasks = form_type(config).tasks
+    named = config.get("architectures") or list(tasks)[:1]
+    task = tasks.get(named[0]) if isinstance(named, list) and isinstance(named[0], str) else None
+    if task is None:
+        raise UnsupportedError(
+            f"config.json: architectures is {named!r}, which is not supported",
+            f"supported are {', '.join(tasks)}",
+        )
+    return task
+
+
+def form_of(config: Config, names: Collection[str] | None = None) -> Form:
+    """The model that config.json and the names of a checkpoint's tensors describe.
+
+    Raises:
+        UnsupportedError: It is of no known form, or asks for what nothing here computes.
+    """
+    return form_type(config).read(config, names)
+
+
+def integer(config: Config, *keys: str) -> int:
     """The first of ``keys`` that the config holds, as a positive int (a hostile config may lie)."""
     for key in keys:
         value = config.get(key)
@@ -20,7 +182,7 @@ def integer(config: dict, *keys: str) -> int:
     raise UnsupportedError(f"config.json lacks {keys[0]}")
 
 
-def require(config: dict, key: str, supported: Collection, default: object) -> None:
+def require(config: Config, key: str, supported: Collection[object], default: object) -> None:
     """Refuse a config whose ``key`` asks for anything but ``supported``."""
     value = config.get(key, default)
     if value not in supported:

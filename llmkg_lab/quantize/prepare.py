@@ -11,15 +11,15 @@ import numpy as np
 from tqdm import tqdm
 
 from llmkg_lab.checkpoint.base import Checkpoint
-from llmkg_lab.checkpoint.revised import Revised
+from llmkg_lab.checkpoint.views import Revised
 from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Text, TextError
-from llmkg_lab.models.units import HEAD, TABLE
+from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest, search
 from llmkg_lab.quantize.budget import allocate as budget
 from llmkg_lab.quantize.budget import even as fallback
 from llmkg_lab.quantize.budget import price as sensitivity
-from llmkg_lab.quantize.budget.price import Sensitivities
+from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import TOKENS, calibrate
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
@@ -64,8 +64,7 @@ def prepare(
         )
     if scheme.method == "rtn":
         return Prepared(checkpoint)
-    is_encoder = checkpoint.config.get("model_type") == "bert" and scheme.method == "gptq"
-    is_encoder = is_encoder and not scheme.budget
+    is_encoder = not checkpoint.form.generates and scheme.method == "gptq" and not scheme.budget
     if not is_encoder:
         _check(checkpoint, scheme, task)
     if scheme.method in ("eq", "mse"):
@@ -87,7 +86,7 @@ def prepare(
 
 def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> Prepared:
     layouts, nbytes = fallback.even_layouts(checkpoint, scheme) if scheme.budget else ({}, 0)
-    is_llama = checkpoint.config.get("model_type") == "llama"
+    is_llama = isinstance(checkpoint.form, LlamaForm)
     method = "eq" if is_llama else "mse"
     record = fallback.record_of(scheme, method, error, layouts, nbytes)
     warnings.warn(record["warning"], stacklevel=4)
@@ -140,9 +139,9 @@ def _distilled(
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
     from llmkg_lab.quantize.solve import distill  # torch
 
-    tied = bool(checkpoint.config.get("tie_word_embeddings", False))
-    table = layouts.get(TABLE, scheme.table(is_head=tied))
-    head = table if tied else layouts.get(HEAD, scheme.table(is_head=True))
+    form = checkpoint.form
+    table = layouts.get(form.table, scheme.table(is_head=form.tied))
+    head = table if form.tied else layouts.get(form.head, scheme.table(is_head=True))
     # on text that follows what the matrices were solved on
     windows = calibration_text(checkpoint, text, TOKENS + distill.STEPS * WINDOW).windows
     windows = windows[-distill.STEPS :]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmkg_lab.graph.openelm import EPSILON, Config
+from llmkg_lab.models.openelm import EPSILON, OpenELMForm
 
 Cache = list[tuple[Tensor, Tensor] | None]  # keys and values of each layer
 Fill = Callable[[nn.Module, str], None]  # fills the parameters of the module of that name
@@ -19,15 +19,15 @@ Fill = Callable[[nn.Module, str], None]  # fills the parameters of the module of
 class Attention(nn.Module):
     """Causal attention of grouped queries."""
 
-    def __init__(self, config: Config, layer: int) -> None:
+    def __init__(self, form: OpenELMForm, layer: int) -> None:
         super().__init__()
-        heads, kv_heads, size = config.heads[layer], config.kv_heads[layer], config.head_dim
+        heads, kv_heads, size = form.heads[layer], form.kv_heads[layer], form.head_dim
         self.counts = [heads, kv_heads, kv_heads]
         self.head_dim = size
-        self.qkv_proj = nn.Linear(config.hidden, sum(self.counts) * size, bias=False)
-        self.out_proj = nn.Linear(heads * size, config.hidden, bias=False)
-        self.q_norm = nn.RMSNorm(size, EPSILON) if config.norm_qk else nn.Identity()
-        self.k_norm = nn.RMSNorm(size, EPSILON) if config.norm_qk else nn.Identity()
+        self.qkv_proj = nn.Linear(form.hidden, sum(self.counts) * size, bias=False)
+        self.out_proj = nn.Linear(heads * size, form.hidden, bias=False)
+        self.q_norm = nn.RMSNorm(size, EPSILON) if form.norm_qk else nn.Identity()
+        self.k_norm = nn.RMSNorm(size, EPSILON) if form.norm_qk else nn.Identity()
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache, i: int) -> Tensor:
         batch, tokens, _ = x.shape
@@ -50,11 +50,11 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Gated feed-forward (Shazeer, 2020, arXiv:2002.05202): one product makes gate and up."""
 
-    def __init__(self, config: Config, layer: int) -> None:
+    def __init__(self, form: OpenELMForm, layer: int) -> None:
         super().__init__()
-        width = config.feed_forward[layer]
-        self.proj_1 = nn.Linear(config.hidden, 2 * width, bias=False)
-        self.proj_2 = nn.Linear(width, config.hidden, bias=False)
+        width = form.feed_forward[layer]
+        self.proj_1 = nn.Linear(form.hidden, 2 * width, bias=False)
+        self.proj_2 = nn.Linear(width, form.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.proj_1(x).chunk(2, -1)
@@ -64,13 +64,13 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward, each behind a norm and beside a residual."""
 
-    def __init__(self, config: Config, layer: int) -> None:
+    def __init__(self, form: OpenELMForm, layer: int) -> None:
         super().__init__()
         self.index = layer
-        self.attn = Attention(config, layer)
-        self.ffn = FeedForward(config, layer)
-        self.attn_norm = nn.RMSNorm(config.hidden, EPSILON)
-        self.ffn_norm = nn.RMSNorm(config.hidden, EPSILON)
+        self.attn = Attention(form, layer)
+        self.ffn = FeedForward(form, layer)
+        self.attn_norm = nn.RMSNorm(form.hidden, EPSILON)
+        self.ffn_norm = nn.RMSNorm(form.hidden, EPSILON)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
         x = x + self.attn(self.attn_norm(x), rotation, cache, self.index)
@@ -80,12 +80,12 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Token ids (batch, tokens) -> hidden states behind the last norm (batch, tokens, hidden)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, form: OpenELMForm) -> None:
         super().__init__()
-        self.frequencies = config.inverse_frequencies
-        self.token_embeddings = nn.Embedding(config.vocab, config.hidden)
-        self.layers = nn.ModuleList(Layer(config, i) for i in range(len(config.heads)))
-        self.norm = nn.RMSNorm(config.hidden, EPSILON)
+        self.frequencies = form.rope.inverse_frequencies(form.head_dim)
+        self.token_embeddings = nn.Embedding(form.vocab, form.hidden)
+        self.layers = nn.ModuleList(Layer(form, i) for i in range(len(form.heads)))
+        self.norm = nn.RMSNorm(form.hidden, EPSILON)
 
     def forward(self, ids: Tensor, cache: Cache) -> Tensor:
         past = 0 if cache[0] is None else cache[0][0].shape[2]
@@ -102,10 +102,10 @@ class Transformer(nn.Module):
 class OpenELM(nn.Module):
     """The language model. A head that shares the embedding's weights has none of its own."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, form: OpenELMForm) -> None:
         super().__init__()
-        self.transformer = Transformer(config)
-        self.lm_head = None if config.tied else nn.Linear(config.hidden, config.vocab, bias=False)
+        self.transformer = Transformer(form)
+        self.lm_head = None if form.tied else nn.Linear(form.hidden, form.vocab, bias=False)
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """ids (batch, tokens) behind those in ``cache`` -> (batch, tokens, hidden)."""
@@ -145,7 +145,7 @@ def continue_greedily(
     return [s[len(p) : len(p) + count] for s, p in zip(sequences, prompts, strict=True)]
 
 
-def load_by_layer(config: Config, fill: Fill) -> OpenELM:
+def load_by_layer(form: OpenELMForm, fill: Fill) -> OpenELM:
     """A model that holds the weights of one layer at a time, and its tables.
 
     Each layer is filled when the computation comes to it and emptied behind it: memory for
@@ -160,7 +160,7 @@ def load_by_layer(config: Config, fill: Fill) -> OpenELM:
         layer.to("meta")
 
     with torch.device("meta"):
-        model = OpenELM(config)
+        model = OpenELM(form)
     for name, module in (*model.named_children(), *model.transformer.named_children()):
         if name in ("token_embeddings", "norm", "lm_head"):
             module.to_empty(device="cpu")

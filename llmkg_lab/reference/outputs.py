@@ -1,11 +1,7 @@
-"""What the original model computes: PyTorch in float32, on the checkpoint as it was read.
+"""Reference outputs: what the original model computes on the texts of an evaluation.
 
-The models are transformers', but for OpenELM, which it lacks and ``openelm_model`` computes.
-
-They are filled from our own ``Checkpoint``, tensor by tensor, so that safetensors, pickles
-and GGUF go one way, and the reference and the graph see the same weights. Code that comes with
-a checkpoint is never run. Outputs are cached by content; where the cache has them, neither
-torch nor transformers is imported.
+Outputs are cached by content; where the cache has them, neither torch nor transformers is
+imported.
 """
 
 import hashlib
@@ -17,16 +13,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
-import psutil
 import tokenizers
 
 from llmkg_lab.base import cache
-from llmkg_lab.checkpoint import Checkpoint, CheckpointError
+from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.data.texts import Candidates
-from llmkg_lab.graph.builders import architecture_of, is_unused
 
 if TYPE_CHECKING:
-    import torch
     import transformers
 
     from llmkg_lab.reference.openelm import OpenELM
@@ -59,7 +52,7 @@ class DecoderReference:
     @cached_property
     def _head(self) -> np.ndarray:
         """The output projection, (vocab, hidden) float32."""
-        return self.checkpoint.read(architecture_of(self.checkpoint).head(self.checkpoint.config))
+        return self.checkpoint.read(self.checkpoint.form.head)
 
 
 @dataclass(frozen=True)
@@ -93,6 +86,8 @@ def decoder_reference(
     prompts = [list(map(int, prompt)) for prompt in prompts]
 
     def compute() -> cache.Arrays:
+        from llmkg_lab.reference.load import load_model  # torch: seconds, and half a gigabyte
+
         model = load_model(checkpoint)
         total = len(windows) + len(prompts)
         hidden = []
@@ -123,6 +118,8 @@ def embedder_reference(
     ids = _tokenize(checkpoint, texts, pooling)
 
     def compute() -> cache.Arrays:
+        from llmkg_lab.reference.load import load_model  # torch: seconds, and half a gigabyte
+
         model = load_model(checkpoint)
         embeddings = np.empty((len(ids), model.config.hidden_size), np.float32)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding in a batch
@@ -148,10 +145,12 @@ def ranker_reference(
     Raises CheckpointError or UnsupportedError where the weights do not fill the model.
     """
     pairs = candidates.pairs
-    encodings = _encode(checkpoint, pairs, checkpoint.config["max_position_embeddings"])
+    encodings = _encode(checkpoint, pairs, checkpoint.form.positions)
     ids = [(encoding.ids, encoding.type_ids) for encoding in encodings]
 
     def compute() -> cache.Arrays:
+        from llmkg_lab.reference.load import load_model  # torch: seconds, and half a gigabyte
+
         model = load_model(checkpoint, ranks=True)
         scores = np.empty(len(ids), np.float32)
         for row, (tokens, types) in enumerate(ids):  # one by one: nothing is padded
@@ -161,98 +160,6 @@ def ranker_reference(
 
     key = {**_key(checkpoint), "pairs": ids}
     return RankerReference(candidates, cache.arrays("reference", key, compute)["scores"])
-
-
-def load_model(
-    checkpoint: Checkpoint, ranks: bool = False
-) -> "transformers.PreTrainedModel | OpenELM":
-    """The model that config.json describes, in float32, filled from ``checkpoint``.
-
-    ranks: with the classifier on top of an encoder, else without.
-
-    Every parameter must have its tensor, and every tensor a place or a known reason to have
-    none. Raises CheckpointError or UnsupportedError, which names the tensor.
-    """
-    import torch  # seconds, and half a gigabyte
-    import transformers
-    from transformers.initialization import no_init_weights
-
-    architecture_of(checkpoint)  # refuses what transformers may know and this project does not
-    kind = checkpoint.config["model_type"]
-    if kind == "openelm":
-        return _load_openelm(checkpoint)
-    config = transformers.CONFIG_MAPPING[kind].from_dict(checkpoint.config)
-    settings = {"attn_implementation": "eager", "dtype": torch.float32, "trust_remote_code": False}
-    # On the CPU and never on the meta device: buffers that no checkpoint holds, as the rotary
-    # frequencies, are computed by the constructors, and would stay empty there.
-    with torch.device("cpu"), no_init_weights():
-        if ranks:
-            model = transformers.AutoModelForSequenceClassification.from_config(config, **settings)
-        elif kind == "bert":  # embeddings pool hidden states: the pooler's weights go unused
-            model = transformers.AutoModel.from_config(config, add_pooling_layer=False, **settings)
-        else:
-            model = transformers.AutoModelForCausalLM.from_config(config, **settings)
-    model.tie_weights()  # left out with the initialization
-    _fill(model, checkpoint)
-    return model.eval()
-
-
-def _load_openelm(checkpoint: Checkpoint, room: int | None = None) -> "OpenELM":
-    """OpenELM whole in memory, or layer by layer where it takes more than half the ``room``.
-
-    room: bytes, by default what the machine has to give.
-    """
-    import torch
-
-    from llmkg_lab.graph import openelm
-    from llmkg_lab.reference.openelm import OpenELM, load_by_layer
-
-    def fill(module: torch.nn.Module, prefix: str) -> None:
-        for name, parameter in module.named_parameters():
-            parameter.detach().numpy()[...] = checkpoint.read(f"{prefix}.{name}")
-
-    config = openelm.Config.read(checkpoint.config)
-    with torch.device("meta"):
-        empty = OpenELM(config)
-    _match(empty, checkpoint)
-    nbytes = 4 * sum(parameter.numel() for parameter in empty.parameters())
-    if nbytes > (room or psutil.virtual_memory().available) / 2:
-        return load_by_layer(config, fill).eval()
-    model = empty.to_empty(device="cpu")
-    _fill(model, checkpoint)
-    return model.eval()
-
-
-def _fill(model: "torch.nn.Module", checkpoint: Checkpoint) -> None:
-    parameters = dict(model.named_parameters())
-    for name, tensor in _match(model, checkpoint).items():
-        parameters[name].detach().numpy()[...] = checkpoint.read(tensor)
-
-
-def _match(model: "torch.nn.Module", checkpoint: Checkpoint) -> dict[str, str]:
-    """The tensor of each parameter. A tied head is there once, as the embedding."""
-    parameters = dict(model.named_parameters())
-    source = {_without_head(name, model): name for name in checkpoint.tensors}
-    unknown = [name for key, name in source.items() if key not in parameters]
-    architecture = architecture_of(checkpoint)
-    if unknown := [name for name in unknown if not is_unused(architecture, name)]:
-        raise CheckpointError(f"{checkpoint.path}: {unknown[0]} has no place in the model")
-    for name, parameter in parameters.items():
-        if name not in source:
-            raise CheckpointError(f"{checkpoint.path} lacks the tensor {name}")
-        shape = checkpoint.tensors[source[name]].shape
-        if shape != tuple(parameter.shape):
-            raise CheckpointError(
-                f"{checkpoint.path}: {source[name]} has the shape {shape}",
-                f"config.json implies {tuple(parameter.shape)}",
-            )
-    return {name: source[name] for name in parameters}
-
-
-def _without_head(name: str, model: "torch.nn.Module") -> str:
-    """A tensor's name in a bare encoder, where a checkpoint with a head on top has a prefix."""
-    is_bare = getattr(model, "base_model", None) is model
-    return name.removeprefix(f"{model.base_model_prefix}.") if is_bare else name
 
 
 def _hidden(model: "transformers.PreTrainedModel | OpenELM", windows: np.ndarray) -> np.ndarray:
@@ -302,7 +209,7 @@ def _score(model: "transformers.PreTrainedModel", ids: list[int], types: list[in
 
 
 def _tokenize(checkpoint: Checkpoint, texts: Sequence[str], pooling: dict) -> list[list[int]]:
-    length = pooling.get("max_length") or checkpoint.config["max_position_embeddings"]
+    length = pooling.get("max_length") or checkpoint.form.positions
     return [encoding.ids for encoding in _encode(checkpoint, texts, length)]
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmkg_lab.base import paths
+from llmkg_lab.models import FORMS
 from llmkg_lab.roster.strict_yaml import CatalogError, Node, nearest
 from llmkg_lab.scheme import Scheme, SchemeError
 
 TASKS = ("text-generation", "sentence-embedding", "feature-extraction", "text-ranking")
-ARCHITECTURES = ("llama", "openelm", "bert")
 
 # metric -> which side of a bound is good; metrics that describe the reference have no good side
 METRICS = {
@@ -177,7 +177,7 @@ class _Reader:
             title=fields["title"].text(),
             tier=fields["tier"].integer(),
             task=task,
-            architecture=fields["architecture"].choice(ARCHITECTURES),
+            architecture=fields["architecture"].choice(tuple(FORMS)),
             license=fields["license"].text(),
             description=fields["description"].text(),
             sources=fields["sources"].each(_source),

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from llmkg_lab.base import paths
+from llmkg_lab.models import form_of
 from llmkg_lab.models import published as shapes
 from llmkg_lab.models.published import Shape
 from llmkg_lab.roster.catalog import SourceSpec, Variant
@@ -68,8 +69,8 @@ class Weights:
     """The tensors of a synthetic checkpoint, drawn anew from the same seed at each reading."""
 
     def __init__(self, shape: Shape, config: dict, seed: str) -> None:
-        self.tensors = dict(shapes.TENSORS[config["model_type"]](config))
-        self.layers = config.get("num_hidden_layers") or config["num_transformer_layers"]
+        form = form_of(config)
+        self.tensors, self.layers = dict(form.tensors()), form.layers
         self.dtype, self.shards, self._seed = shape.dtype, shape.shards, seed
 
     def chunks(self, name: str) -> Iterator[np.ndarray]:

@@ -22,7 +22,7 @@ from llmkg_lab.explorer.questions.points import Point
 from llmkg_lab.explorer.questions.tokens import TokenScores, _pieces
 from llmkg_lab.explorer.state import State
 from llmkg_lab.explorer.view import charts
-from llmkg_lab.quantize.budget.price import Option, Sensitivities
+from llmkg_lab.quantize.budget.options import Option, Sensitivities
 from llmkg_lab.report import labels
 from llmkg_lab.scheme import Layout
 

@@ -14,10 +14,11 @@ from tokenizers.models import WordLevel
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.convert import to_gguf as gguf
 from llmkg_lab.convert.to_onnx import convert
-from llmkg_lab.graph import openelm
 from llmkg_lab.models.base import UnsupportedError
+from llmkg_lab.models.openelm import OpenELMForm
+from llmkg_lab.reference.load import _load_openelm, load_model
 from llmkg_lab.reference.openelm import OpenELM, continue_greedily
-from llmkg_lab.reference.outputs import _load_openelm, decoder_reference, load_model
+from llmkg_lab.reference.outputs import decoder_reference
 from llmkg_lab.roster.catalog import SourceSpec, find_variant
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.scheme import Scheme
@@ -51,7 +52,7 @@ def write(folder, **changes):
     config = {**CONFIG, **changes}
     rng = np.random.default_rng(0)
     tensors = {}
-    for name, parameter in OpenELM(openelm.Config.read(config)).named_parameters():
+    for name, parameter in OpenELM(OpenELMForm.read(config)).named_parameters():
         spread = rng.standard_normal(tuple(parameter.shape), np.float32)
         is_gain = parameter.ndim == 1
         tensors[name] = 1 + 0.3 * spread if is_gain else 0.2 * spread
@@ -183,7 +184,7 @@ def test_greedy_continuations_are_those_of_whole_passes(model):
 
 
 def test_layer_by_layer_computes_the_same(model, checkpoint):
-    streamed = _load_openelm(checkpoint, room=1)
+    streamed = _load_openelm(checkpoint, checkpoint.form, room=1)
     weights = {name for name, p in streamed.named_parameters() if p.device.type == "meta"}
     assert {name for name, _ in model.named_parameters() if ".layers." in name} == weights
     for _ in range(2):  # a second pass reads the layers again
@@ -211,7 +212,7 @@ def test_the_rule_gives_the_published_widths():
         "ffn_multipliers": [0.5, 4.0],
         "ffn_dim_divisor": 256,
     }
-    config = openelm.Config.read(rule)
+    config = OpenELMForm.read(rule)
     assert config.heads == (12,) * 5 + (16,) * 7 + (20,) * 4
     assert config.kv_heads == (3,) * 5 + (4,) * 7 + (5,) * 4
     assert config.feed_forward[0] == 768
@@ -228,19 +229,19 @@ def test_the_rule_gives_the_published_widths():
         ({"activation_fn_name": "gelu"}, "activation_fn_name is 'gelu'"),
         ({"normalization_layer_name": "layer_norm"}, "normalization_layer_name is 'layer_norm'"),
         ({"ffn_with_glu": False}, "ffn_with_glu is False"),
-        ({"num_query_heads": [2, 4]}, "num_query_heads is no list of 3 numbers"),
-        ({"num_kv_heads": None}, "num_kv_heads is no list of 3 numbers"),
+        ({"num_query_heads": [2, 4]}, "num_query_heads is not a list of 3 numbers"),
+        ({"num_kv_heads": None}, "num_kv_heads is not a list of 3 numbers"),
         ({"num_kv_heads": [1, 2, 4]}, "4 KV heads do not divide the 6 heads of layer 2"),
         ({"num_kv_heads": [1, -2, 4]}, "num_kv_heads is -2"),
         ({"ffn_multipliers": [0.5, "x", 1]}, "ffn_multipliers gives no factors"),
         ({"ffn_multipliers": [0.5, 1.0, 2.0, 3.0]}, "ffn_multipliers gives no factors"),
-        ({"head_dim": 20}, "head_dim is 20"),
+        ({"head_dim": 0}, "head_dim is 0"),
         ({"model_dim": None}, "config.json lacks model_dim"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(changes, message):
     with pytest.raises(UnsupportedError, match=message):
-        openelm.Config.read({**CONFIG, **changes})
+        OpenELMForm.read({**CONFIG, **changes})
 
 
 def test_a_tokenizer_is_borrowed_where_the_checkpoint_has_none(tmp_path):

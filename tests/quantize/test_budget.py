@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmkg_lab.quantize.budget import allocate as budget
-from llmkg_lab.quantize.budget.price import Option, Sensitivities, SensitivityError
+from llmkg_lab.quantize.budget.options import Option, Sensitivities, SensitivityError
 from llmkg_lab.scheme import Layout, Scheme, SchemeError
 
 LAYOUT = Layout(4, 32, False, True)

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base import paths
 from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.checkpoint.views import Rescaled
 from llmkg_lab.convert.to_onnx import convert, convert_all
 from llmkg_lab.data import texts
 from llmkg_lab.quantize.blocks.grid import cover, search_grid
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
 from llmkg_lab.quantize.solve.decoder import calibrate
-from llmkg_lab.quantize.solve.equalize import Rescaled, equalized, random_rescaling
+from llmkg_lab.quantize.solve.equalize import equalized, random_rescaling
 from llmkg_lab.quantize.solve.gptq import factored, gptq
-from llmkg_lab.reference.outputs import load_model
+from llmkg_lab.reference.load import load_model
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.scheme import Layout, Scheme, SchemeError
 
@@ -186,7 +187,7 @@ def test_an_equalized_artifact_forgives_a_rescaling(checkpoint, tmp_path):
 
 
 def test_what_cannot_be_calibrated_is_refused(minilm_folder, tmp_path):
-    with pytest.raises(SchemeError, match="no decoder of the Llama form"):
+    with pytest.raises(SchemeError, match="not a decoder of the Llama form"):
         convert(open_checkpoint(minilm_folder), Scheme.parse("int4-eq"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

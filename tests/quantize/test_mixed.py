@@ -11,18 +11,17 @@ from llmkg_lab.base import paths
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.convert.to_onnx import convert
 from llmkg_lab.data import texts
-from llmkg_lab.graph.builders import architecture_of
+from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import Layers
 from llmkg_lab.graph.store import Plan
 from llmkg_lab.graph.writer import DataFile, Graph
-from llmkg_lab.models.units import units_of
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
 from llmkg_lab.quantize.budget import allocate as budget
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.prepare import prepare
 from llmkg_lab.quantize.solve import decoder as calibrate
 from llmkg_lab.quantize.solve import distill
-from llmkg_lab.reference.outputs import load_model
+from llmkg_lab.reference.load import load_model
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.scheme import Scheme, SchemeError
 
@@ -89,8 +88,8 @@ def test_units_are_the_matrices_of_the_graph(checkpoint):
 
     with DataFile(Path(os.devnull)) as nowhere:
         layers = Layers(Graph("llama", nowhere), Noting(), Scheme.parse("int4"))
-        architecture_of(checkpoint).build(layers, checkpoint, "text-generation")
-    assert [unit.parts for unit in units_of(checkpoint.config)] == stored
+        build(checkpoint.form, layers, "text-generation", None)
+    assert [unit.parts for unit in checkpoint.form.units()] == stored
 
 
 def test_what_was_predicted_orders_what_is_measured(checkpoint, text, found, sizes, tmp_path):
@@ -169,5 +168,5 @@ def test_distilled_scales_diverge_less_at_the_same_size(
 
 
 def test_a_budget_needs_a_llama(minilm_folder, tmp_path):
-    with pytest.raises(SchemeError, match=r"budget-15mb: .* is no decoder of the Llama form"):
+    with pytest.raises(SchemeError, match=r"budget-15mb: .* is not a decoder of the Llama form"):
         convert(open_checkpoint(minilm_folder), Scheme.parse("budget:15MB"), tmp_path / "out")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llmkg_lab.quantize.budget.price import Option, Sensitivities
+from llmkg_lab.quantize.budget.options import Option, Sensitivities
 from llmkg_lab.scheme import Layout
 
 LEVELS = 9  # shades of the map

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmkg_lab.quantize.budget.price import Option, Sensitivities
+from llmkg_lab.quantize.budget.options import Option, Sensitivities
 from llmkg_lab.scheme import Layout, SchemeError
 
 # Nats a token beyond which a model counts as broken rather than small: SmolLM2-135M then

@@ -13,12 +13,10 @@ import numpy as np
 
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.data.texts import TextError
-from llmkg_lab.models.units import HEAD, TABLE, units_of
-from llmkg_lab.quantize.budget.price import (
+from llmkg_lab.quantize.budget.options import (
     CANDIDATES,
     TABLES,
     fixed_bytes,
-    parameters_of,
     stored_bytes,
 )
 from llmkg_lab.scheme import Layout, Scheme, SchemeError
@@ -54,16 +52,16 @@ def even_layouts(checkpoint: Checkpoint, scheme: Scheme) -> tuple[dict[str, Layo
     Of those that fit the scheme's budget, the pair that fills it best, and its bytes.
     Raises SchemeError where none fits.
     """
-    units = list(units_of(checkpoint.config))
+    units = list(checkpoint.form.units())
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
-    nbytes = scheme.budget.nbytes(parameters_of(checkpoint))
+    nbytes = scheme.budget.nbytes(checkpoint.parameters)
     candidates = [layout for layout in CANDIDATES if layout.bits >= LEAST_BITS]
     sizes = {}
     for pair in itertools.product(candidates, TABLES):
         total = fixed_bytes(checkpoint)
         for unit in units:
             rows = sum(shapes[name][0] for name in unit.parts)
-            layout = pair[unit.name in (TABLE, HEAD)]
+            layout = pair[unit.kind in ("table", "head")]
             total += stored_bytes(layout, rows, shapes[unit.parts[0]][1])
         sizes[pair] = total
     fitting = {pair: size for pair, size in sizes.items() if size <= nbytes}
@@ -74,4 +72,4 @@ def even_layouts(checkpoint: Checkpoint, scheme: Scheme) -> tuple[dict[str, Layo
             f"write budget:{least:g}MB, or install a package with a text, such as gensim",
         )
     best = max(fitting, key=fitting.get)
-    return {unit.name: best[unit.name in (TABLE, HEAD)] for unit in units}, fitting[best]
+    return {unit.name: best[unit.kind in ("table", "head")] for unit in units}, fitting[best]

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from llmkg_lab.checkpoint.base import Checkpoint
-from llmkg_lab.models.units import HEAD, TABLE, Unit, units_of
+from llmkg_lab.models.base import Form, Unit
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
-from llmkg_lab.quantize.budget.price import CANDIDATES, TABLES, Option, stored_bytes
+from llmkg_lab.quantize.budget.options import CANDIDATES, TABLES, Option, stored_bytes
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import Factored, factored, gptq
 from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
@@ -50,8 +50,7 @@ def estimate(
     checkpoint: Checkpoint, windows: np.ndarray, progress: Progress
 ) -> tuple[dict[str, tuple[Option, ...]], dict]:
     """Options by matrix, and a record of what was confirmed. windows: ids (n, tokens) int64."""
-    units = list(units_of(checkpoint.config))
-    layers = checkpoint.config["num_hidden_layers"]
+    units, layers = list(checkpoint.form.units()), checkpoint.form.layers
     confirming = {int(depth * layers) for depth in DEPTHS}
     steps = 2 * layers + len(confirming) + 2
     forward = _Forward(LayerwiseLlama(equalized(checkpoint)), windows, confirming)
@@ -65,7 +64,7 @@ def estimate(
         progress(2 * layers - i, steps, f"sensitivity of layer {i}")
         prices |= backward.layer(i, [unit for unit in units if unit.layer == i])
     progress(2 * layers + 1, steps, "sensitivity of the table")
-    prices |= backward.tables(tied=HEAD not in checkpoint.tensors)
+    prices |= backward.tables(checkpoint.form)
     confirmed = []
     for n, i in enumerate(sorted(confirming)):
         progress(2 * layers + 2 + n, steps, f"confirming in layer {i}")
@@ -214,14 +213,14 @@ class _Backward:
             hook.remove()
         return inputs, gradients
 
-    def tables(self, *, tied: bool) -> dict[str, list[float]]:
+    def tables(self, form: Form) -> dict[str, list[float]]:
         """Price the layouts of the table that embeds and of the head."""
         table, head = self._net.table.numpy(), self._net.head.weight.numpy()
         embedding = [self._embedding(table, layout) for layout in TABLES]
         heads = self._heads(head)
-        if tied:
-            return {TABLE: [a + b for a, b in zip(embedding, heads, strict=True)]}
-        return {TABLE: embedding, HEAD: heads}
+        if form.tied:
+            return {form.table: [a + b for a, b in zip(embedding, heads, strict=True)]}
+        return {form.table: embedding, form.head: heads}
 
     def _embedding(self, table: np.ndarray, layout: Layout) -> float:
         rows, place = np.unique(self._ids.numpy().ravel(), return_inverse=True)

@@ -21,7 +21,7 @@ import numpy as np
 
 from llmkg_lab.base import cache
 from llmkg_lab.checkpoint.base import Checkpoint
-from llmkg_lab.models.units import TABLE, Unit, units_of
+from llmkg_lab.models.base import Unit
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
 from llmkg_lab.quantize.solve.gptq import DAMPING, Factored, factored, gptq
 from llmkg_lab.scheme import Layout, Scheme
@@ -52,12 +52,12 @@ def calibrate(
     layouts: of units that are stored otherwise than the scheme says, by the unit's name.
     Needs torch and transformers where the cache lacks a layer.
     """
-    units = list(units_of(checkpoint.config))
-    tied = bool(checkpoint.config.get("tie_word_embeddings", False))
+    form = checkpoint.form
+    units = list(form.units())
     chosen = {unit.name: layouts.get(unit.name, scheme.linear()) for unit in units}
-    chosen[TABLE] = layouts.get(TABLE, scheme.table(is_head=tied))
+    chosen[form.table] = layouts.get(form.table, scheme.table(is_head=form.tied))
     walk = _Walk(checkpoint, windows, chosen)
-    total = checkpoint.config["num_hidden_layers"]
+    total = form.layers
     key = {
         "method": METHOD,
         "fingerprint": checkpoint.fingerprint(),
@@ -65,7 +65,7 @@ def calibrate(
         "ridge": RIDGE,
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
-        "layouts": [asdict(chosen[TABLE])],
+        "layouts": [asdict(chosen[form.table])],
     }
     solved: Solved = {}
 
@@ -95,7 +95,7 @@ class _Walk:
         self._checkpoint = checkpoint
         self._windows = windows
         self._layouts = layouts  # by unit
-        self._units = list(units_of(checkpoint.config))
+        self._units = list(checkpoint.form.units())
         self._position = 0  # the layer whose inputs the streams are
 
     def solve(self, i: int, solved: Solved) -> Solved:
@@ -116,7 +116,8 @@ class _Walk:
     def _streams(self) -> list["torch.Tensor"]:
         """What goes into the layer in the original model and in the quantized one,
         (windows, tokens, hidden) each."""
-        table = round_to_nearest(self._net.table.numpy(), self._layouts[TABLE]).dequantize()
+        layout = self._layouts[self._checkpoint.form.table]
+        table = round_to_nearest(self._net.table.numpy(), layout).dequantize()
         return [self._net.embed(self._windows), self._net.embed(self._windows, table)]
 
     def _through(self, i: int, found: Solved) -> None:

@@ -23,28 +23,19 @@ import torch
 from torch import Tensor, nn
 
 from llmkg_lab.checkpoint.base import Checkpoint
-from llmkg_lab.checkpoint.revised import Revised
+from llmkg_lab.checkpoint.views import Revised
 from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Text
+from llmkg_lab.models.bert import BertForm
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
 from llmkg_lab.quantize.solve.gptq import DAMPING, gptq
-from llmkg_lab.reference.outputs import load_model
+from llmkg_lab.reference.load import load_model
 from llmkg_lab.scheme import Layout, Scheme
 
 SENTENCES = 800
 WORDS = range(5, 61)  # of a sentence: what is shorter is a heading, what is longer a table
 BATCH = 32  # sentences
 RIDGE = 0.2  # of the mean variance of the inputs: how strongly step 1 holds on to the weights
-
-# Matrices of a layer in the order in which they compute; those of a group share their inputs.
-GROUPS = (
-    ("attention.self.query", "attention.self.key", "attention.self.value"),
-    ("attention.output.dense",),
-    ("intermediate.dense",),
-    ("output.dense",),
-)
-# What comes out of these is added to what went into those.
-RESIDUALS = {"attention.output.dense": "attention.self.query", "output.dense": "intermediate.dense"}
 
 Progress = Callable[[int, int, str], None]  # layers done, in all, what
 Inputs = dict[str, Tensor]  # module -> what went into it, (tokens, columns)
@@ -72,10 +63,9 @@ def prepare(
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
     """What a calibrated scheme stores of a BERT: see prepare.prepare, which calls this."""
     sentences = sentences_of(text.calibration)[:SENTENCES]
-    positions = checkpoint.config["max_position_embeddings"]
     tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
     tokenizer.no_padding()
-    tokenizer.enable_truncation(positions)
+    tokenizer.enable_truncation(checkpoint.form.positions)
     ids = [encoding.ids for encoding in tokenizer.encode_batch(sentences)]
     found = calibrate(checkpoint, scheme, ids, progress)
     record = {
@@ -110,15 +100,14 @@ def calibrate(
     The embedding table stays rounded to nearest, as the scheme says: it is a gather, of which
     each row is read alone, so that there are no inputs to solve it for.
     """
-    model = load_model(checkpoint)
-    is_bare = not any(name.startswith("bert.") for name in checkpoint.tensors)
-    prefix = "encoder.layer" if is_bare else "bert.encoder.layer"
+    model, form = load_model(checkpoint), checkpoint.form
+    assert isinstance(form, BertForm)
     found, layers = Calibration(), model.encoder.layer
     with torch.inference_mode():
         batches = list(_embed(model, scheme.table(is_head=False), sentences))
         for i, layer in enumerate(layers):
             progress(i, len(layers), f"calibrating layer {i}")
-            _solve_layer(layer, batches, scheme.linear(), f"{prefix}.{i}", found)
+            _solve_layer(layer, batches, scheme.linear(), form.layer(i), found)
     progress(len(layers), len(layers), "calibrated")
     return found
 
@@ -144,13 +133,13 @@ def _solve_layer(
         for batch in batches:
             batch.original = _run(layer, batch.original, batch.mask)
     goals = {module: layer.get_submodule(module)(x) for module, x in wanted.items()}
-    for group in GROUPS:
+    for group in BertForm.groups:
         with _recorded(layer) as inputs:
             for batch in batches:
                 _run(layer, batch.quantized, batch.mask)
         for module in group:
             goal = goals[module]  # (tokens, rows)
-            if residual := RESIDUALS.get(module):
+            if residual := BertForm.residuals.get(module):
                 goal += wanted[residual] - inputs[residual]
             linear = layer.get_submodule(module)
             quantized = _solve(linear, inputs[module], goal, layout)
@@ -193,7 +182,7 @@ def _recorded(layer: nn.Module) -> Iterator[Inputs]:
 
     hooks = [
         layer.get_submodule(name).register_forward_pre_hook(record(name))
-        for group in GROUPS
+        for group in BertForm.groups
         for name in group
     ]
     yield inputs

@@ -9,6 +9,7 @@ import tokenizers
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Text
+from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.scheme import SchemeError
 
 CORPORA = ("wikitext2", "lee_background")  # of a decoder, the first that is here
@@ -32,14 +33,14 @@ class CalibrationText:
 def calibration_text(checkpoint: Checkpoint, text: Text | None, tokens: int) -> CalibrationText:
     """The first ``tokens`` of the calibration half of ``text``, by default the first of CORPORA.
 
-    Raises SchemeError for a checkpoint that is no Llama without biases, TextError without a text
-    that is long enough.
+    Raises SchemeError for a checkpoint that is not a Llama, TextError without a text that is long
+    enough.
     """
     check_form(checkpoint)
     text = text or texts.load(CORPORA)
     tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
     ids = tokenizer.encode(text.calibration, add_special_tokens=False).ids
-    window = min(WINDOW, checkpoint.config["max_position_embeddings"])
+    window = min(WINDOW, checkpoint.form.positions)
     windows = texts.windows(ids, window, tokens)
     record = {
         "corpus": text.name,
@@ -53,10 +54,9 @@ def calibration_text(checkpoint: Checkpoint, text: Text | None, tokens: int) -> 
 
 def check_form(checkpoint: Checkpoint) -> None:
     """Raises SchemeError for what the solvers of decoders cannot walk."""
-    has_biases = any(name.endswith(".bias") for name in checkpoint.tensors)
-    if checkpoint.config.get("model_type") != "llama" or has_biases:
+    if not isinstance(checkpoint.form, LlamaForm):
         raise SchemeError(
-            f"{checkpoint.path} is no decoder of the Llama form without biases, for which alone "
-            "there are calibrated schemes",
+            f"{checkpoint.path} is not a decoder of the Llama form, for which alone there are "
+            "calibrated schemes",
             "use int4 or int8",
         )

@@ -1,4 +1,4 @@
-"""A Llama in Candle, over a GGUF artifact: the forward pass of architectures/llama.py, by hand.
+"""A Llama in Candle, over a GGUF artifact: the forward pass of graph/llama.py, by hand.
 
 The `candle-nn` package brings kernels, quantized products among them. Its own Llama is not used:
 it has no grouped queries, and its causal mask lets a token see the future.
@@ -12,7 +12,7 @@ import numpy as np
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.graph import llama
+from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.sequence import SequenceDecoder, check_tokens
 
@@ -30,21 +30,23 @@ class CandleDecoder(SequenceDecoder):
             )
         self.artifact = artifact
         self._candle = _import()
-        checkpoint = open_checkpoint(artifact.model_path)
-        self._config = llama.Config.read(checkpoint.config, checkpoint.tensors)
+        form = open_checkpoint(artifact.model_path).form
+        assert isinstance(form, LlamaForm)
+        self._form = form
+        self._frequencies = form.rope.inverse_frequencies(form.head_dim)
         self._weights, _ = self._candle.utils.load_gguf(str(artifact.model_path))
         self._floats = {  # what is no matrix product's right-hand side
             name: weight.dequantize()
             for name, weight in self._weights.items()
             if len(weight.shape) == 1 or name == "token_embd.weight"
         }
-        self.vocab, self.max_length = self._config.vocab, self._config.positions
+        self.vocab, self.max_length = self._form.vocab, self._form.positions
         self.reset()
 
     def reset(self) -> None:
         """Forget the sequence."""
         self.length = 0  # tokens in the cache
-        self._cache: list[tuple[Tensor, Tensor] | None] = [None] * self._config.layers
+        self._cache: list[tuple[Tensor, Tensor] | None] = [None] * self._form.layers
 
     def prefill(self, ids: Sequence[int]) -> np.ndarray:
         """Append tokens; return the logits after the last, (vocab,) float32."""
@@ -61,15 +63,15 @@ class CandleDecoder(SequenceDecoder):
         """Hidden states before the last norm, (tokens, hidden); the cache grows."""
         table = self._floats["token_embd.weight"]
         x = table.index_select(self._candle.tensor(ids).to_dtype(self._candle.u32), 0)
-        turn = _Rotation.at(self._candle, self.length, len(ids), self._config.inverse_frequencies)
-        for i in range(self._config.layers):
+        turn = _Rotation.at(self._candle, self.length, len(ids), self._frequencies)
+        for i in range(self._form.layers):
             x = x + self._attention(i, self._norm(f"blk.{i}.attn_norm", x), turn)
             x = x + self._feed_forward(i, self._norm(f"blk.{i}.ffn_norm", x))
         return x
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        square = x.sqr().sum_keepdim(1) / float(self._config.hidden)  # (tokens, 1)
-        scaled = x.broadcast_div((square + self._config.epsilon).sqrt())
+        square = x.sqr().sum_keepdim(1) / float(self._form.hidden)  # (tokens, 1)
+        scaled = x.broadcast_div((square + self._form.epsilon).sqrt())
         return scaled.broadcast_mul(self._floats[f"{name}.weight"])
 
     def _linear(self, name: str, x: Tensor) -> Tensor:
@@ -82,7 +84,7 @@ class CandleDecoder(SequenceDecoder):
         return self._linear(f"blk.{i}.ffn_down", gate * self._linear(f"blk.{i}.ffn_up", x))
 
     def _attention(self, i: int, x: Tensor, turn: "_Rotation") -> Tensor:
-        c, tokens = self._config, x.shape[0]
+        c, tokens = self._form, x.shape[0]
 
         def heads(part: str, count: int) -> Tensor:  # (count, tokens, head_dim)
             y = self._linear(f"blk.{i}.attn_{part}", x).reshape((tokens, count, c.head_dim))
@@ -108,7 +110,7 @@ class CandleDecoder(SequenceDecoder):
             return scores
         total = scores.shape[2]
         mask = np.triu(np.full((tokens, total), -1e30, np.float32), 1 + total - tokens)
-        mask = np.tile(mask, (self._config.heads // self._config.kv_heads, 1))
+        mask = np.tile(mask, (self._form.heads // self._form.kv_heads, 1))
         return scores.broadcast_add(self._candle.tensor(mask.tolist()))
 
 

@@ -1,0 +1,171 @@
+"""BERT: an encoder with learned positions, full attention and norms after each residual sum.
+
+Devlin et al., 2018 (arXiv:1810.04805); the MiniLM models are of this form. On top, as the
+checkpoint asks: pooling to a sentence embedding (Reimers and Gurevych, 2019,
+arXiv:1908.10084), or a classifier's score for a pair of texts.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from llmkg_lab.models.base import (
+    Config,
+    Form,
+    Shape,
+    UnsupportedError,
+    integer,
+    register,
+    require,
+)
+from llmkg_lab.models.gguf import POOLING, GGUFNames, Metadata, special_ids
+
+CLASSIFIER = "BertForSequenceClassification"
+GGUF_MODULES = {
+    "token_embd": "embeddings.word_embeddings",
+    "position_embd": "embeddings.position_embeddings",
+    "token_types": "embeddings.token_type_embeddings",
+    "token_embd_norm": "embeddings.LayerNorm",
+    "attn_q": "attention.self.query",
+    "attn_k": "attention.self.key",
+    "attn_v": "attention.self.value",
+    "attn_output": "attention.output.dense",
+    "attn_output_norm": "attention.output.LayerNorm",
+    "ffn_up": "intermediate.dense",
+    "ffn_down": "output.dense",
+    "layer_output_norm": "output.LayerNorm",
+}
+
+
+@register
+@dataclass(frozen=True)
+class BertForm(Form):
+    """The dimensions of a BERT."""
+
+    model_type: ClassVar[str] = "bert"
+    tasks: ClassVar[Mapping[str, str]] = {
+        "BertModel": "feature-extraction",
+        "BertForMaskedLM": "feature-extraction",
+        CLASSIFIER: "text-ranking",
+    }
+    generates: ClassVar[bool] = False
+    unused: ClassVar[str] = r".*embeddings\.position_ids|(bert\.)?pooler\..*|cls\..*"
+    gguf: ClassVar[GGUFNames] = GGUFNames("bert", "encoder.layer", GGUF_MODULES)
+
+    # Matrices of a layer in the order in which they compute; those of a group share their inputs.
+    groups: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("attention.self.query", "attention.self.key", "attention.self.value"),
+        ("attention.output.dense",),
+        ("intermediate.dense",),
+        ("output.dense",),
+    )
+    # What comes out of these is added to what went into those.
+    residuals: ClassVar[Mapping[str, str]] = {
+        "attention.output.dense": "attention.self.query",
+        "output.dense": "intermediate.dense",
+    }
+
+    prefix: str  # of every tensor name: "bert." under a head, else ""
+    vocab: int
+    hidden: int
+    layers: int
+    heads: int
+    feed_forward: int
+    positions: int
+    types: int
+    labels: int
+    classifies: bool  # there is a pooler and a classifier on top
+    epsilon: float
+    table: str
+    head: str = ""
+
+    @classmethod
+    def read(cls, config: Config, names: Collection[str] | None = None) -> Self:
+        require(config, "hidden_act", ("gelu",), "gelu")
+        require(config, "position_embedding_type", ("absolute", None), "absolute")
+        require(config, "is_decoder", (False, None), False)
+        hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
+        if hidden % heads:
+            raise UnsupportedError(f"config.json: {heads} heads do not divide {hidden}")
+        classifies = (config.get("architectures") or [None])[0] == CLASSIFIER
+        has_prefix = classifies if names is None else any(n.startswith("bert.") for n in names)
+        prefix = "bert." if has_prefix else ""
+        return cls(
+            prefix=prefix,
+            vocab=integer(config, "vocab_size"),
+            hidden=hidden,
+            layers=integer(config, "num_hidden_layers"),
+            heads=heads,
+            feed_forward=integer(config, "intermediate_size"),
+            positions=integer(config, "max_position_embeddings"),
+            types=integer(config, "type_vocab_size"),
+            labels=len(config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}),
+            classifies=classifies,
+            epsilon=float(config.get("layer_norm_eps", 1e-12)),
+            table=f"{prefix}embeddings.word_embeddings.weight",
+        )
+
+    def layer(self, i: int) -> str:
+        """The prefix of the tensors of layer ``i``."""
+        return f"{self.prefix}encoder.layer.{i}"
+
+    def tensors(self) -> Iterator[tuple[str, Shape]]:
+        hidden, wide = self.hidden, self.feed_forward
+        embeddings = f"{self.prefix}embeddings"
+        rows = {"word": self.vocab, "position": self.positions, "token_type": self.types}
+        for kind, count in rows.items():
+            yield f"{embeddings}.{kind}_embeddings.weight", (count, hidden)
+        yield from _with_bias(f"{embeddings}.LayerNorm", hidden)
+        for i in range(self.layers):
+            name = self.layer(i)
+            for part in ("query", "key", "value"):
+                yield from _with_bias(f"{name}.attention.self.{part}", hidden, hidden)
+            yield from _with_bias(f"{name}.attention.output.dense", hidden, hidden)
+            yield from _with_bias(f"{name}.attention.output.LayerNorm", hidden)
+            yield from _with_bias(f"{name}.intermediate.dense", wide, hidden)
+            yield from _with_bias(f"{name}.output.dense", hidden, wide)
+            yield from _with_bias(f"{name}.output.LayerNorm", hidden)
+        yield from _with_bias(f"{self.prefix}pooler.dense", hidden, hidden)
+        if self.classifies:
+            yield from _with_bias("classifier", self.labels, hidden)
+
+    @classmethod
+    def reduced(cls, config: Config) -> dict[str, Any]:
+        sizes = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
+        return {**config, **sizes, "num_hidden_layers": 2}
+
+    def gguf_metadata(self, pooling: str | None) -> Iterator[tuple[str, object]]:
+        name = self.gguf.architecture
+        yield f"{name}.vocab_size", self.vocab
+        yield f"{name}.context_length", self.positions
+        yield f"{name}.embedding_length", self.hidden
+        yield f"{name}.block_count", self.layers
+        yield f"{name}.feed_forward_length", self.feed_forward
+        yield f"{name}.attention.head_count", self.heads
+        yield f"{name}.attention.layer_norm_epsilon", self.epsilon
+        yield f"{name}.attention.causal", False
+        yield "tokenizer.ggml.token_type_count", self.types
+        yield f"{name}.pooling_type", POOLING.get(pooling, 0)
+
+    @classmethod
+    def gguf_config(cls, metadata: Metadata, shapes: Mapping[str, Shape]) -> dict[str, Any]:
+        """The config.json of a bare BertModel."""
+        name = cls.gguf.architecture
+        return {
+            "architectures": ["BertModel"],
+            "model_type": cls.model_type,
+            "hidden_act": "gelu",
+            "vocab_size": metadata.rows(shapes, "embeddings.word_embeddings.weight"),
+            "type_vocab_size": metadata.rows(shapes, "embeddings.token_type_embeddings.weight"),
+            "hidden_size": metadata.size(f"{name}.embedding_length"),
+            "intermediate_size": metadata.size(f"{name}.feed_forward_length"),
+            "num_hidden_layers": metadata.size(f"{name}.block_count"),
+            "num_attention_heads": metadata.size(f"{name}.attention.head_count"),
+            "max_position_embeddings": metadata.size(f"{name}.context_length"),
+            "layer_norm_eps": metadata.decimal(f"{name}.attention.layer_norm_epsilon"),
+        } | special_ids(metadata)
+
+
+def _with_bias(name: str, *shape: int) -> Iterator[tuple[str, Shape]]:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]
