@@ -18,7 +18,7 @@ fp16              half-precision weights, computed in float32
 
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from llmkg_lab.base.errors import LabError
 
@@ -94,12 +94,12 @@ class Scheme:
             return cls._parse_budget(text, options)
         if options and base in FLOATS:
             raise SchemeError(f"scheme {text!r}: {base} takes no options")
-        fields = {}
+        fields: dict[str, Any] = {}
         for option in options:
-            said = cls._option(text, option)
-            if twice := fields.keys() & said.keys():
+            parsed = cls._option(text, option)
+            if twice := fields.keys() & parsed.keys():
                 raise SchemeError(f"scheme {text!r} says {min(twice)} twice")
-            fields |= said
+            fields |= parsed
         if fields.get("distilled") and fields.get("method") != "gptq":
             raise SchemeError(f"scheme {text!r}: dwq trains what gptq solved", "write gptq-dwq")
         if fields.get("dynamic"):
@@ -121,8 +121,8 @@ class Scheme:
         return cls("budget", half_scales=True, method="gptq", distilled=distilled, budget=budget)
 
     @staticmethod
-    def _option(text: str, option: str) -> dict[str, int | bool | str]:
-        flags = {
+    def _option(text: str, option: str) -> dict[str, Any]:
+        flags: dict[str, dict[str, Any]] = {
             "sym": {"symmetric": True},
             "s16": {"half_scales": True},
             "eq": {"method": "eq"},

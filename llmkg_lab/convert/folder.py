@@ -19,19 +19,14 @@ from llmkg_lab.scheme import Scheme
 def plan_of(checkpoint: Checkpoint, scheme: Scheme, task: str) -> Plan:
     """What the graph will read, checked against what the checkpoint holds."""
     form, plan = checkpoint.form, Plan()
+    for name, shape in form.tensors():  # before the graph: a hostile config may ask for millions
+        if not re.fullmatch(form.unused, name):
+            _check(checkpoint, name, shape)
     with DataFile(Path(os.devnull)) as nowhere:
         layers = Layers(Graph(form.model_type, nowhere), plan, scheme)
         build(form, layers, task, checkpoint.pooling)
     for name, shape in plan.shapes.items():
-        if name not in checkpoint.tensors:
-            raise CheckpointError(
-                f"{checkpoint.path} lacks the tensor {name}", "config.json and weights disagree"
-            )
-        if checkpoint.tensors[name].shape != shape:
-            raise CheckpointError(
-                f"{checkpoint.path}: {name} has the shape {checkpoint.tensors[name].shape}",
-                f"config.json implies {shape}",
-            )
+        _check(checkpoint, name, shape)
     unknown = [name for name in checkpoint.tensors if name not in plan.shapes]
     if unknown := [name for name in unknown if not re.fullmatch(form.unused, name)]:
         raise CheckpointError(
@@ -40,6 +35,18 @@ def plan_of(checkpoint: Checkpoint, scheme: Scheme, task: str) -> Plan:
             "a model with them would be converted wrongly, so it is refused",
         )
     return plan
+
+
+def _check(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
+    if name not in checkpoint.tensors:
+        raise CheckpointError(
+            f"{checkpoint.path} lacks the tensor {name}", "config.json and weights disagree"
+        )
+    if checkpoint.tensors[name].shape != shape:
+        raise CheckpointError(
+            f"{checkpoint.path}: {name} has the shape {checkpoint.tensors[name].shape}",
+            f"config.json implies {shape}",
+        )
 
 
 def write_sidecars(folder: Path, checkpoint: Checkpoint, additions: Mapping[str, object]) -> None:

@@ -4,14 +4,16 @@ A form is read from config.json and the names of the checkpoint's tensors. Conve
 quantization, the reference, GGUF and synthetic weights ask it, and nothing else, what a model is.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.models.gguf import GGUFNames, Metadata
 
+MAX_POSITIONS = 1 << 20  # a graph computes rotary tables for all when it is loaded
 Shape = tuple[int, ...]
 Config = Mapping[str, Any]  # config.json
 
@@ -149,17 +151,24 @@ def form_type(config: Config) -> type[Form]:
     return FORMS[kind]
 
 
+def named_class(config: Config) -> str | None:
+    """The class that config.json names, None where it names none."""
+    named = config.get("architectures") or [None]
+    if not isinstance(named, list) or not isinstance(named[0], str | None):
+        raise UnsupportedError(f"config.json: architectures is {named!r}, not a list of names")
+    return named[0]
+
+
 def task_of(config: Config) -> str:
     """What a model is for, by the class that config.json names; by default the form's first."""
     tasks = form_type(config).tasks
-    named = config.get("architectures") or list(tasks)[:1]
-    task = tasks.get(named[0]) if isinstance(named, list) and isinstance(named[0], str) else None
-    if task is None:
+    name = named_class(config) or next(iter(tasks))
+    if name not in tasks:
         raise UnsupportedError(
-            f"config.json: architectures is {named!r}, which is not supported",
+            f"config.json: architecture {name!r} is not supported",
             f"supported are {', '.join(tasks)}",
         )
-    return task
+    return tasks[name]
 
 
 def form_of(config: Config, names: Collection[str] | None = None) -> Form:
@@ -182,10 +191,50 @@ def integer(config: Config, *keys: str) -> int:
     raise UnsupportedError(f"config.json lacks {keys[0]}")
 
 
+def number(config: Config, key: str, default: float | None = None) -> float:
+    """``key`` of the config as a positive, finite number; null stands for ``default``."""
+    value = config.get(key)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise UnsupportedError(f"config.json: {key} is {value!r}, not a positive number")
+
+
+def flag(config: Config, key: str, default: bool) -> bool:
+    """``key`` of the config as a truth value; null stands for ``default``."""
+    value = config.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise UnsupportedError(f"config.json: {key} is {value!r}, neither true nor false")
+    return value
+
+
+def layer_count(config: Config, key: str, names: Collection[str] | None) -> int:
+    """The number of layers; each has a tensor, so that a hostile config cannot ask for millions."""
+    count = integer(config, key)
+    if names is not None and count > len(names):
+        raise UnsupportedError(
+            f"config.json: {key} is {count:,}, but the checkpoint holds {len(names):,} tensors"
+        )
+    return count
+
+
+def context_length(config: Config, key: str) -> int:
+    """The number of positions, within what a graph can hold tables for."""
+    count = integer(config, key)
+    if not 2 <= count <= MAX_POSITIONS:
+        raise UnsupportedError(
+            f"config.json: {key} is {count:,}", f"supported are 2 to {MAX_POSITIONS:,} positions"
+        )
+    return count
+
+
 def require(config: Config, key: str, supported: Collection[object], default: object) -> None:
     """Refuse a config whose ``key`` asks for anything but ``supported``."""
     value = config.get(key, default)
-    if value not in supported:
+    if not isinstance(value, Hashable) or value not in supported:
         names = ", ".join(repr(name) for name in supported)
         raise UnsupportedError(
             f"config.json: {key} is {value!r}", f"this architecture computes {names}"

@@ -14,7 +14,11 @@ from llmkg_lab.models.base import (
     Form,
     Shape,
     UnsupportedError,
+    context_length,
     integer,
+    layer_count,
+    named_class,
+    number,
     register,
     require,
 )
@@ -87,21 +91,21 @@ class BertForm(Form):
         hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
         if hidden % heads:
             raise UnsupportedError(f"config.json: {heads} heads do not divide {hidden}")
-        classifies = (config.get("architectures") or [None])[0] == CLASSIFIER
+        classifies = named_class(config) == CLASSIFIER
         has_prefix = classifies if names is None else any(n.startswith("bert.") for n in names)
         prefix = "bert." if has_prefix else ""
         return cls(
             prefix=prefix,
             vocab=integer(config, "vocab_size"),
             hidden=hidden,
-            layers=integer(config, "num_hidden_layers"),
+            layers=layer_count(config, "num_hidden_layers", names),
             heads=heads,
             feed_forward=integer(config, "intermediate_size"),
-            positions=integer(config, "max_position_embeddings"),
+            positions=context_length(config, "max_position_embeddings"),
             types=integer(config, "type_vocab_size"),
-            labels=len(config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}),
+            labels=_labels(config),
             classifies=classifies,
-            epsilon=float(config.get("layer_norm_eps", 1e-12)),
+            epsilon=number(config, "layer_norm_eps", 1e-12),
             table=f"{prefix}embeddings.word_embeddings.weight",
         )
 
@@ -164,6 +168,16 @@ class BertForm(Form):
             "max_position_embeddings": metadata.size(f"{name}.context_length"),
             "layer_norm_eps": metadata.decimal(f"{name}.attention.layer_norm_epsilon"),
         } | special_ids(metadata)
+
+
+def _labels(config: Config) -> int:
+    """The classes of a classifier, as transformers counts them: by name, or by number alone."""
+    named = config.get("id2label")
+    if named is None:
+        return integer(config, "num_labels") if config.get("num_labels") else 2
+    if not isinstance(named, Mapping) or not named:
+        raise UnsupportedError(f"config.json: id2label is {named!r}, not names by number")
+    return len(named)
 
 
 def _with_bias(name: str, *shape: int) -> Iterator[tuple[str, Shape]]:

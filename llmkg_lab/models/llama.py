@@ -15,7 +15,11 @@ from llmkg_lab.models.base import (
     Shape,
     Unit,
     UnsupportedError,
+    context_length,
+    flag,
     integer,
+    layer_count,
+    number,
     register,
     require,
 )
@@ -80,25 +84,32 @@ class LlamaForm(Form):
     @classmethod
     def read(cls, config: Config, names: Collection[str] | None = None) -> Self:
         require(config, "hidden_act", ("silu", "swish"), "silu")
-        require(config, "pretraining_tp", (1, None), 1)
         hidden = integer(config, "hidden_size")
         heads = integer(config, "num_attention_heads")
-        bias = bool(config.get("attention_bias", False))
+        kv_heads = integer(config, "num_key_value_heads", "num_attention_heads")
+        if heads % kv_heads:
+            raise UnsupportedError(
+                f"config.json: {kv_heads} key-value heads do not divide the {heads} heads"
+            )
+        if not config.get("head_dim") and hidden % heads:
+            raise UnsupportedError(f"config.json: {heads} heads do not divide {hidden}")
+        bias = flag(config, "attention_bias", False)
+        tied = flag(config, "tie_word_embeddings", False)
         return cls(
             vocab=integer(config, "vocab_size"),
             hidden=hidden,
-            layers=integer(config, "num_hidden_layers"),
+            layers=layer_count(config, "num_hidden_layers", names),
             heads=heads,
-            kv_heads=integer(config, "num_key_value_heads", "num_attention_heads"),
+            kv_heads=kv_heads,
             head_dim=integer(config, "head_dim") if config.get("head_dim") else hidden // heads,
             feed_forward=integer(config, "intermediate_size"),
-            positions=integer(config, "max_position_embeddings"),
-            epsilon=float(config.get("rms_norm_eps", 1e-6)),
+            positions=context_length(config, "max_position_embeddings"),
+            epsilon=number(config, "rms_norm_eps", 1e-6),
             table=TABLE,
-            head=TABLE if config.get("tie_word_embeddings", False) else "lm_head.weight",
+            head=TABLE if tied else "lm_head.weight",
             qkv_bias=bias,
             o_bias=bias,
-            mlp_bias=bool(config.get("mlp_bias", False)),
+            mlp_bias=flag(config, "mlp_bias", False),
             rope=Rope.read(config),
         )
 

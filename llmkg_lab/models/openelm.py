@@ -14,7 +14,11 @@ from llmkg_lab.models.base import (
     Form,
     Shape,
     UnsupportedError,
+    context_length,
+    flag,
     integer,
+    layer_count,
+    number,
     register,
     require,
 )
@@ -71,7 +75,9 @@ class OpenELMForm(Form):
         require(config, "activation_fn_name", ("swish", "silu"), "swish")
         require(config, "normalization_layer_name", ("rms_norm",), "rms_norm")
         require(config, "ffn_with_glu", (True,), True)
+        layer_count(config, "num_transformer_layers", names)
         heads, kv_heads = _heads(config)
+        tied = flag(config, "share_input_output_layers", True)
         return cls(
             vocab=integer(config, "vocab_size"),
             hidden=integer(config, "model_dim"),
@@ -80,11 +86,11 @@ class OpenELMForm(Form):
             heads=heads,
             kv_heads=kv_heads,
             feed_forward=_feed_forward_widths(config),
-            positions=integer(config, "max_context_length"),
+            positions=context_length(config, "max_context_length"),
             table=TABLE,
-            head=TABLE if config.get("share_input_output_layers", True) else "lm_head.weight",
-            norm_qk=bool(config.get("normalize_qk_projections", False)),
-            rope=Rope(config.get("rope_freq_constant", 10000)),
+            head=TABLE if tied else "lm_head.weight",
+            norm_qk=flag(config, "normalize_qk_projections", False),
+            rope=Rope(number(config, "rope_freq_constant", 10000.0)),
         )
 
     def tensors(self) -> Iterator[tuple[str, Shape]]:
@@ -194,4 +200,5 @@ def _multipliers(config: Config, key: str) -> list[float]:
         return values
     import numpy as np  # published configs list all factors
 
-    return np.linspace(values[0], values[-1], layers).round(2).tolist()
+    factors: list[float] = np.linspace(values[0], values[-1], layers).round(2).tolist()
+    return factors

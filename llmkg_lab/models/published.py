@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,7 +21,7 @@ Shapes = dict[str, tuple[int, ...]]  # tensor name -> shape, in the order of the
 class Shape:
     """A published checkpoint: its config.json, and how its files were written."""
 
-    config: dict
+    config: dict[str, Any]
     dtype: str  # float32 | float16 | bfloat16
     tokenizer: str  # smollm | llama2 | wordpiece | xlmr
     shards: int = 1

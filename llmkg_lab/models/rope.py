@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from llmkg_lab.models.base import UnsupportedError
+from llmkg_lab.models.base import UnsupportedError, integer, number, require
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +30,21 @@ class Rope:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Self:
-        """Read what config.json says. Raises UnsupportedError on a scaling not named above."""
-        # transformers 5 writes rope_parameters, earlier versions rope_theta and rope_scaling
-        said = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        theta = said.get("rope_theta") or config.get("rope_theta") or 10000.0
+        """Read what config.json says, where transformers would look for it.
+
+        Raises:
+            UnsupportedError: A scaling that is not named above, or a figure that is not one.
+        """
+        # earlier versions than 5 write rope_scaling and rope_theta; where both are there, they win
+        key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+        said = config.get(key) or {}
+        if not isinstance(said, Mapping):
+            raise UnsupportedError(f"config.json: {key} is {said!r}, not an object")
+        for source in (config, said):
+            require(source, "partial_rotary_factor", (1, None), None)
+        theta = number(
+            said if said.get("rope_theta") is not None else config, "rope_theta", 10000.0
+        )
         kind = said.get("rope_type") or said.get("type") or "default"
         if kind not in KINDS:
             raise UnsupportedError(
@@ -42,15 +53,14 @@ class Rope:
         if kind in ("default", "dynamic"):
             return cls(theta, kind)
         if kind == "linear":
-            return cls(theta, kind, said["factor"])
-        return cls(
-            theta,
-            kind,
-            said["factor"],
-            said["low_freq_factor"],
-            said["high_freq_factor"],
-            said["original_max_position_embeddings"],
-        )
+            return cls(theta, kind, number(said, "factor"))
+        # transformers fills in the length that the model was first trained on
+        original = {**config, **said, **_present(config, "original_max_position_embeddings")}
+        lengths = ("original_max_position_embeddings", "max_position_embeddings")
+        low, high = number(said, "low_freq_factor"), number(said, "high_freq_factor")
+        if high <= low:
+            raise UnsupportedError(f"config.json: high_freq_factor {high:g} is not above {low:g}")
+        return cls(theta, kind, number(said, "factor"), low, high, integer(original, *lengths))
 
     def inverse_frequencies(self, head_dim: int) -> "np.ndarray":
         """float32 (head_dim / 2,), in radians per position, as transformers computes them."""
@@ -67,3 +77,7 @@ class Rope:
         smooth = np.clip((turns - low) / (high - low), 0, 1)  # 0: long wavelength, 1: short
         scaled = (1 - smooth) * frequencies / self.factor + smooth * frequencies
         return scaled.astype(np.float32)
+
+
+def _present(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {key: config[key]} if config.get(key) is not None else {}
