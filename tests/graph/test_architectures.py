@@ -160,7 +160,7 @@ def test_bert_computes_what_transformers_computes(kind, tmp_path):
         ({"num_hidden_layers": 2}, "have no place in a plain llama"),
         ({"intermediate_size": 96}, r"has the shape \(208, 144\)"),
         ({"hidden_size": -144}, "hidden_size is -144"),
-        ({"num_attention_heads": 18, "num_key_value_heads": 6}, "head_dim is 8"),
+        ({"num_attention_heads": 18, "num_key_value_heads": 6, "head_dim": 8}, "head_dim is 8"),
         ({"vocab_size": None}, "lacks vocab_size"),
     ],
 )
