@@ -4,6 +4,7 @@ The real ones come out of the user's data folder or of packages that carry weigh
 is here, one of the same kind is trained on the evaluation text.
 """
 
+import io
 import json
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, distribution
@@ -146,15 +147,31 @@ def _train_wordpiece(lines: list[str]) -> tuple[Tokenizer, dict]:
 
 
 def _train_unigram(lines: list[str]) -> tuple[Tokenizer, dict]:
-    """SentencePiece's unigram model (Kudo, 2018, arXiv:1804.10959), as XLM-R's."""
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    tokenizer = Tokenizer(models.Unigram())
+    """SentencePiece's unigram model (Kudo, 2018, arXiv:1804.10959), as XLM-R's.
+
+    SentencePiece itself trains it: with one thread it gives the same pieces each time, which the
+    trainer of tokenizers does not.
+    """
+    import sentencepiece
+
+    special, model = ["<s>", "<pad>", "</s>", "<unk>"], io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=TRAINED,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        num_threads=1,
+        minloglevel=2,
+        **{f"{kind}_id": i for i, kind in enumerate(("bos", "pad", "eos", "unk"))},
+    )
+    trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    pieces = [(trained.id_to_piece(i), trained.get_score(i)) for i in range(len(trained))]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=special.index("<unk>")))
+    tokenizer.add_special_tokens(special)
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=TRAINED, special_tokens=special, unk_token="<unk>", show_progress=False
-    )
-    tokenizer.train_from_iterator(lines, trainer)
     _surround(tokenizer, "<s>", "</s>")
     return tokenizer, {"pad_token": "<pad>"}
 
