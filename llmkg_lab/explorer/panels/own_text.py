@@ -1,18 +1,15 @@
 """A text of one's own, token by token."""
 
 import html
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 import numpy as np
 
-from llmkg_lab.explorer.jobs import Job
+from llmkg_lab.explorer.bench import Bench
+from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
 from llmkg_lab.explorer.questions.tokens import MAX_TOKENS, TokenScores, score
 from llmkg_lab.explorer.view import style
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 TEXT = (
     "Marie Curie was born in Warsaw in 1867. She won the Nobel Prize in Physics in 1903 and the "
@@ -34,8 +31,8 @@ class OwnText(Panel):
         "Hover over one to see what either model expected there."
     )
 
-    def __init__(self, explorer: "Explorer", scheme: str) -> None:
-        super().__init__(explorer)
+    def __init__(self, bench: Bench, scheme: str) -> None:
+        super().__init__(bench)
         self.scores: TokenScores | None = None
         self._wanted = scheme
         self.text = widgets.Textarea(TEXT, rows=4, layout={"width": "100%", "height": "96px"})

@@ -1,20 +1,17 @@
 """Where the bits matter: sensitivity by layer and matrix, and one matrix under the lens."""
 
 import html
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
 from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.explorer.bench import Bench
 from llmkg_lab.explorer.panels.base import ChartView, Panel, row
 from llmkg_lab.explorer.questions import grid
 from llmkg_lab.explorer.questions.grid import OUTSIDE, Cell
 from llmkg_lab.explorer.questions.tensors import Lens, look
 from llmkg_lab.explorer.view import charts, style
 from llmkg_lab.scheme import Layout
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 CELL = {"width": "auto", "height": "24px", "min_width": "0", "margin": "0", "padding": "0"}
 
@@ -26,8 +23,8 @@ class SensitivityMap(Panel):
         "stored so. Number: the bits that the budget above gives it. Choose a cell to look into it."
     )
 
-    def __init__(self, explorer: "Explorer") -> None:
-        super().__init__(explorer)
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench)
         self.cells: dict[str, Cell] = {}
         self.buttons: dict[str, widgets.Button] = {}
         self.lens: Lens | None = None

@@ -2,18 +2,15 @@
 
 import html
 import time
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from llmkg_lab.explorer.jobs import Job
+from llmkg_lab.explorer.bench import Bench
+from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
 from llmkg_lab.explorer.questions.duel import Duel, fight
 from llmkg_lab.runtime.text.generate import GenerationConfig
 from llmkg_lab.scheme import Scheme
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 PROMPT = "The three most important inventions of the nineteenth century are"
 WIDEST = ("fp32", "fp16", "int8")
@@ -27,8 +24,8 @@ class SideBySide(Panel):
         "What is marked comes after the first difference: from there on they write different texts."
     )
 
-    def __init__(self, explorer: "Explorer", scheme: str) -> None:
-        super().__init__(explorer)
+    def __init__(self, bench: Bench, scheme: str) -> None:
+        super().__init__(bench)
         self.duel: Duel | None = None
         self._wanted = scheme
         self.prompt = widgets.Textarea(PROMPT, layout={"width": "100%", "height": "56px"})

@@ -1,15 +1,9 @@
-"""What the panels share: the variant under study and what was chosen of it. No widgets.
-
-Each attribute is a trait: whoever shows it observes it, whoever changes it need not know of them.
-"""
+"""What a budget buys, before anything is converted."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from traitlets import HasTraits, Instance, Int, Tuple, Unicode
-
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.explorer.session import Session
 from llmkg_lab.quantize.budget.allocate import allocate, frontier, mix
 from llmkg_lab.quantize.budget.price import Sensitivities
 from llmkg_lab.scheme import Layout
@@ -17,7 +11,7 @@ from llmkg_lab.scheme import Layout
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a budget buys, before anything is converted."""
+    """The size and the divergence of the best mix that fits a budget."""
 
     nbytes: int  # that the mix takes
     kl: float  # nats a token
@@ -27,27 +21,9 @@ class Prediction:
     refusal: str = ""  # why no artifact will be made of it
 
 
-class State(HasTraits):
-    """Set from any thread; observers run on the thread that sets."""
-
-    session = Instance(Session, allow_none=True)
-    sensitivities = Instance(Sensitivities, allow_none=True)
-    budget = Int(0)  # bytes of graph and weights
-    matrix = Unicode("")  # tensor under the lens
-    points = Tuple()  # measured artifacts: Point
-
-    def open(self, session: Session) -> None:
-        """Study another checkpoint; nothing of the last one stays."""
-        self.sensitivities = None
-        self.matrix = ""
-        self.points = ()
-        self.session = session
-        self.points = tuple(session.points())
-
-    def predict(self) -> Prediction:
-        """What the present budget buys. Needs sensitivities."""
-        assert self.sensitivities is not None
-        return _predict(_Key(self.sensitivities), self.budget)
+def predict(sensitivities: Sensitivities, nbytes: int) -> Prediction:
+    """Fill a budget; the last few hundred answers are remembered."""
+    return _predict(_Key(sensitivities), nbytes)
 
 
 class _Key:
