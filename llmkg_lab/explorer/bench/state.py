@@ -27,7 +27,18 @@ class State(HasTraits):
         self.session = session
         self.points = tuple(session.points())
 
+    @property
+    def opened(self) -> Session:
+        """The session, where there is one."""
+        assert self.session is not None
+        return self.session
+
+    @property
+    def weighed(self) -> Sensitivities:
+        """The sensitivities, where they are known."""
+        assert self.sensitivities is not None
+        return self.sensitivities
+
     def predict(self) -> Prediction:
         """What the present budget buys. Needs sensitivities."""
-        assert self.sensitivities is not None
-        return predict(self.sensitivities, self.budget)
+        return predict(self.weighed, self.budget)

@@ -21,7 +21,7 @@ class JobBar(widgets.HBox):
         self._bar = widgets.FloatProgress(max=1.0, layout={"width": "220px"})
         self._text = widgets.HTML()
         self._cancel = widgets.Button(description="Cancel", icon="stop", layout={"width": "96px"})
-        self._cancel.on_click(lambda _: self.job and self.job.cancel())
+        self._cancel.on_click(lambda _: self.cancel())
         self.job: Job | None = None
         super().__init__([self._bar, self._cancel, self._text])
         self.add_class("lab-job")
@@ -29,11 +29,15 @@ class JobBar(widgets.HBox):
 
     def start(self, title: str, work: Callable[[Job], Any]) -> Job:
         """Put work into the queue; what the bar showed before is cancelled."""
-        if self.job and self.job.state not in FINISHED:
-            self.job.cancel()
+        self.cancel()
         self.job = Job(title, work, self._show)
         self._show(self.job)
         return self._bench.worker.start(self.job)
+
+    def cancel(self) -> None:
+        """Stop the work, if there is any."""
+        if self.job and self.job.state not in FINISHED:
+            self.job.cancel()
 
     def _show(self, job: Job) -> None:
         if job is not self.job:

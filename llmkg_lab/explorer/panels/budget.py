@@ -42,11 +42,11 @@ class Budget(Panel):
         self.state.observe(lambda _: self.state.session and self.sensitivities(), "session")
         self.state.observe(lambda _: self._renew(), "sensitivities")
         self.state.observe(lambda _: self._draw(), "points")
-        self.state.observe(lambda _: self.chart and self._point(), "budget")
+        self.state.observe(lambda _: self._point(), "budget")
 
     def sensitivities(self) -> Job:
         """Measure what each layout of each matrix costs, or take it from the cache."""
-        session = self.state.session
+        session = self.state.opened
 
         def work(job: Job) -> None:
             job.progress(0, 0, "measuring sensitivities")
@@ -59,7 +59,7 @@ class Budget(Panel):
 
     def run(self) -> Job:
         """Convert the present mix and measure it."""
-        session, scheme = self.state.session, self.scheme
+        session, scheme = self.state.opened, self.scheme
 
         def work(job: Job) -> Point:
             point = session.measure(scheme, job.progress)
@@ -117,6 +117,8 @@ class Budget(Panel):
             self._point()
 
     def _point(self) -> None:
+        if self.chart is None:
+            return
         self.numbers.value = self._answer()
         prediction = self.state.predict()
         label = f"{self.slider.value:g} MB: {prediction.kl:.3g} nats"
@@ -124,7 +126,7 @@ class Budget(Panel):
 
     def _answer(self) -> str:
         prediction = self.state.predict()
-        bits = 8 * prediction.nbytes / self.state.sensitivities.record["parameters"]
+        bits = 8 * prediction.nbytes / self.state.weighed.record["parameters"]
         items = [
             (f"{prediction.kl:.3g}", "nats", "predicted KL a token"),
             (f"{prediction.nbytes / 1e6:.2f}", "MB", "graph and weights"),

@@ -52,7 +52,7 @@ class OwnText(Panel):
         self.state.observe(lambda _: self._renew(), "session")
 
     def run(self) -> Job:
-        session, scheme, text = self.state.session, self.scheme.value, self.text.value
+        session, scheme, text = self.state.opened, self.scheme.value, self.text.value
 
         def work(job: Job) -> None:
             job.progress(0, 0, "reading the text")
@@ -66,7 +66,7 @@ class OwnText(Panel):
 
     def _renew(self) -> None:
         self.scores, self.strip.value = None, ""
-        self.scheme.options = self.state.session.schemes()
+        self.scheme.options = self.state.opened.schemes()
         self.scheme.value = self._wanted or self.scheme.options[-1]
 
     def _show(self) -> None:
@@ -75,17 +75,17 @@ class OwnText(Panel):
     def static(self) -> str:
         if self.scores is None:
             return ""
-        return strip(self.scores, self.colour.value) + self._summary()
+        return strip(self.scores, self.colour.value) + _summary(self.scores)
 
-    def _summary(self) -> str:
-        scores = self.scores
-        reference, candidate = scores.nll_reference.mean(), scores.nll_candidate.mean()
-        cut = f"; only its first {MAX_TOKENS} tokens" if scores.was_cut else ""
-        return (
-            f'<p class="lab-note">{len(scores.kl)} predictions{cut}. Mean KL '
-            f"{scores.kl.mean():.3g} nats; loss {reference:.3f} → {candidate:.3f} nats a token "
-            f"(perplexity × {np.exp(candidate - reference):.3f}).</p>"
-        )
+
+def _summary(scores: TokenScores) -> str:
+    reference, candidate = scores.nll_reference.mean(), scores.nll_candidate.mean()
+    cut = f"; only its first {MAX_TOKENS} tokens" if scores.was_cut else ""
+    return (
+        f'<p class="lab-note">{len(scores.kl)} predictions{cut}. Mean KL '
+        f"{scores.kl.mean():.3g} nats; loss {reference:.3f} → {candidate:.3f} nats a token "
+        f"(perplexity × {np.exp(candidate - reference):.3f}).</p>"
+    )
 
 
 def strip(scores: TokenScores, by: str) -> str:

@@ -35,7 +35,7 @@ class Pareto(Panel):
 
     def run(self, schemes: list[str]) -> Job:
         """Convert where there is no artifact yet, and measure."""
-        session = self.state.session
+        session = self.state.opened
 
         def work(job: Job) -> None:
             for scheme in schemes:
@@ -49,7 +49,7 @@ class Pareto(Panel):
         return (self.run(self.schemes),) if self.schemes and self.state.session else ()
 
     def _renew(self) -> None:
-        self.scheme.options = self.state.session.schemes()
+        self.scheme.options = self.state.opened.schemes()
         self.scheme.value = next((s for s in self.schemes), self.scheme.options[-1])
         self._draw()
 
@@ -59,7 +59,7 @@ class Pareto(Panel):
             self.peers.value, self.list.value = self._peers_note(), self._table()
 
     def _peers(self) -> Peers:
-        session = self.state.session
+        session = self.state.opened
         if session.is_synthetic:
             return Peers([], "Random weights have no peers.")
         return peers_of(session.variant.id)

@@ -57,7 +57,7 @@ class SideBySide(Panel):
         self.state.observe(lambda _: self._renew(), "session")
 
     def run(self) -> Job:
-        session, prompt = self.state.session, self.prompt.value
+        session, prompt = self.state.opened, self.prompt.value
         schemes, chat = (self.left.value, self.right.value), self.chat.value
         config = GenerationConfig(
             temperature=self.temperature.value,
@@ -67,7 +67,8 @@ class SideBySide(Panel):
         )
 
         def work(job: Job) -> None:
-            names = tuple(Scheme.parse(scheme).name for scheme in schemes)
+            left, right = (Scheme.parse(scheme).name for scheme in schemes)
+            names = left, right
             shown = 0.0
             job.progress(0, 0, "opening both")
             for duel in fight(session, names, prompt, config, chat=chat, progress=job.progress):
@@ -83,7 +84,7 @@ class SideBySide(Panel):
         return (self.run(),) if self.state.session else ()
 
     def _renew(self) -> None:
-        session = self.state.session
+        session = self.state.opened
         self.duel, self.written.value = None, ""
         names = session.schemes()
         self.left.options = self.right.options = names

@@ -1,6 +1,6 @@
 """What a budget buys, before anything is converted."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from llmkg_lab.base.errors import LabError
@@ -41,15 +41,14 @@ class _Key:
 
 @lru_cache(maxsize=512)
 def _predict(key: _Key, nbytes: int) -> Prediction:
-    refusal = ""
     try:
-        found = allocate(key.sensitivities, nbytes)
+        best, refusal = allocate(key.sensitivities, nbytes), ""
     except LabError as error:  # a budget that no acceptable model fits: shown all the same
-        refusal, found = str(error), mix(key.sensitivities, nbytes)
-        if found is None:
+        refusal = str(error)
+        if (broken := mix(key.sensitivities, nbytes)) is None:
             smallest, kl = frontier(key.sensitivities)[0]
             return Prediction(nbytes, kl, 0.0, smallest, refusal=refusal)
-    layouts = {} if refusal else found.layouts
+        best = replace(broken, layouts={})
     return Prediction(
-        found.nbytes, found.kl, found.next_megabyte, found.next_gain_at, layouts, refusal
+        best.nbytes, best.kl, best.next_megabyte, best.next_gain_at, best.layouts, refusal
     )
