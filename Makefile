@@ -31,6 +31,7 @@ app: .venv/installed  ## the explorer as a page of its own, without the notebook
 lint: .venv/installed-dev  ## style only
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
 
 # One table: make bench TABLES=decoders ROUNDS=3; what there is: python benchmarks/bench.py --help
 bench: .venv/installed .venv-peers/installed  ## speed and memory beside llama.cpp, onnxruntime-genai and PyTorch

@@ -115,8 +115,9 @@ def _path(kind: str, key: Mapping) -> Path:
 
 
 def _read(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as file:  # the zip's CRCs are checked on the way
-        return {name: file[name] for name in file.files}
+    # opened here: of a damaged archive, NumPy would leave the file open
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}  # the zip's CRCs are checked on the way
 
 
 def _write(path: Path, content: Arrays) -> None:

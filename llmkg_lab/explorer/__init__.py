@@ -1,7 +1,7 @@
 """The interactive explorer of trade-offs: what a notebook shows of it is ``Explorer``.
 
-session, tokens, tensors, duel, points: the measurements, without widgets; state and jobs: what
-the panels share; charts and style: how it looks; panels: the widgets, one file a question.
+From the ground: questions/ asks models and knows no widgets; view/ draws the answers; bench/ is
+the state and the queue that panels share; panels/ holds one question's widgets in each file.
 """
 
 from llmkg_lab.explorer.app import Explorer

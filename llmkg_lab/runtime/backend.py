@@ -1,6 +1,7 @@
 """One protocol for every runtime, with LLMKG's method names: ONNX Runtime, and Candle beside it."""
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from llmkg_lab.runtime.candle.worker import Worker, WorkerDecoder
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.paged import PagedDecoder
 from llmkg_lab.runtime.ort.session import CPU
-from llmkg_lab.runtime.text.generate import GenerationConfig, generate_text
+from llmkg_lab.runtime.text.generate import GenerationConfig, TokenGenerator, generate_text
 from llmkg_lab.runtime.text.tokenizer import Message
 
 GENERATES = "text-generation"
@@ -75,7 +76,7 @@ class Backend(Protocol):
         """Free what is held outside this process's memory."""
 
 
-class CachedBackend:
+class CachedBackend(ABC):
     """What backends share: text around a decoder, vectors around an embedder, and the caches."""
 
     folder: Path
@@ -94,19 +95,21 @@ class CachedBackend:
         return generate_text(self.decoder(), self.tokenizer, prompt, config)
 
     def get_embeddings(self, text: str) -> np.ndarray:
-        return self.embed([text])[0]
+        vector: np.ndarray = self.embed([text])[0]
+        return vector
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        found = {text: self.vectors.get(text) for text in dict.fromkeys(texts)}
-        missing = [text for text, vector in found.items() if vector is None]
+        looked_up = {text: self.vectors.get(text) for text in dict.fromkeys(texts)}
+        vectors = {text: vector for text, vector in looked_up.items() if vector is not None}
+        missing = [text for text in looked_up if text not in vectors]
         if texts and not missing:
-            return np.stack([found[text] for text in texts])
+            return np.stack([vectors[text] for text in texts])
         with self.lock:
             made = self.compute_embeddings(missing)  # (missing, hidden)
         for text, vector in zip(missing, made, strict=True):
-            found[text] = vector
+            vectors[text] = vector
             self.vectors.put(text, vector.copy())  # a view would keep the whole batch
-        return np.stack([found[text] for text in texts]) if texts else made
+        return np.stack([vectors[text] for text in texts]) if texts else made
 
     def stats(self) -> dict[str, CacheStats]:
         return {"tokens": self.tokenizer.cache.stats(), "embeddings": self.vectors.stats()}
@@ -114,7 +117,7 @@ class CachedBackend:
     def memory_usage(self) -> int:
         return self.memory() + sum(cache.nbytes for cache in self.stats().values())
 
-    def decoder(self) -> Decoder | PagedDecoder | WorkerDecoder:
+    def decoder(self) -> TokenGenerator:
         """What generates. Raises InferenceError where nothing does."""
         raise self._cannot("generates no text")
 
@@ -122,12 +125,20 @@ class CachedBackend:
         """Embeddings (texts, hidden) without the cache. Raises InferenceError of a text model."""
         raise self._cannot("embeds no texts")
 
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Whether it can answer now."""
+
+    @abstractmethod
     def memory(self) -> int:
         """Bytes that the model takes."""
-        raise NotImplementedError
 
-    def close(self) -> None:
-        pass
+    @abstractmethod
+    def metadata(self) -> Metadata:
+        """What runs here."""
+
+    def close(self) -> None:  # noqa: B027  (most hold nothing outside this process)
+        """Free what is held outside this process's memory; by default nothing is."""
 
     def _cannot(self, what: str) -> InferenceError:
         return InferenceError(
@@ -155,12 +166,15 @@ class OrtBackend(CachedBackend):
     ) -> None:
         self.artifact, self.folder, self.task = artifact, artifact.folder, artifact.task
         before = psutil.Process().memory_info().rss
-        self._decoder = self._embedder = None
+        self._decoder: TokenGenerator | None = None
+        self._embedder: Embedder | None = None
         if self.task == GENERATES:
             if provider != CPU:
                 raise InferenceError(f"a decoder does not run on {provider}", "leave it out")
-            make = PagedDecoder if memory else Decoder
-            self._decoder = make(artifact, threads, **({"memory": memory} if memory else {}))
+            if memory:
+                self._decoder = PagedDecoder(artifact, threads, memory=memory)
+            else:
+                self._decoder = Decoder(artifact, threads)
         elif self.task in EMBEDS:
             self._embedder = Embedder(artifact, threads, provider=provider)
         else:
@@ -168,7 +182,7 @@ class OrtBackend(CachedBackend):
         self._loaded = max(0, psutil.Process().memory_info().rss - before)
         super().__init__()
 
-    def decoder(self) -> Decoder | PagedDecoder:
+    def decoder(self) -> TokenGenerator:
         return self._decoder or super().decoder()
 
     def compute_embeddings(self, texts: Sequence[str]) -> np.ndarray:
@@ -198,7 +212,7 @@ class CandleBackend(CachedBackend):
             raise InferenceError(f"{folder} is no folder", "give the path of an export or model")
         self.folder = folder
         threads = threads or default_threads()
-        self._decoder = None
+        self._decoder: WorkerDecoder | None = None
         if (folder / "manifest.json").exists():
             artifact = Artifact.open(folder)
             self._metadata = artifact_metadata(artifact, self.name)
@@ -214,7 +228,7 @@ class CandleBackend(CachedBackend):
         """The process that computes; after a Ctrl-C, the one that took its place."""
         return self._decoder.worker if self._decoder else self._worker
 
-    def decoder(self) -> WorkerDecoder:
+    def decoder(self) -> TokenGenerator:
         return self._decoder or super().decoder()
 
     def compute_embeddings(self, texts: Sequence[str]) -> np.ndarray:

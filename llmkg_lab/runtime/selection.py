@@ -241,7 +241,7 @@ def _candidate(folder: Path) -> Candidate | str:
     return Candidate(CandleBackend.name, folder, checkpoint.fingerprint(), nbytes)
 
 
-def _no_candle(architecture: str, task: str) -> str:
+def _no_candle(architecture: str | None, task: str) -> str:
     """Why Candle cannot run a model, or nothing."""
     wanted, package = ("llama", "candle") if task == GENERATES else ("bert", "candding")
     if architecture != wanted:

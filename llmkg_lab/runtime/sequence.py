@@ -8,25 +8,30 @@ import numpy as np
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.text.sampling import Sampler
 
+TokenIds = Sequence[int] | np.ndarray  # of one sequence, (tokens,)
+
 
 class SequenceDecoder(ABC):
     """A causal language model over the cache of one sequence.
 
-    A subclass sets ``vocab``, ``max_length`` (tokens that fit the cache) and ``length`` (those in
-    it), and appends tokens.
+    A subclass sets ``vocab`` and ``max_length`` (tokens that fit the cache), and appends tokens.
     """
 
     vocab: int
     max_length: int
-    length: int
     _generation: object = None  # the one whose tokens are in the cache
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Tokens in the cache."""
 
     @abstractmethod
     def reset(self) -> None:
         """Forget the sequence."""
 
     @abstractmethod
-    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+    def prefill(self, ids: TokenIds) -> np.ndarray:
         """Append several tokens; return the logits after the last, (vocab,) float32.
 
         Raises InferenceError on no tokens, a token outside the vocabulary, or more tokens than
@@ -39,7 +44,7 @@ class SequenceDecoder(ABC):
 
     def generate(
         self,
-        prompt_ids: Sequence[int],
+        prompt_ids: TokenIds,
         max_tokens: int,
         sampler: Sampler | None = None,
         stop_ids: Collection[int] = (),
@@ -64,7 +69,7 @@ class SequenceDecoder(ABC):
     ) -> Iterator[int]:
         history = np.concatenate([prompt, np.empty(max_tokens, np.int64)])
         own = self._generation = object()
-        pending = self.start(prompt)
+        pending: TokenIds = self.start(prompt)
         for count in range(len(prompt), min(len(history), self.max_length + 1)):
             if self._generation is not own or self.length + len(pending) != count:
                 raise InferenceError(

@@ -78,7 +78,7 @@ def test_an_unknown_corpus_is_named():
 
 LOAD = """
 import json, sys
-from llmkg_lab import texts
+from llmkg_lab.data import texts
 try:
     text = texts.load(["wikitext2"])
     pairs = texts._stsb_hub()

@@ -13,14 +13,15 @@ from support.lab_browser import browser, needs_chromium, run_all_cells, server
 from llmkg_lab.base import paths
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.explorer.jobs import CANCELLED, DONE, FAILED, Job, Worker, describe
+from llmkg_lab.explorer.bench import Bench
+from llmkg_lab.explorer.bench.jobs import CANCELLED, DONE, FAILED, Job, Worker, describe
+from llmkg_lab.explorer.bench.state import State
 from llmkg_lab.explorer.panels.own_text import ADDED, KL, shade, strip
 from llmkg_lab.explorer.questions import grid, points, tensors
 from llmkg_lab.explorer.questions.duel import Duel
 from llmkg_lab.explorer.questions.peers import OURS_THERE, peers_of
 from llmkg_lab.explorer.questions.points import Point
 from llmkg_lab.explorer.questions.tokens import TokenScores, _pieces
-from llmkg_lab.explorer.state import State
 from llmkg_lab.explorer.view import charts
 from llmkg_lab.quantize.budget.options import Option, Sensitivities
 from llmkg_lab.report import labels
@@ -96,6 +97,23 @@ def test_time_left_is_of_the_present_step():
     job._began = time.monotonic() - 8
     assert job.seconds_left == pytest.approx(12, abs=0.5)
     assert describe(job) == "reading: 40 %, about 12 s left"
+
+
+def test_a_cell_waits_for_what_the_opening_starts():
+    """Opening a model ends by starting its sensitivities: both are done when a panel is shown."""
+    bench = Bench(wait=True)
+
+    def weigh(job):
+        time.sleep(0.1)
+        return "weighed"
+
+    def open_model(job):
+        bench.weighing = bench.worker.start(Job("weighing", weigh, lambda job: None))
+
+    bench.opening = bench.worker.start(Job("opening", open_model, lambda job: None))
+    bench.wait_until_open(10)
+    assert (bench.opening.state, bench.weighing.result) == (DONE, "weighed")
+    bench.close()
 
 
 # What the panels show

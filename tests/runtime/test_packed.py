@@ -39,7 +39,7 @@ def embedder(make_artifact, tmp_path):
 CODE = """
 import json, sys
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.runtime import packed
+from llmkg_lab.runtime.ort import packed
 from llmkg_lab.runtime.ort.decoder import Decoder
 kind, folder = sys.argv[1:]
 if kind == "copied":

@@ -1,16 +1,14 @@
 """What every panel has: a title, a bar for its work, and a figure that stays without a kernel."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ipywidgets as widgets
 from IPython.display import HTML, display
 
-from llmkg_lab.explorer.jobs import CANCELLED, FAILED, FINISHED, Job, describe
+from llmkg_lab.explorer.bench import Bench
+from llmkg_lab.explorer.bench.jobs import CANCELLED, FAILED, FINISHED, Job, describe
 from llmkg_lab.explorer.view import style
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 DEADLINE = 600  # seconds that a cell waits for a panel's work
 
@@ -18,12 +16,12 @@ DEADLINE = 600  # seconds that a cell waits for a panel's work
 class JobBar(widgets.HBox):
     """Progress, time left and a Cancel button; nothing while there is no work."""
 
-    def __init__(self, explorer: "Explorer") -> None:
-        self._explorer = explorer
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
         self._bar = widgets.FloatProgress(max=1.0, layout={"width": "220px"})
         self._text = widgets.HTML()
         self._cancel = widgets.Button(description="Cancel", icon="stop", layout={"width": "96px"})
-        self._cancel.on_click(lambda _: self.job and self.job.cancel())
+        self._cancel.on_click(lambda _: self.cancel())
         self.job: Job | None = None
         super().__init__([self._bar, self._cancel, self._text])
         self.add_class("lab-job")
@@ -31,11 +29,15 @@ class JobBar(widgets.HBox):
 
     def start(self, title: str, work: Callable[[Job], Any]) -> Job:
         """Put work into the queue; what the bar showed before is cancelled."""
-        if self.job and self.job.state not in FINISHED:
-            self.job.cancel()
+        self.cancel()
         self.job = Job(title, work, self._show)
         self._show(self.job)
-        return self._explorer.worker.start(self.job)
+        return self._bench.worker.start(self.job)
+
+    def cancel(self) -> None:
+        """Stop the work, if there is any."""
+        if self.job and self.job.state not in FINISHED:
+            self.job.cancel()
 
     def _show(self, job: Job) -> None:
         if job is not self.job:
@@ -56,10 +58,9 @@ class Panel(widgets.VBox):
     title = ""
     note = ""  # what it answers; may hold HTML
 
-    def __init__(self, explorer: "Explorer") -> None:
-        self.explorer = explorer
-        self.state = explorer.state
-        self.bar = JobBar(explorer)
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.state = bench, bench.state
+        self.bar = JobBar(bench)
         super().__init__()
         self.add_class("lab-panel")
 
@@ -78,8 +79,9 @@ class Panel(widgets.VBox):
 
     def _ipython_display_(self) -> None:
         """Show the widget; where no widget lives, as in an exported page, its figure."""
-        if self.explorer.wait:
-            for job in (*self.explorer.opening, *self.prepare()):
+        if self.bench.wait:
+            self.bench.wait_until_open(DEADLINE)
+            for job in self.prepare():
                 job.wait(DEADLINE)
         display({"text/plain": self.title, **self._repr_mimebundle_()}, raw=True)
         heading = style.heading(self.title, self.note)

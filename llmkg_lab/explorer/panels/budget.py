@@ -1,21 +1,18 @@
 """A budget in bytes: what it buys at once, and what its artifact really costs on demand."""
 
 import math
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from llmkg_lab.explorer.jobs import Job
+from llmkg_lab.explorer.bench import Bench
+from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import ChartView, Panel, primary, row
 from llmkg_lab.explorer.questions.points import Point
-from llmkg_lab.explorer.state import Prediction
+from llmkg_lab.explorer.questions.prediction import Prediction
 from llmkg_lab.explorer.view import charts, style
 from llmkg_lab.explorer.view.charts import Chart
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.budget.allocate import ACCEPTABLE, frontier
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 STEPS = 150  # of the slider, at least
 
@@ -27,8 +24,8 @@ class Budget(Panel):
         "predicts at once; <i>Measure</i> converts the mix and runs it beside the reference."
     )
 
-    def __init__(self, explorer: "Explorer") -> None:
-        super().__init__(explorer)
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench)
         self.chart: Chart | None = None
         self.slider = widgets.FloatSlider(
             description="Budget, MB", readout_format=".1f", layout={"width": "min(620px, 100%)"}
@@ -45,11 +42,11 @@ class Budget(Panel):
         self.state.observe(lambda _: self.state.session and self.sensitivities(), "session")
         self.state.observe(lambda _: self._renew(), "sensitivities")
         self.state.observe(lambda _: self._draw(), "points")
-        self.state.observe(lambda _: self.chart and self._point(), "budget")
+        self.state.observe(lambda _: self._point(), "budget")
 
     def sensitivities(self) -> Job:
         """Measure what each layout of each matrix costs, or take it from the cache."""
-        session = self.state.session
+        session = self.state.opened
 
         def work(job: Job) -> None:
             job.progress(0, 0, "measuring sensitivities")
@@ -57,11 +54,12 @@ class Budget(Panel):
             if session is self.state.session:
                 self.state.sensitivities = found
 
-        return self.bar.start("measuring sensitivities", work)
+        self.bench.weighing = self.bar.start("measuring sensitivities", work)
+        return self.bench.weighing
 
     def run(self) -> Job:
         """Convert the present mix and measure it."""
-        session, scheme = self.state.session, self.scheme
+        session, scheme = self.state.opened, self.scheme
 
         def work(job: Job) -> Point:
             point = session.measure(scheme, job.progress)
@@ -119,6 +117,8 @@ class Budget(Panel):
             self._point()
 
     def _point(self) -> None:
+        if self.chart is None:
+            return
         self.numbers.value = self._answer()
         prediction = self.state.predict()
         label = f"{self.slider.value:g} MB: {prediction.kl:.3g} nats"
@@ -126,7 +126,7 @@ class Budget(Panel):
 
     def _answer(self) -> str:
         prediction = self.state.predict()
-        bits = 8 * prediction.nbytes / self.state.sensitivities.record["parameters"]
+        bits = 8 * prediction.nbytes / self.state.weighed.record["parameters"]
         items = [
             (f"{prediction.kl:.3g}", "nats", "predicted KL a token"),
             (f"{prediction.nbytes / 1e6:.2f}", "MB", "graph and weights"),

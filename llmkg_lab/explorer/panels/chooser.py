@@ -1,17 +1,14 @@
 """Which model: the panel at the top."""
 
 import html
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from llmkg_lab.explorer.jobs import Job
+from llmkg_lab.explorer.bench import Bench
+from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
-from llmkg_lab.explorer.session import Session, choices
+from llmkg_lab.explorer.questions.session import Session, choices
 from llmkg_lab.explorer.view import style
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 
 class Chooser(Panel):
@@ -21,8 +18,8 @@ class Chooser(Panel):
         "chosen here; what was measured once is there at once the next time."
     )
 
-    def __init__(self, explorer: "Explorer", variant: str, source: str) -> None:
-        super().__init__(explorer)
+    def __init__(self, bench: Bench, variant: str, source: str) -> None:
+        super().__init__(bench)
         options = choices()
         if (variant, source) not in options.values():
             options = {f"{variant} · {source or 'first source'}": (variant, source), **options}
@@ -46,7 +43,8 @@ class Chooser(Panel):
             job.progress(0, 0, f"opening {variant}")
             self.state.open(Session(variant, source, job.progress))
 
-        return self.bar.start(f"opening {variant}", work)
+        self.bench.opening = self.bar.start(f"opening {variant}", work)
+        return self.bench.opening
 
     def _show(self) -> None:
         self.facts.value = self.static()

@@ -1,18 +1,15 @@
 """A text of one's own, token by token."""
 
 import html
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 import numpy as np
 
-from llmkg_lab.explorer.jobs import Job
+from llmkg_lab.explorer.bench import Bench
+from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
 from llmkg_lab.explorer.questions.tokens import MAX_TOKENS, TokenScores, score
 from llmkg_lab.explorer.view import style
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 TEXT = (
     "Marie Curie was born in Warsaw in 1867. She won the Nobel Prize in Physics in 1903 and the "
@@ -34,8 +31,8 @@ class OwnText(Panel):
         "Hover over one to see what either model expected there."
     )
 
-    def __init__(self, explorer: "Explorer", scheme: str) -> None:
-        super().__init__(explorer)
+    def __init__(self, bench: Bench, scheme: str) -> None:
+        super().__init__(bench)
         self.scores: TokenScores | None = None
         self._wanted = scheme
         self.text = widgets.Textarea(TEXT, rows=4, layout={"width": "100%", "height": "96px"})
@@ -55,7 +52,7 @@ class OwnText(Panel):
         self.state.observe(lambda _: self._renew(), "session")
 
     def run(self) -> Job:
-        session, scheme, text = self.state.session, self.scheme.value, self.text.value
+        session, scheme, text = self.state.opened, self.scheme.value, self.text.value
 
         def work(job: Job) -> None:
             job.progress(0, 0, "reading the text")
@@ -69,7 +66,7 @@ class OwnText(Panel):
 
     def _renew(self) -> None:
         self.scores, self.strip.value = None, ""
-        self.scheme.options = self.state.session.schemes()
+        self.scheme.options = self.state.opened.schemes()
         self.scheme.value = self._wanted or self.scheme.options[-1]
 
     def _show(self) -> None:
@@ -78,17 +75,17 @@ class OwnText(Panel):
     def static(self) -> str:
         if self.scores is None:
             return ""
-        return strip(self.scores, self.colour.value) + self._summary()
+        return strip(self.scores, self.colour.value) + _summary(self.scores)
 
-    def _summary(self) -> str:
-        scores = self.scores
-        reference, candidate = scores.nll_reference.mean(), scores.nll_candidate.mean()
-        cut = f"; only its first {MAX_TOKENS} tokens" if scores.was_cut else ""
-        return (
-            f'<p class="lab-note">{len(scores.kl)} predictions{cut}. Mean KL '
-            f"{scores.kl.mean():.3g} nats; loss {reference:.3f} → {candidate:.3f} nats a token "
-            f"(perplexity × {np.exp(candidate - reference):.3f}).</p>"
-        )
+
+def _summary(scores: TokenScores) -> str:
+    reference, candidate = scores.nll_reference.mean(), scores.nll_candidate.mean()
+    cut = f"; only its first {MAX_TOKENS} tokens" if scores.was_cut else ""
+    return (
+        f'<p class="lab-note">{len(scores.kl)} predictions{cut}. Mean KL '
+        f"{scores.kl.mean():.3g} nats; loss {reference:.3f} → {candidate:.3f} nats a token "
+        f"(perplexity × {np.exp(candidate - reference):.3f}).</p>"
+    )
 
 
 def strip(scores: TokenScores, by: str) -> str:

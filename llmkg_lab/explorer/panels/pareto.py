@@ -1,19 +1,16 @@
 """All that was measured, ours and the peers', by bytes and divergence."""
 
 import html
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from llmkg_lab.explorer.jobs import Job
+from llmkg_lab.explorer.bench import Bench
+from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import ChartView, Panel, primary, row
 from llmkg_lab.explorer.questions.peers import Peers, peers_of
 from llmkg_lab.explorer.questions.points import Point, front
 from llmkg_lab.explorer.view import charts, style
 from llmkg_lab.scheme import Scheme
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 
 class Pareto(Panel):
@@ -23,8 +20,8 @@ class Pareto(Panel):
         "float32, with its 95 % interval; the line joins those that nothing beats."
     )
 
-    def __init__(self, explorer: "Explorer", schemes: list[str]) -> None:
-        super().__init__(explorer)
+    def __init__(self, bench: Bench, schemes: list[str]) -> None:
+        super().__init__(bench)
         self.schemes = schemes
         self.scheme = widgets.Combobox(
             description="Scheme", placeholder="int4-b64-gptq", ensure_option=False
@@ -38,7 +35,7 @@ class Pareto(Panel):
 
     def run(self, schemes: list[str]) -> Job:
         """Convert where there is no artifact yet, and measure."""
-        session = self.state.session
+        session = self.state.opened
 
         def work(job: Job) -> None:
             for scheme in schemes:
@@ -52,7 +49,7 @@ class Pareto(Panel):
         return (self.run(self.schemes),) if self.schemes and self.state.session else ()
 
     def _renew(self) -> None:
-        self.scheme.options = self.state.session.schemes()
+        self.scheme.options = self.state.opened.schemes()
         self.scheme.value = next((s for s in self.schemes), self.scheme.options[-1])
         self._draw()
 
@@ -62,7 +59,7 @@ class Pareto(Panel):
             self.peers.value, self.list.value = self._peers_note(), self._table()
 
     def _peers(self) -> Peers:
-        session = self.state.session
+        session = self.state.opened
         if session.is_synthetic:
             return Peers([], "Random weights have no peers.")
         return peers_of(session.variant.id)

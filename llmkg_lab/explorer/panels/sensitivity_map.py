@@ -1,20 +1,17 @@
 """Where the bits matter: sensitivity by layer and matrix, and one matrix under the lens."""
 
 import html
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
 from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.explorer.bench import Bench
 from llmkg_lab.explorer.panels.base import ChartView, Panel, row
 from llmkg_lab.explorer.questions import grid
 from llmkg_lab.explorer.questions.grid import OUTSIDE, Cell
 from llmkg_lab.explorer.questions.tensors import Lens, look
 from llmkg_lab.explorer.view import charts, style
 from llmkg_lab.scheme import Layout
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 CELL = {"width": "auto", "height": "24px", "min_width": "0", "margin": "0", "padding": "0"}
 
@@ -26,8 +23,8 @@ class SensitivityMap(Panel):
         "stored so. Number: the bits that the budget above gives it. Choose a cell to look into it."
     )
 
-    def __init__(self, explorer: "Explorer") -> None:
-        super().__init__(explorer)
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(bench)
         self.cells: dict[str, Cell] = {}
         self.buttons: dict[str, widgets.Button] = {}
         self.lens: Lens | None = None
@@ -112,7 +109,7 @@ class SensitivityMap(Panel):
         layout = self.layouts.value
         if layout is None or not self.buttons:
             return
-        values = grid.losses(self.state.sensitivities, layout)
+        values = grid.losses(self.state.weighed, layout)
         levels = grid.levels(values)
         for name, button in self.buttons.items():
             button.style = self._styles[levels[name]] if name in levels else self._unknown
@@ -138,10 +135,10 @@ class SensitivityMap(Panel):
 
     @property
     def _checkpoint(self) -> Checkpoint:
-        return self.state.session.checkpoint
+        return self.state.opened.checkpoint
 
     def _most_sensitive(self) -> str:
-        values = grid.losses(self.state.sensitivities, self.layouts.value)
+        values = grid.losses(self.state.weighed, self.layouts.value)
         inside = {n: v for n, v in values.items() if self.cells[n].layer != OUTSIDE}
         return max(inside, key=inside.__getitem__) if inside else next(iter(self.cells))
 
@@ -168,19 +165,16 @@ class SensitivityMap(Panel):
             return
         self._lens_layout = self._layout(name)
         self.lens = look(self._checkpoint, name, self._lens_layout)
-        self.view.show(self._histograms().html())
-        self.facts.value = self._facts()
+        self.view.show(charts.histograms(self.lens).html())
+        self.facts.value = self._facts(self.lens)
         for other, button in self.buttons.items():
             if other == self._cell_name(name):
                 button.add_class("lab-chosen")
             elif "lab-chosen" in button._dom_classes:
                 button.remove_class("lab-chosen")
 
-    def _histograms(self) -> charts.Chart:
-        return charts.histograms(self.lens)
-
-    def _facts(self) -> str:
-        lens, (rows, columns) = self.lens, self.lens.shape
+    def _facts(self, lens: Lens) -> str:
+        rows, columns = lens.shape
         sample = f", {lens.rows:,} rows looked at" if lens.rows < rows else ""
         items = [
             (f"{lens.relative_error:.2%}", "", "rounding error, relative RMS"),
@@ -197,9 +191,9 @@ class SensitivityMap(Panel):
     def static(self) -> str:
         if not self.lens:
             return ""
-        values = grid.losses(self.state.sensitivities, self.layouts.value)
+        values = grid.losses(self.state.weighed, self.layouts.value)
         bits = {name: layout.bits for name, layout in self.state.predict().layouts.items()}
         label = f"Only this matrix stored: {grid.layout_name(self.layouts.value)}"
-        cells = list(self.cells.values())
+        cells, histograms = list(self.cells.values()), charts.histograms(self.lens).html()
         chart = charts.heat_map(cells, grid.levels(values), bits, label)
-        return chart.html() + self.legend.value + self._facts() + self._histograms().html()
+        return chart.html() + self.legend.value + self._facts(self.lens) + histograms

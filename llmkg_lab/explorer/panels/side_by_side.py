@@ -2,18 +2,15 @@
 
 import html
 import time
-from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from llmkg_lab.explorer.jobs import Job
+from llmkg_lab.explorer.bench import Bench
+from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
 from llmkg_lab.explorer.questions.duel import Duel, fight
 from llmkg_lab.runtime.text.generate import GenerationConfig
 from llmkg_lab.scheme import Scheme
-
-if TYPE_CHECKING:
-    from llmkg_lab.explorer.app import Explorer
 
 PROMPT = "The three most important inventions of the nineteenth century are"
 WIDEST = ("fp32", "fp16", "int8")
@@ -27,8 +24,8 @@ class SideBySide(Panel):
         "What is marked comes after the first difference: from there on they write different texts."
     )
 
-    def __init__(self, explorer: "Explorer", scheme: str) -> None:
-        super().__init__(explorer)
+    def __init__(self, bench: Bench, scheme: str) -> None:
+        super().__init__(bench)
         self.duel: Duel | None = None
         self._wanted = scheme
         self.prompt = widgets.Textarea(PROMPT, layout={"width": "100%", "height": "56px"})
@@ -60,7 +57,7 @@ class SideBySide(Panel):
         self.state.observe(lambda _: self._renew(), "session")
 
     def run(self) -> Job:
-        session, prompt = self.state.session, self.prompt.value
+        session, prompt = self.state.opened, self.prompt.value
         schemes, chat = (self.left.value, self.right.value), self.chat.value
         config = GenerationConfig(
             temperature=self.temperature.value,
@@ -70,7 +67,8 @@ class SideBySide(Panel):
         )
 
         def work(job: Job) -> None:
-            names = tuple(Scheme.parse(scheme).name for scheme in schemes)
+            left, right = (Scheme.parse(scheme).name for scheme in schemes)
+            names = left, right
             shown = 0.0
             job.progress(0, 0, "opening both")
             for duel in fight(session, names, prompt, config, chat=chat, progress=job.progress):
@@ -86,7 +84,7 @@ class SideBySide(Panel):
         return (self.run(),) if self.state.session else ()
 
     def _renew(self) -> None:
-        session = self.state.session
+        session = self.state.opened
         self.duel, self.written.value = None, ""
         names = session.schemes()
         self.left.options = self.right.options = names

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmkg_lab.explorer.session import ExplorerError, Progress, Session, silent
+from llmkg_lab.explorer.questions.session import ExplorerError, Progress, Session, silent
 from llmkg_lab.runtime.text.generate import GenerationConfig, generate_text
 
 

@@ -27,10 +27,12 @@ def peers_of(variant: str) -> Peers:
             return Peers([], f"Without peers: the benchmark measures {record['model']}.")
         points = [_point(entry) for entry in record["points"]]
         protocol = record["protocol"]
-        seeds = ", ".join(map(str, max((entry["seeds"] for entry in record["points"]), key=len)))
+        seeds: list[list[int]] = [entry["seeds"] for entry in record["points"]]
+        most = max(seeds, key=len)
+        listed = ", ".join(map(str, most))
         note = (
             f"Peers and {OURS_THERE}: {protocol['tokens_scored']:,} tokens of "
-            f"{protocol['corpus']}; weights: {protocol['weights']}, seeds {seeds} as far as "
+            f"{protocol['corpus']}; weights: {protocol['weights']}, seeds {listed} as far as "
             "measured."
         )
     except OSError:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import numpy as np
 
 from llmkg_lab.base import cache
-from llmkg_lab.explorer.session import ExplorerError, Progress, Session, silent
+from llmkg_lab.explorer.questions.session import ExplorerError, Progress, Session, silent
 from llmkg_lab.measure.quality import token_statistics
 from llmkg_lab.reference.outputs import decoder_reference
 

@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -25,7 +26,7 @@ from llmkg_lab.report.labels import Label, place
 WIDTH = 9.6  # inches; at 72 units an inch the page's own pixels
 PEER_MARKS = ("s", "^", "D", "v", "P", "X")
 DRAWING = threading.Lock()  # matplotlib's caches of fonts and glyphs serve one thread at a time
-STYLE = {
+STYLE: Any = {
     "axes.edgecolor": FAINT,
     "axes.labelcolor": MUTED,
     "axes.titlesize": 10,
@@ -89,7 +90,7 @@ def frontier(
 
     def draw(axes: Axes) -> None:
         sizes, kl = np.array(predicted).T
-        style = {"color": MUTED, "linewidth": 1.6, "drawstyle": "steps-post"}
+        style: dict[str, Any] = {"color": MUTED, "linewidth": 1.6, "drawstyle": "steps-post"}
         axes.plot(sizes / 1e6, kl, label="predicted, best mix", **style)
         axes.axhspan(limit, 100, color="#cf222e", alpha=0.06, linewidth=0)
         _measured(axes, measured)
@@ -127,7 +128,7 @@ def pareto(ours: Sequence[Point], peers: Sequence[Point]) -> Chart:
             theirs = [point for point in peers if point.maker == maker]
             sizes, kl = [p.nbytes / 1e6 for p in theirs], [p.kl for p in theirs]
             if maker == OURS_THERE:
-                style = {"marker": "o", "color": ACCENT, "markerfacecolor": "white"}
+                style: dict[str, Any] = {"marker": "o", "color": ACCENT, "markerfacecolor": "white"}
             else:
                 style = {"marker": PEER_MARKS[i % len(PEER_MARKS)], "color": MUTED}
             axes.plot(sizes, kl, linestyle="", markersize=5.5, label=maker, **style)
@@ -195,7 +196,7 @@ def _measured(axes: Axes, points: Sequence[Point], label: str = "measured") -> N
     low = [p.kl - p.low if p.low is not None else 0 for p in points]
     high = [p.high - p.kl if p.high is not None else 0 for p in points]
     spread = np.maximum([low, high], 0)
-    style = {"fmt": "o", "color": ACCENT, "markersize": 6, "elinewidth": 1.2}
+    style: dict[str, Any] = {"fmt": "o", "color": ACCENT, "markersize": 6, "elinewidth": 1.2}
     axes.errorbar(sizes, kl, yerr=spread, label=label, zorder=3, **style)
 
 
@@ -216,7 +217,7 @@ def _log_kl(axes: Axes, values: Sequence[float]) -> None:
 def _legend(axes: Axes) -> None:
     """Above the axes, where no marker of it can be taken for a point."""
     columns = len(axes.get_legend_handles_labels()[0])
-    place = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0.2}
     axes.legend(frameon=False, fontsize=8.5, ncols=columns, **place)
 
 

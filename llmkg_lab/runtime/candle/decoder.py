@@ -4,7 +4,6 @@ The `candle-nn` package brings kernels, quantized products among them. Its own L
 it has no grouped queries, and its causal mask lets a token see the future.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,7 +13,7 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.sequence import SequenceDecoder, check_tokens
+from llmkg_lab.runtime.sequence import SequenceDecoder, TokenIds, check_tokens
 
 Tensor = Any  # candle.Tensor; candle is an optional package
 Weights = dict[str, Any]  # candle.QTensor by GGUF name
@@ -22,6 +21,8 @@ Weights = dict[str, Any]  # candle.QTensor by GGUF name
 
 class CandleDecoder(SequenceDecoder):
     """A causal language model on the CPU, one sequence at a time: as ``ort.Decoder``."""
+
+    length = 0  # tokens in the cache
 
     def __init__(self, artifact: Artifact) -> None:
         if artifact.model_path.suffix != ".gguf" or artifact.manifest["architecture"] != "llama":
@@ -45,18 +46,17 @@ class CandleDecoder(SequenceDecoder):
 
     def reset(self) -> None:
         """Forget the sequence."""
-        self.length = 0  # tokens in the cache
+        self.length = 0
         self._cache: list[tuple[Tensor, Tensor] | None] = [None] * self._form.layers
 
-    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+    def prefill(self, ids: TokenIds) -> np.ndarray:
         """Append tokens; return the logits after the last, (vocab,) float32."""
         checked = np.asarray(ids, np.int64)
         check_tokens(checked, self.vocab, self.length + len(checked), self.max_length)
-        ids = checked.tolist()
-        x = self._forward(ids)  # (tokens, hidden)
-        last = self._norm("output_norm", x.narrow(0, len(ids) - 1, 1))
+        x = self._forward(checked.tolist())  # (tokens, hidden)
+        last = self._norm("output_norm", x.narrow(0, len(checked) - 1, 1))
         head = "output.weight" if "output.weight" in self._weights else "token_embd.weight"
-        self.length += len(ids)
+        self.length += len(checked)
         return np.array(self._weights[head].matmul_t(last).values()[0], np.float32)
 
     def _forward(self, ids: list[int]) -> Tensor:
@@ -91,8 +91,8 @@ class CandleDecoder(SequenceDecoder):
             return y.transpose(0, 1).contiguous()
 
         q, k, v = turn(heads("q", c.heads)), turn(heads("k", c.kv_heads)), heads("v", c.kv_heads)
-        if self._cache[i] is not None:
-            past_k, past_v = self._cache[i]
+        if past := self._cache[i]:
+            past_k, past_v = past
             k, v = self._candle.cat([past_k, k], 1), self._candle.cat([past_v, v], 1)
         self._cache[i] = (k, v)
         # the queries of a group share keys: one product a group, (kv_heads, group tokens, head_dim)

@@ -11,16 +11,16 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import psutil
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.sequence import SequenceDecoder
+from llmkg_lab.runtime.sequence import SequenceDecoder, TokenIds
 
 PATIENCE = 5  # seconds for a worker to end by itself
 
@@ -43,6 +43,8 @@ class Worker:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
+        self._requests = cast(IO[bytes], self.process.stdin)
+        self._answers = cast(IO[bytes], self.process.stdout)
         try:
             self.facts = self._answer()[0]  # what the model says of itself
         except BaseException:
@@ -54,8 +56,8 @@ class Worker:
         request = json.dumps([method, *arguments]).encode() + b"\n"
         with self._lock:
             try:
-                self.process.stdin.write(request)
-                self.process.stdin.flush()
+                self._requests.write(request)
+                self._requests.flush()
                 answer, array = self._answer()
             except (OSError, ValueError) as error:  # a broken pipe, or one closed already
                 raise self._death() from error
@@ -80,7 +82,7 @@ class Worker:
     def close(self) -> None:
         """End the process: politely, then for sure."""
         with contextlib.suppress(OSError):
-            self.process.stdin.close()
+            self._requests.close()
         if self.alive:
             self.process.terminate()
         try:
@@ -88,17 +90,17 @@ class Worker:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        self.process.stdout.close()
+        self._answers.close()
 
-    def _answer(self) -> tuple[dict, np.ndarray]:
-        line = self.process.stdout.readline()
+    def _answer(self) -> tuple[dict[str, Any], np.ndarray]:
+        line = self._answers.readline()
         if not line.endswith(b"\n"):
             raise self._death()
         answer = json.loads(line)
         if "error" in answer:
             kind = BackendError if answer["fatal"] else InferenceError
             raise kind(answer["error"], answer["hint"])
-        content = self.process.stdout.read(answer["bytes"])
+        content = self._answers.read(answer["bytes"])
         if len(content) < answer["bytes"]:
             raise self._death()
         return answer, np.frombuffer(content, np.float32)
@@ -113,12 +115,13 @@ class Worker:
 class WorkerDecoder(SequenceDecoder):
     """A decoder that computes in a worker, with the interface of ``ort.Decoder``."""
 
+    length = 0  # tokens in the worker's cache
+
     def __init__(self, artifact: Artifact, threads: int) -> None:
         self.artifact = artifact
         self._threads = threads
         self.worker = Worker("candle-decoder", artifact.folder, threads)
         self.vocab, self.max_length = (self.worker.facts[k] for k in ("vocab", "max_length"))
-        self.length = 0  # tokens in the worker's cache
 
     def reset(self) -> None:
         """Forget the sequence; a worker that an interruption ended is started again."""
@@ -127,7 +130,7 @@ class WorkerDecoder(SequenceDecoder):
         self.worker.call("reset")
         self.length = 0
 
-    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+    def prefill(self, ids: TokenIds) -> np.ndarray:
         """Append tokens; return the logits after the last, (vocab,) float32."""
         logits = self.worker.call("prefill", [int(token) for token in ids])
         self.length += len(ids)
@@ -165,13 +168,16 @@ class _Embedder:
         )
 
 
-MODELS = {"candle-decoder": _Decoder, "candle-embedder": _Embedder}
+MODELS: dict[str, Callable[[Path], Any]] = {
+    "candle-decoder": _Decoder,
+    "candle-embedder": _Embedder,
+}
 
 
 def serve(kind: str, folder: str, requests: BinaryIO, answers: BinaryIO) -> None:
     """Answer requests until there are no more; an error is an answer, too."""
 
-    def answer(fields: dict, content: bytes = b"") -> None:
+    def answer(fields: dict[str, Any], content: bytes = b"") -> None:
         answers.write(json.dumps(fields).encode() + b"\n" + content)
         answers.flush()
 
@@ -203,7 +209,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
-    serve(*sys.argv[1:3], sys.stdin.buffer, answers)
+    serve(sys.argv[1], sys.argv[2], sys.stdin.buffer, answers)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, EncoderSessions, Inputs
 from llmkg_lab.runtime.ort.packed import open_artifact
 from llmkg_lab.runtime.ort.session import CPU, CachedSession
-from llmkg_lab.runtime.sequence import SequenceDecoder, check_tokens
+from llmkg_lab.runtime.sequence import SequenceDecoder, TokenIds, check_tokens
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 PREFILL_CHUNK = 128  # tokens a run: it bounds the memory of what is in between the layers
@@ -56,24 +56,24 @@ class Decoder(SequenceDecoder):
         """Forget the sequence; the buffers stay."""
         self._lengths[0] = 0
 
-    def reuse(self, ids: Sequence[int]) -> int:
+    def reuse(self, ids: TokenIds) -> int:
         """Forget all but what the cache shares with the beginning of ``ids``; return its length."""
-        ids = np.asarray(ids, np.int64)[: self.length]
-        differs = np.flatnonzero(ids != self._tokens[: len(ids)])
-        shared = int(differs[0]) if len(differs) else len(ids)
+        wanted = np.asarray(ids, np.int64)[: self.length]
+        differs = np.flatnonzero(wanted != self._tokens[: len(wanted)])
+        shared = int(differs[0]) if len(differs) else len(wanted)
         self._lengths[0] = shared
         return shared
 
-    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+    def prefill(self, ids: TokenIds) -> np.ndarray:
         """Append several tokens; return the logits after the last, (vocab,) float32.
 
         The result is a view that the next call overwrites. Raises InferenceError on no tokens,
         a token outside the vocabulary, or more tokens than the cache has room for.
         """
-        ids = np.asarray(ids, np.int64)
-        check_tokens(ids, self.vocab, self.length + len(ids), self.max_length)
-        for start in range(0, len(ids), self._cached.chunk):
-            part = ids[start : start + self._cached.chunk]
+        checked = np.asarray(ids, np.int64)
+        check_tokens(checked, self.vocab, self.length + len(checked), self.max_length)
+        for start in range(0, len(checked), self._cached.chunk):
+            part = checked[start : start + self._cached.chunk]
             length = self.length
             logits = self._cached.run(0, part[None], self._lengths)
             self._tokens[length : length + len(part)] = part
@@ -96,10 +96,10 @@ class Decoder(SequenceDecoder):
         input_ids = np.asarray(input_ids, np.int64)
         batch, sequence = input_ids.shape
         check_tokens(input_ids, self.vocab, sequence, self.artifact.context_length)
-        lengths = np.full(batch, sequence) if lengths is None else np.asarray(lengths)
+        whole = np.full(batch, sequence) if lengths is None else np.asarray(lengths)
         feeds = {
             "input_ids": input_ids,
-            "attention_mask": (np.arange(sequence) < lengths[:, None]).astype(np.int64),
+            "attention_mask": (np.arange(sequence) < whole[:, None]).astype(np.int64),
         }
         for name, (_, heads, _, head_dim) in self._cached.past.items():
             feeds[name] = np.zeros((batch, heads, 0, head_dim), np.float32)

@@ -130,10 +130,11 @@ def load_error(segment: Path, error: Exception) -> InferenceError:
 def _open_mapped(
     folder: PackedFolder, threads: int | None, profile: Path | None, shares_arena: bool
 ) -> onnxruntime.InferenceSession:
-    options = {"profile": profile, "shares_arena": shares_arena}
     model = _whole(folder).model
     try:
-        return open_session(model, threads, optimized=True, **options)
+        return open_session(
+            model, threads, profile=profile, optimized=True, shares_arena=shares_arena
+        )
     except InferenceError:
         remove(folder.path)  # whole, but not what ONNX Runtime takes: the next session tries anew
         raise

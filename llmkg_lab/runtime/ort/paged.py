@@ -22,7 +22,7 @@ from llmkg_lab.runtime.ort.decoder import PREFILL_CHUNK
 from llmkg_lab.runtime.ort.packed import PackedSegment, load_error, packed, thrifty_options
 from llmkg_lab.runtime.ort.residency import MappedWeights, data_room, resident, thrifty
 from llmkg_lab.runtime.ort.session import CPU
-from llmkg_lab.runtime.sequence import SequenceDecoder, check_tokens
+from llmkg_lab.runtime.sequence import SequenceDecoder, TokenIds, check_tokens
 
 WORK = 64 << 20  # bytes for the values of a chunk of tokens and what else comes and goes
 CACHE_SHARE = 0.2  # of the memory, for keys and values, where the length is not asked for
@@ -56,6 +56,8 @@ class PagedDecoder(SequenceDecoder):
     Raises InferenceError where the memory does not suffice, and says how much would.
     """
 
+    length = 0  # tokens in the cache
+
     def __init__(
         self,
         artifact: Artifact,
@@ -71,7 +73,6 @@ class PagedDecoder(SequenceDecoder):
             page.later = after.later.union(after.inputs)
         logits = next(o for o in self._pages[-1].session.get_outputs() if o.name == "logits")
         self.vocab = logits.shape[-1]
-        self.length = 0  # tokens in the cache
         self._allocate(max_length)
         self._choose_what_stays()
 
@@ -85,15 +86,15 @@ class PagedDecoder(SequenceDecoder):
         """Forget the sequence; the buffers stay."""
         self.length = 0
 
-    def prefill(self, ids: Sequence[int]) -> np.ndarray:
+    def prefill(self, ids: TokenIds) -> np.ndarray:
         """Append several tokens; return the logits after the last, (vocab,) float32.
 
         Each layer is loaded once, however many tokens there are. Raises InferenceError on no
         tokens, a token outside the vocabulary, or more tokens than the cache has room for.
         """
-        ids = np.asarray(ids, np.int64)
-        check_tokens(ids, self.vocab, self.length + len(ids), self.max_length)
-        chunks = self._chunks(ids)
+        checked = np.asarray(ids, np.int64)
+        check_tokens(checked, self.vocab, self.length + len(checked), self.max_length)
+        chunks = self._chunks(checked)
         for page, following in zip(self._pages, [*self._pages[1:], self._pages[0]], strict=True):
             following.weights.read_ahead()
             page.weights.admit()
@@ -104,7 +105,7 @@ class PagedDecoder(SequenceDecoder):
             finally:
                 if not page.stays:
                     page.weights.evict()
-        self.length += len(ids)  # only now: an interrupted run leaves the cache as it was
+        self.length += len(checked)  # only now: an interrupted run leaves the cache as it was
         return chunks[0]["logits"].numpy()[0, 0]
 
     def _allocate(self, max_length: int | None) -> None:

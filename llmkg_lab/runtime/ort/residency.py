@@ -13,7 +13,7 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmkg_lab.runtime import InferenceError
@@ -104,13 +104,16 @@ def _set_stack(attributes: ctypes.Array, nbytes: int) -> None:
     _libc("pthread_setattr_default_np")(attributes)
 
 
-def _libc(name: str) -> ctypes._CFuncPtr:
-    return getattr(ctypes.CDLL(None, use_errno=True), name)
+def _libc(name: str) -> Callable[..., int]:
+    function: Callable[..., int] = getattr(ctypes.CDLL(None, use_errno=True), name)
+    return function
 
 
 def _status(field: str) -> int:
+    """A count of bytes that the system keeps of this process, 0 where it does not."""
     text = Path("/proc/self/status").read_text()
-    return int(re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)[1]) * 1024
+    match = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else 0
 
 
 def _mappings() -> list[tuple[int, int, str]]:

@@ -61,12 +61,12 @@ def _segments(model: onnx.ModelProto) -> Iterator[Segment]:
         inputs = [value for value in read if value not in tensors and value not in made]
         outputs = [value for value in made if value in needed and value not in constant]
         weights = [tensors[value] for value in read if value in tensors]
-        values = [
+        read_here, made_here = (
             [declared.get(value) or _value_info(value, made_by[value]) for value in names]
             for names in (inputs, outputs)
-        ]
+        )
         piece = helper.make_model(
-            helper.make_graph(nodes, name, *values, weights),
+            helper.make_graph(nodes, name, read_here, made_here, weights),
             opset_imports=model.opset_import,
             ir_version=model.ir_version,
         )

@@ -115,7 +115,9 @@ class CachedSession:
                 f"{artifact.folder} is a {artifact.task} model: it generates no text",
                 "open it with Embedder, or give a text-generation artifact",
             )
-        self.vocab = output_size(self.session, "logits")
+        vocab = output_size(self.session, "logits")
+        assert vocab is not None  # a graph with a cache has logits
+        self.vocab = vocab
         optional = [i.name for i in self.session.get_overridable_initializers()]
         self._keeps_one = KEEP in optional  # graphs of other makers may know no such input
         self._allocate(rows)

@@ -1,12 +1,12 @@
 """Prompt in, text out, piece by piece."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.runtime.text.sampling import Sampler
 from llmkg_lab.runtime.text.stopping import StopStrings
 from llmkg_lab.runtime.text.tokenizer import DetokenizeStream, Message, Tokenizer
@@ -37,8 +37,25 @@ class GenerationConfig:
         return Sampler(self.temperature, self.top_k, self.top_p, self.repetition_penalty, self.seed)
 
 
+class TokenGenerator(Protocol):
+    """What continues token ids: a decoder of any runtime."""
+
+    @property
+    def artifact(self) -> Artifact:
+        """The artifact that it runs."""
+
+    def generate(
+        self,
+        prompt_ids: Sequence[int],
+        max_tokens: int,
+        sampler: Sampler | None = None,
+        stop_ids: Collection[int] = (),
+    ) -> Iterator[int]:
+        """Continue a prompt as ``SequenceDecoder.generate`` does."""
+
+
 def generate_text(
-    decoder: Decoder,
+    decoder: TokenGenerator,
     tokenizer: Tokenizer,
     prompt: str | Sequence[Message],
     config: GenerationConfig | None = None,
@@ -54,7 +71,8 @@ def generate_text(
     else:  # the template writes the special tokens itself
         ids = tokenizer.encode(tokenizer.chat(prompt), special=False)
     # Special tokens never come out as text, so they are watched for as tokens.
-    ends = {tokenizer.token_id(stop) for stop in config.stop_tokens} | end_tokens(decoder.artifact)
+    stops = (tokenizer.token_id(stop) for stop in config.stop_tokens)
+    ends = {stop for stop in stops if stop is not None} | end_tokens(decoder.artifact)
     stop = StopStrings(config.stop_tokens)
     tokens = decoder.generate(ids, config.max_tokens, config.sampler(), ends)
     return _stream(tokens, DetokenizeStream(tokenizer, ids), stop)

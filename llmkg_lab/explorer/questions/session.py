@@ -117,7 +117,7 @@ class Session:
 
     def artifacts(self) -> dict[str, Artifact]:
         """The artifacts of these very weights that are on disk, by scheme, smallest first."""
-        found = {}
+        found: dict[str, Artifact] = {}
         for folder in self._folders():
             try:
                 artifact = Artifact.open(folder)
