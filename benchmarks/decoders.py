@@ -11,10 +11,16 @@ from argparse import Namespace
 from pathlib import Path
 from statistics import median
 
-from common import WORK, arguments, float32_model, packaged_checkpoint, start, workload_of
-from contestants import build_genai, code_hash, quantize_gguf
-from measure import Benchmark
-
+from benchmarks.common import (
+    WORK,
+    arguments,
+    float32_model,
+    packaged_checkpoint,
+    start,
+    workload_of,
+)
+from benchmarks.contestants import build_genai, code_hash, quantize_gguf
+from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.convert import to_gguf as gguf
 from llmkg_lab.convert.to_onnx import convert_all
