@@ -22,7 +22,7 @@ test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks a
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop
 
 quick: .venv/installed-dev lint  ## style, and the tests that take no real weights: under a minute
-	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests
+	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests --ignore tests/interop
 
 lab: .venv/installed  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks

@@ -20,7 +20,6 @@ app = typer.Typer(
         "This machine: **device**, **cache**."
     ),
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
