@@ -30,8 +30,8 @@ from benchmarks.common import (
 from benchmarks.importance import METHOD, importance
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint.gguf_file import read_header
-from llmkg_lab.convert import to_gguf as gguf
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion import to_gguf as gguf
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Text, windows
 from llmkg_lab.measure.quality import Decoder
 from llmkg_lab.quantize.solve.equalize import random_rescaling
@@ -49,7 +49,7 @@ SCHEMES = (
     "int8-s16-eq",
 )
 GGUF_TYPES = ("Q4_0", "IQ4_XS", "IQ4_NL", "Q4_1", "Q4_K_M", "Q5_K_M", "Q8_0")
-MAKING = ("checkpoint", "convert", "graph", "models", "quantize", "scheme.py")  # artifacts
+MAKING = ("checkpoint", "conversion", "graph", "models", "quantize", "scheme.py")  # artifacts
 GENAI = {"int4": (), "int4 k_quant_mixed": ("algo_config=k_quant_mixed",)}
 
 

@@ -22,8 +22,8 @@ from benchmarks.common import (
 from benchmarks.contestants import build_genai, code_hash, quantize_gguf
 from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.convert import to_gguf as gguf
-from llmkg_lab.convert.to_onnx import convert_all
+from llmkg_lab.conversion import to_gguf as gguf
+from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.measure.speed import read_bandwidth, weight_bytes_per_token
 from llmkg_lab.runtime.ort.packed import prepare
 

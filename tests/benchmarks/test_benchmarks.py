@@ -19,7 +19,7 @@ from benchmarks.measure import compare, render
 from benchmarks.operators import profile
 from benchmarks.tasks import log_likelihood, share
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.measure.quality import score_windows
 from llmkg_lab.reference.outputs import decoder_reference
 from llmkg_lab.scheme import Scheme

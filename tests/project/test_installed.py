@@ -200,7 +200,7 @@ def test_a_program_is_told_too(base):
     code = (
         "import llmkg_lab\n"
         "from llmkg_lab import LabError, Registry, Scheme, open_backend, open_checkpoint\n"
-        "try:\n    llmkg_lab.convert\n"
+        "try:\n    llmkg_lab.conversion\n"
         "except llmkg_lab.LabError as error:\n    print(error.hint)"
     )
     assert base.run("-c", code) == "pip install 'llmkg-lab[convert]'"

@@ -2,7 +2,7 @@
 
 from benchmarks.leak import GROWTH, growth
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.scheme import Scheme
 
 
