@@ -49,7 +49,8 @@ SCHEMES = (
     "int8-s16-eq",
 )
 GGUF_TYPES = ("Q4_0", "IQ4_XS", "IQ4_NL", "Q4_1", "Q4_K_M", "Q5_K_M", "Q8_0")
-MAKING = ("checkpoint", "conversion", "graph", "models", "quantize", "scheme.py")  # artifacts
+# what artifacts come from, within the package
+MAKING = ("checkpoint", "conversion", "graph", "models", "quantize", "scheme.py")
 GENAI = {"int4": (), "int4 k_quant_mixed": ("algo_config=k_quant_mixed",)}
 
 

@@ -52,10 +52,6 @@ class Installed:
         self.python = folder / "venv" / "bin" / "python"
         self.here = folder / "empty"
         self.here.mkdir()
-        subprocess.run([*PIP, "--python", self.python, "install", *options, wheel], check=True)
-        self.packages = Path(
-            self.run("-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
-        )
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("LLMKG_LAB", "PYTHON"))}
         self.environment = {
             **kept,
@@ -63,6 +59,7 @@ class Installed:
             "HF_HOME": str(folder / "hub"),
             "HF_HUB_OFFLINE": "1",
         }
+        subprocess.run([*PIP, "--python", self.python, "install", *options, wheel], check=True)
         where = "import sysconfig; print(sysconfig.get_path('purelib'))"
         self.packages = Path(self.run("-c", where))
 
@@ -93,11 +90,19 @@ def everything(tmp_path_factory, wheel):
     return installed
 
 
+CONSTRAINED = ("--constraint", str(paths.ROOT / "constraints.txt"))
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, wheel):
     """The wheel with what it asks for and nothing else."""
-    constraints = ("--constraint", paths.ROOT / "constraints.txt")
-    return Installed(tmp_path_factory.mktemp("base"), wheel, *map(str, constraints))
+    return Installed(tmp_path_factory.mktemp("base"), wheel, *CONSTRAINED)
+
+
+@pytest.fixture(scope="module")
+def candle(tmp_path_factory, wheel):
+    """The same with Candle."""
+    return Installed(tmp_path_factory.mktemp("candle"), f"{wheel}[candle]", *CONSTRAINED)
 
 
 def files_of(folder):
@@ -196,11 +201,17 @@ def test_a_missing_extra_is_named(command, extra, base, artifacts, minilm_folder
     assert list(base.here.iterdir()) == []
 
 
+def test_candle_takes_no_more_than_its_extra(candle, artifacts):
+    options = ("--runtime", "candle", "--temperature", "0", "--max-tokens", "8")
+    text = candle.call("generate", artifacts["gguf"], "The capital of France is", *options)
+    assert "Paris" in text
+
+
 def test_a_program_is_told_too(base):
     code = (
         "import llmkg_lab\n"
         "from llmkg_lab import LabError, Registry, Scheme, open_backend, open_checkpoint\n"
-        "try:\n    llmkg_lab.conversion\n"
+        "try:\n    from llmkg_lab import convert\n"
         "except llmkg_lab.LabError as error:\n    print(error.hint)"
     )
     assert base.run("-c", code) == "pip install 'llmkg-lab[convert]'"
