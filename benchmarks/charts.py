@@ -6,7 +6,8 @@ from statistics import median
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from pareto import COLORS
+
+from benchmarks.pareto import COLORS
 
 RATES = ("a second", "MB/s")  # in a metric's title: the longer the bar the better
 PEERS = {**COLORS, "PyTorch": "#8250df", "sentence-transformers": "#8250df", "copy": "#8c959f"}

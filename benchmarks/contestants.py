@@ -16,14 +16,22 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
-from common import HERE, WORK, float32_folder, packaged_checkpoint, peer_python, run, versions
-from importance import METHOD, importance
 
 import llmkg_lab
+from benchmarks.common import (
+    HERE,
+    WORK,
+    float32_folder,
+    packaged_checkpoint,
+    peer_python,
+    run,
+    versions,
+)
+from benchmarks.importance import METHOD, importance
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint.gguf_file import read_header
-from llmkg_lab.convert import to_gguf as gguf
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion import to_gguf as gguf
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Text, windows
 from llmkg_lab.measure.quality import Decoder
 from llmkg_lab.quantize.solve.equalize import random_rescaling
@@ -41,6 +49,8 @@ SCHEMES = (
     "int8-s16-eq",
 )
 GGUF_TYPES = ("Q4_0", "IQ4_XS", "IQ4_NL", "Q4_1", "Q4_K_M", "Q5_K_M", "Q8_0")
+# what artifacts come from, within the package
+MAKING = ("checkpoint", "conversion", "graph", "models", "quantize", "scheme.py")
 GENAI = {"int4": (), "int4 k_quant_mixed": ("algo_config=k_quant_mixed",)}
 
 
@@ -188,8 +198,7 @@ def build_genai(model: Path, out: Path, *options: str) -> None:
 def code_hash() -> str:
     """SHA-256 of the code that artifacts come from: another code may make another artifact."""
     package, digest = Path(llmkg_lab.__file__).parent, hashlib.sha256()
-    parts = ("quantize", "models", "graph", "convert", "scheme.py")
-    paths = (path for path in package.rglob("*.py") if path.relative_to(package).parts[0] in parts)
-    for path in sorted(paths):
+    code = (path for path in package.rglob("*.py") if path.relative_to(package).parts[0] in MAKING)
+    for path in sorted(code):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()

@@ -12,9 +12,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-from common import WORK, Runner, arguments, float32_model, peer_python, run, start
-from low_memory import synthetic
-from measure import Benchmark
+from benchmarks.common import WORK, Runner, arguments, float32_model, peer_python, run, start
+from benchmarks.low_memory import synthetic
+from benchmarks.measure import Benchmark
 
 METRICS = {"seconds": "seconds", "rate": "weights, MB/s", "peak_mb": "peak memory, MB"}
 SMALL = Benchmark("conversion", "SmolLM2-135M, 538 MB of float32, to int4", METRICS)

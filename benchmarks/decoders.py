@@ -11,13 +11,19 @@ from argparse import Namespace
 from pathlib import Path
 from statistics import median
 
-from common import WORK, arguments, float32_model, packaged_checkpoint, start, workload_of
-from contestants import build_genai, code_hash, quantize_gguf
-from measure import Benchmark
-
+from benchmarks.common import (
+    WORK,
+    arguments,
+    float32_model,
+    packaged_checkpoint,
+    start,
+    workload_of,
+)
+from benchmarks.contestants import build_genai, code_hash, quantize_gguf
+from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.convert import to_gguf as gguf
-from llmkg_lab.convert.to_onnx import convert_all
+from llmkg_lab.conversion import to_gguf as gguf
+from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.measure.speed import read_bandwidth, weight_bytes_per_token
 from llmkg_lab.runtime.ort.packed import prepare
 

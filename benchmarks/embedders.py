@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import onnxruntime
-from common import WORK, Runner, arguments, start, workload_of
-from contestants import code_hash
-from measure import Benchmark
 
+from benchmarks.common import WORK, Runner, arguments, start, workload_of
+from benchmarks.contestants import code_hash
+from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import to_gguf as gguf
-from llmkg_lab.convert.to_onnx import convert_all
+from llmkg_lab.conversion import to_gguf as gguf
+from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.data import texts
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime.ort.packed import prepare

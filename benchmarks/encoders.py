@@ -15,14 +15,14 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
-from common import RESULTS, WORK, interval, machine, start, versions
-from contestants import code_hash
 from tqdm import tqdm
 
+from benchmarks.common import RESULTS, WORK, interval, machine, start, versions
+from benchmarks.contestants import code_hash
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base import cache
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.measure.estimate import Estimate
 from llmkg_lab.measure.quality import validate_embedder

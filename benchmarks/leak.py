@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import psutil
-from common import start
 from tqdm import tqdm
 
+from benchmarks.common import start
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime.ort.batch_decoder import BatchDecoder
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
@@ -43,8 +43,8 @@ def growth(decoder: Artifact, embedder: Artifact, calls: int) -> float:
 
 
 def main() -> None:
-    from decoders import our_models
-    from embedders import our_embedders
+    from benchmarks.decoders import our_models
+    from benchmarks.embedders import our_embedders
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=10_000)

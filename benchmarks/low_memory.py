@@ -13,14 +13,14 @@ import subprocess
 import sys
 from argparse import Namespace
 
-from common import HERE, WORK, Runner, arguments, start
-from contestants import code_hash
-from measure import Benchmark
 from tqdm import tqdm
 
+from benchmarks.common import HERE, WORK, Runner, arguments, start
+from benchmarks.contestants import code_hash
+from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert_all
+from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime.ort.packed import packed, prepare
 from llmkg_lab.sources import Fetched, fetch

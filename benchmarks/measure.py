@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import median
 
 import psutil
-from charts import bars, short
-from common import HERE, RESULTS, WORK, Runner, machine, versions
 from tqdm import tqdm
 
 import llmkg_lab
+from benchmarks.charts import bars, short
+from benchmarks.common import HERE, RESULTS, WORK, Runner, machine, versions
 
 Samples = dict[str, list[dict]]  # a round's values by metric, by contestant
 OTHERS = "others"  # among a round's figures: cores' time that other processes took

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from common import HERE, arguments, run, start
-from decoders import our_models
-from measure import OTHERS, Benchmark
 
+from benchmarks.common import arguments, run, start
+from benchmarks.decoders import our_models
+from benchmarks.measure import OTHERS, Benchmark
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.runtime.ort.decoder import Decoder
 
@@ -39,7 +39,7 @@ BENCHMARK = Benchmark("operators", "SmolLM2-135M in int4, operator by operator",
 
 def main(options: Namespace) -> None:
     conditions = {"threads": options.threads}
-    command = [sys.executable, str(HERE / "operators.py"), "--profile"]
+    command = [sys.executable, "-m", "benchmarks.operators", "--profile"]
     command += [str(our_models()["int4"].folder), "--threads", str(options.threads)]
     whole = {"all": lambda: json.loads(run(command).output.splitlines()[-1])}
     rounds = BENCHMARK.alternate(whole, options.rounds, conditions, options.again)["all"]

@@ -21,11 +21,20 @@ from importlib.metadata import version
 from statistics import mean
 
 import numpy as np
-from common import RESULTS, VARIANT, interval, machine, start, versions
-from contestants import CALIBRATION, GENAI, GGUF_TYPES, SCHEMES, SIGMA, WINDOW, Contestant, Weights
-from pareto import draw
 from tqdm import tqdm
 
+from benchmarks.common import RESULTS, VARIANT, interval, machine, start, versions
+from benchmarks.contestants import (
+    CALIBRATION,
+    GENAI,
+    GGUF_TYPES,
+    SCHEMES,
+    SIGMA,
+    WINDOW,
+    Contestant,
+    Weights,
+)
+from benchmarks.pareto import draw
 from llmkg_lab.base import cache
 from llmkg_lab.data import texts
 from llmkg_lab.measure.quality import divergence, score_windows

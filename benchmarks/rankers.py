@@ -7,13 +7,12 @@ batches of 32, or sorted by length. Each contestant runs in a process of its own
 
 from argparse import Namespace
 
-from common import WORK, arguments, float32_folder, start
-from contestants import code_hash
-from embedders import FIGURE, METRICS, SCHEMES, SENTENCES, beside_pytorch, sentences
-from measure import Benchmark
-
+from benchmarks.common import WORK, arguments, float32_folder, start
+from benchmarks.contestants import code_hash
+from benchmarks.embedders import FIGURE, METRICS, SCHEMES, SENTENCES, beside_pytorch, sentences
+from benchmarks.measure import Benchmark
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert_all
+from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.sources import fetch
 

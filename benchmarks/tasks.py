@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import PEERS, RESULTS, machine, start, versions
-from contestants import Contestant, Weights
-from quality import CORPORA
 from tqdm import tqdm
 
+from benchmarks.common import PEERS, RESULTS, machine, start, versions
+from benchmarks.contestants import Contestant, Weights
+from benchmarks.quality import CORPORA
 from llmkg_lab.base import cache
 from llmkg_lab.data import texts
 from llmkg_lab.measure.quality import Decoder

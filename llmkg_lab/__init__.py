@@ -1,3 +1,54 @@
-"""Small open language models, quantized to run anywhere, with proof of what each bit cost."""
+"""Small open language models, quantized to run anywhere, with proof of what each bit cost.
+
+What programs use is named here and imported when it is first asked for:
+
+    from llmkg_lab import Scheme, convert, open_backend, open_checkpoint
+
+    artifact = convert(open_checkpoint("SmolLM2-135M"), Scheme.parse("int4"), "smollm2-int4")
+    text = open_backend(artifact.folder).generate_text("The capital of France is")
+"""
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from llmkg_lab.base.errors import LabError
+    from llmkg_lab.checkpoint import open_checkpoint
+    from llmkg_lab.conversion.to_onnx import convert
+    from llmkg_lab.results.registry import Registry
+    from llmkg_lab.runtime.selection import open_backend
+    from llmkg_lab.scheme import Scheme
 
 __version__ = "0.1.0"
+__all__ = [
+    "LabError",
+    "Registry",
+    "Scheme",
+    "__version__",
+    "convert",
+    "open_backend",
+    "open_checkpoint",
+]
+_HOMES = {
+    "LabError": "base.errors",
+    "Registry": "results.registry",
+    "Scheme": "scheme",
+    "convert": "conversion.to_onnx",
+    "open_backend": "runtime.selection",
+    "open_checkpoint": "checkpoint",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    from llmkg_lab.base import extras
+
+    with extras.explained():
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # from now on without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -20,7 +20,6 @@ import psutil
 from llmkg_lab.base import cores, paths
 from llmkg_lab.base.errors import LabError
 
-FOLDER = paths.ROOT / "workflow"
 LOG = "batch.log"  # what Snakemake and the notebooks printed, in the outputs folder
 POLL_SECONDS = 0.5
 GRACE_SECONDS = 15  # for kernels to clean up after Ctrl-C
@@ -68,6 +67,7 @@ def run(
     with (outputs / LOG).open("w") as log:
         process = subprocess.Popen(
             _command(reports, outputs, forced, parallel),
+            env=os.environ | {"LLMKG_LAB_OUTPUTS": str(outputs.resolve())},  # whatever their folder
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -93,8 +93,8 @@ def _command(
     # slower than one, PyTorch's several times. Snakemake tells each notebook's libraries.
     threads = max(1, cores.physical() // parallel)
     options = {
-        "--snakefile": [FOLDER / "Snakefile"],
-        "--profile": [FOLDER / "profiles" / "local"],
+        "--snakefile": [paths.workflow() / "Snakefile"],
+        "--profile": [paths.workflow() / "profiles" / "local"],
         "--directory": [outputs],
         "--cores": [parallel * threads],
         "--config": ["reports=" + json.dumps(list(reports)), f"threads={threads}"],

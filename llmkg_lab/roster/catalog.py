@@ -7,6 +7,7 @@ variants share (schemes, limits, targets, evaluation); a variant's file may over
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from llmkg_lab.base import paths
@@ -120,12 +121,13 @@ def roster(folder: str | Path | None = None) -> dict[str, Variant]:
     folder = Path(folder) if folder else paths.params()
     if not (folder / "defaults.yaml").is_file():
         raise CatalogError(f"{folder}: no roster here", "point LLMKG_LAB_PARAMS at params/")
+    reader = _Reader(folder / "defaults.yaml")
     variants: dict[str, Variant] = {}
     for file in sorted(folder.glob("*/*.yaml")):
         if file.stem in variants:
             other = variants[file.stem].family
             raise CatalogError(f"{file}: the family {other} has a {file.stem} too", "rename one")
-        variants[file.stem] = load_variant(file, folder / "defaults.yaml")
+        variants[file.stem] = reader.variant(file)
     return dict(sorted(variants.items(), key=lambda item: (item[1].tier, item[1].family, item[0])))
 
 
@@ -154,6 +156,10 @@ class _Reader:
     REQUIRED = ("title", "tier", "task", "architecture", "license", "description", "sources")
     SHARED = ("schemes", "limits", "targets", "evaluation")
     OPTIONAL = ("expect", "tokenizer_source", "chat_template", *SHARED)
+
+    @cached_property
+    def _tasks(self) -> dict[str, Node]:
+        return Node.read(self.defaults).fields((), TASKS)
 
     def variant(self, file: Path) -> Variant:
         top = Node.read(file)
@@ -206,8 +212,7 @@ class _Reader:
 
     def _shared(self, task: str, fields: Mapping[str, Node]) -> dict:
         """Schemes, bounds and evaluation: the task's defaults, then what the variant says."""
-        tasks = Node.read(self.defaults).fields((), TASKS)
-        default = tasks[task].fields((), self.SHARED)
+        default = self._tasks[task].fields((), self.SHARED)
         limits, targets = _bounds(default["limits"]), _bounds(default["targets"])
         evaluation = _evaluation(default["evaluation"], Evaluation())
         if "limits" in fields:

@@ -1,6 +1,5 @@
 """What the benchmarks make of samples. That they run, `make bench` and `make quality` show."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -12,29 +11,22 @@ import numpy as np
 import pytest
 import torch
 
+import llmkg_lab
+from benchmarks import common, contestants, encoders, measure, quality
+from benchmarks.common import run
+from benchmarks.contestants import Contestant
+from benchmarks.measure import compare, render
+from benchmarks.operators import profile
+from benchmarks.tasks import log_likelihood, share
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.measure.quality import score_windows
 from llmkg_lab.reference.outputs import decoder_reference
 from llmkg_lab.scheme import Scheme
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch):
-    """The folder's modules import one another as scripts do."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    yield
-    for name, module in list(sys.modules.items()):
-        if Path(getattr(module, "__file__", None) or "/").parent == BENCHMARKS:
-            del sys.modules[name]
-
 
 def test_ratios_are_of_runs_side_by_side():
     """A slow spell hits both of a round: the rounds' ratios are 4, 2, 2, the medians' 4."""
-    from measure import compare
-
     samples = {
         "a": [{"s": 1.0}, {"s": 5.0}, {"s": 1.0}],
         "b": [{"s": 4.0, "t": 7.0}, {"s": 10.0, "t": 8.0}, {"s": 2.0, "t": 9.0}],
@@ -47,8 +39,6 @@ def test_ratios_are_of_runs_side_by_side():
 
 def test_a_process_is_measured_without_its_parents_memory():
     """This one has PyTorch in it, and 400 MB more."""
-    from common import run
-
     held = np.ones(50_000_000)
     code = "held = b'x' * 40_000_000; import time; time.sleep(0.3); print(len(held))"
     result = run([sys.executable, "-c", code])
@@ -58,8 +48,6 @@ def test_a_process_is_measured_without_its_parents_memory():
 
 
 def test_a_peer_that_fails_leaves_its_cells_empty(benchmark, tmp_path, monkeypatch):
-    import common
-
     monkeypatch.setattr(common, "peer_python", lambda: sys.executable)
     broken = common.workload_of("llama.cpp", tmp_path / "none.gguf", {"threads": 1})
     samples = benchmark.alternate({"ours": lambda: {"ms": 2.0}, "llama.cpp": broken}, 1, {})
@@ -72,9 +60,6 @@ def test_a_peer_that_fails_leaves_its_cells_empty(benchmark, tmp_path, monkeypat
 @pytest.fixture
 def benchmark(tmp_path, monkeypatch):
     """One that leaves its files in a folder of the test's."""
-    import common
-    import measure
-
     monkeypatch.setattr(measure, "RESULTS", tmp_path)
     monkeypatch.setattr(measure, "WORK", tmp_path / "work")
     monkeypatch.setattr(common, "PEERS", tmp_path / "none")
@@ -108,8 +93,6 @@ def test_a_run_that_was_cut_off_goes_on_at_the_round(benchmark):
 
 
 def test_a_run_that_others_disturb_is_made_again(benchmark, monkeypatch):
-    import measure
-
     clock = iter([0.0, 100.0, 100.0, 100.1, 100.1, 900.0])  # others' seconds before and after
     monkeypatch.setattr(measure, "_busy", lambda: next(clock))
     figures = iter([{"ms": 9.0}, {"ms": 2.0}])
@@ -124,8 +107,6 @@ def test_a_run_that_others_disturb_is_made_again(benchmark, monkeypatch):
 
 
 def test_disturbed_runs_count_only_where_there_are_no_others():
-    from measure import compare
-
     samples = {
         "a": [{"s": 1.0, "others": 0.0}, {"s": 8.0, "others": 0.9}],
         "b": [{"s": 3.0, "others": 0.1}, {"s": 4.0, "others": 0.0}],
@@ -136,8 +117,6 @@ def test_disturbed_runs_count_only_where_there_are_no_others():
 
 
 def test_what_this_machine_does_beside_us_is_seen():
-    import measure
-
     code = "import time; end = time.time() + 1.5\nwhile time.time() < end: pass"
     before = measure._busy()
     other = subprocess.Popen([sys.executable, "-c", code])
@@ -147,8 +126,6 @@ def test_what_this_machine_does_beside_us_is_seen():
 
 
 def test_a_record_is_all_that_its_table_and_figure_need(benchmark, tmp_path):
-    from measure import render
-
     samples = {"llmkg-lab": [{"ms": 1.0}, {"ms": 3.0}], "a peer": [{"ms": 4.0}, {"ms": 6.0}]}
     benchmark.publish(samples, {"threads": 1}, "A note.", ("ms",), {"ms": 0.5})
     record = json.loads((tmp_path / "some.json").read_text())
@@ -164,27 +141,23 @@ def test_a_record_is_all_that_its_table_and_figure_need(benchmark, tmp_path):
 
 
 OTHERS = ("quality", "encoders", "tasks")  # records of another form
-RECORDS = [p for p in sorted((BENCHMARKS / "results").glob("*.json")) if p.stem not in OTHERS]
+RECORDS = [p for p in sorted(common.RESULTS.glob("*.json")) if p.stem not in OTHERS]
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
 def test_the_tables_are_those_of_the_records(path):
-    from measure import render
-
     record = json.loads(path.read_text())
     assert path.with_suffix(".md").read_text() == render(record)
 
 
-@pytest.mark.parametrize("name", ["quality", "encoders"])
-def test_tables_of_points_are_those_of_their_records(name):
-    path = BENCHMARKS / "results" / f"{name}.json"
-    table = importlib.import_module(name).table(json.loads(path.read_text())["points"])
+@pytest.mark.parametrize(("name", "module"), [("quality", quality), ("encoders", encoders)])
+def test_tables_of_points_are_those_of_their_records(name, module):
+    path = common.RESULTS / f"{name}.json"
+    table = module.table(json.loads(path.read_text())["points"])
     assert path.with_suffix(".md").read_text().startswith(f"{table}\n\n")
 
 
 def test_operators_account_for_the_whole_of_a_token(tiny_llama, tmp_path):
-    from operators import profile
-
     artifact = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int8"), tmp_path / "int8")
     found = profile(artifact, 1)
     layers = artifact.config["num_hidden_layers"]
@@ -197,11 +170,13 @@ def test_operators_account_for_the_whole_of_a_token(tiny_llama, tmp_path):
         assert found["all"][metric] == pytest.approx(parts)
 
 
+def test_artifacts_are_kept_by_all_the_code_that_makes_them():
+    package = Path(llmkg_lab.__file__).parent
+    assert [part for part in contestants.MAKING if not (package / part).exists()] == []
+
+
 def test_a_point_holds_what_was_measured(tiny_llama, tmp_path):
     """Two tiny models for two seeds: sizes and divergences are their means."""
-    import quality
-    from contestants import Contestant
-
     checkpoint = open_checkpoint(tiny_llama[1])
     windows = np.random.default_rng(0).integers(0, 131, (2, 200))
     reference = decoder_reference(checkpoint, windows, [], 0)
@@ -227,8 +202,6 @@ def test_a_point_holds_what_was_measured(tiny_llama, tmp_path):
 
 
 def test_the_table_marks_what_nothing_smaller_beats():
-    import quality
-
     def entry(name: str, megabytes: int, kl: float) -> dict:
         interval = {"value": kl, "low": kl, "high": kl, "n": 9}
         point = {"name": name, "runtime": "x", "bytes": megabytes * 10**6, "bits_per_weight": 4.0}
@@ -242,8 +215,6 @@ def test_the_table_marks_what_nothing_smaller_beats():
 
 
 def test_rows_of_earlier_runs_stay_where_the_protocol_is_the_same(tmp_path, monkeypatch):
-    import quality
-
     monkeypatch.setattr(quality, "RESULTS", tmp_path)
     assert quality.earlier({"corpus": "a"}) == {}
     row = {"runtime": "llama.cpp", "name": "Q4_0", "seeds": [0]}
@@ -255,8 +226,6 @@ def test_rows_of_earlier_runs_stay_where_the_protocol_is_the_same(tmp_path, monk
 
 def test_an_encoders_change_is_paired():
     """Spearman's interval is of all texts; that of the change, of the same pairs both times."""
-    import encoders
-
     from llmkg_lab.measure.estimate import Estimate
 
     metrics = {
@@ -278,8 +247,6 @@ def test_an_encoders_change_is_paired():
 
 
 def test_an_answers_likelihood_is_pytorchs():
-    from tasks import log_likelihood, share
-
     logits = np.random.default_rng(0).normal(size=(5, 11)).astype(np.float32)
     targets = np.array([3, 0, 10, 3, 7])
     expected = torch.log_softmax(torch.tensor(logits).double(), 1)[range(5), targets].sum()

@@ -14,7 +14,7 @@ import pytest
 from llmkg_lab.artifact import Artifact, verify
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.cli.commands import using
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.ranker import Ranker

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.models.base import UnsupportedError
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
 from llmkg_lab.scheme import Scheme

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from support import packaged_e5
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import load_pairs
 from llmkg_lab.reference.outputs import embedder_reference
 from llmkg_lab.runtime.ort.decoder import Embedder

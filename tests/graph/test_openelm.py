@@ -12,8 +12,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import to_gguf as gguf
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion import to_gguf as gguf
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.models.base import UnsupportedError
 from llmkg_lab.models.openelm import OpenELMForm
 from llmkg_lab.reference.load import _load_openelm, load_model

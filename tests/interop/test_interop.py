@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import to_gguf as gguf
+from llmkg_lab.conversion import to_gguf as gguf
 from llmkg_lab.reference import outputs as reference
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime.candle.decoder import CandleDecoder

@@ -12,7 +12,7 @@ from scipy.special import log_softmax, rel_entr, softmax
 from tokenizers import Tokenizer
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Pairs, Text, load, windows
 from llmkg_lab.measure.estimate import Estimate
 from llmkg_lab.measure.quality import (

@@ -7,7 +7,7 @@ import pytest
 
 from llmkg_lab.base import cores
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.measure.speed import SpeedError, Workload, measure, summarize, weight_bytes_per_token
 from llmkg_lab.scheme import Scheme
 

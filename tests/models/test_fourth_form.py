@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import to_gguf
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion import to_gguf
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Text
 from llmkg_lab.measure.quality import validate_decoder
 from llmkg_lab.models.base import FORMS, register, require

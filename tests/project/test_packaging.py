@@ -1,8 +1,11 @@
 """pyproject.toml, constraints.txt, requirements-weights.txt and environment.yml agree."""
 
+import ast
+import itertools
 import re
+import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 
 import yaml
 from packaging.requirements import Requirement
@@ -12,6 +15,7 @@ from packaging.version import Version
 from llmkg_lab.base import paths
 from llmkg_lab.roster import catalog
 
+PACKAGE, OURS = paths.PACKAGE, {"llmkg_lab"}
 CONDA_NAMES = {"pytorch": "torch"}  # conda-forge's name -> the Python registry's
 
 
@@ -43,7 +47,7 @@ def pins(name):
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DIRECT = ranges([*PROJECT["dependencies"], *EXTRAS["test"], *EXTRAS["dev"]])
+DIRECT = ranges([*PROJECT["dependencies"], *itertools.chain(*EXTRAS.values())])
 PINS, WEIGHTS = pins("constraints.txt"), pins("requirements-weights.txt")
 CONDA = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
 
@@ -85,6 +89,21 @@ def test_all_that_the_project_needs_is_pinned_and_nothing_else():
     on_this_platform = {name for name in PINS if _is_installed(name)}
     assert needed - set(PINS) == set()
     assert on_this_platform - needed == set(WEIGHTS)
+
+
+def test_all_that_the_package_imports_is_asked_for():
+    names = packages_distributions()
+    imported = {module for path in PACKAGE.rglob("*.py") for module in third_party(path)}
+    distributions = {module: set(map(canonicalize_name, names[module])) for module in imported}
+    assert {module for module, names in distributions.items() if not names & set(DIRECT)} == set()
+
+
+def third_party(path):
+    """The modules that a file imports anywhere, beside Python's and ours."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        found = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        found += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        yield from {name.partition(".")[0] for name in found} - sys.stdlib_module_names - OURS
 
 
 def _is_installed(name):

@@ -12,7 +12,7 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.base import paths
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.checkpoint.views import Rescaled
-from llmkg_lab.convert.to_onnx import convert, convert_all
+from llmkg_lab.conversion.to_onnx import convert, convert_all
 from llmkg_lab.data import texts
 from llmkg_lab.quantize.blocks.grid import cover, search_grid
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.checkpoint.views import Revised
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Text, TextError, load
 from llmkg_lab.quantize.solve import encoder

@@ -5,7 +5,7 @@ import onnxruntime
 import pytest
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.graph.layers import Layers
 from llmkg_lab.graph.store import Matrix
 from llmkg_lab.graph.writer import DataFile, Graph

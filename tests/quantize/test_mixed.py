@@ -9,7 +9,7 @@ import torch
 
 from llmkg_lab.base import paths
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import Layers

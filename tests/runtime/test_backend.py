@@ -12,8 +12,8 @@ import pytest
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_gguf import export
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_gguf import export
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.backend import CandleBackend, OrtBackend

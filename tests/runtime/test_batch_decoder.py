@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.batch_decoder import BatchDecoder
 from llmkg_lab.runtime.ort.decoder import Decoder

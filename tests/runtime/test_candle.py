@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_gguf import export
+from llmkg_lab.conversion.to_gguf import export
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.candle.decoder import CandleDecoder
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.decoder import PREFILL_CHUNK, Decoder
 from llmkg_lab.runtime.text.sampling import Sampler

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.decoder import Embedder
 from llmkg_lab.scheme import Scheme

@@ -1,17 +1,11 @@
-"""Memory over calls; benchmarks/leak.py makes the 10,000 calls of the real models."""
+"""Memory over calls; `python -m benchmarks.leak` makes 10,000 calls of the real models."""
 
-import sys
-from pathlib import Path
-
+from benchmarks.leak import GROWTH, growth
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.scheme import Scheme
 
 
-def test_calls_leave_no_memory_behind(tiny_llama, make_artifact, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    from leak import GROWTH, growth
-
+def test_calls_leave_no_memory_behind(tiny_llama, make_artifact, tmp_path):
     decoder = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int8"), tmp_path / "int8")
     assert growth(decoder, make_artifact("minilm", "int8"), 600) < GROWTH
-    del sys.modules["leak"]

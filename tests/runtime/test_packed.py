@@ -13,7 +13,7 @@ import pytest
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.runtime.ort import packed
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.packed_cache import RECENT, STALE, STAMP, PackedFolder, clean

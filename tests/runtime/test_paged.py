@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort import packed

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, BertForSequenceClassification
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.measure.metrics.ranking_fidelity import ndcg
 from llmkg_lab.measure.quality import judge, validate_ranker

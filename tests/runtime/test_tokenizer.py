@@ -29,6 +29,16 @@ ZEPHYR = """{{ bos_token }}{% for message in messages %}
 {% endif %}
 {% endfor %}"""
 
+TOOLS = """{%- set ns = namespace(asked=0) -%}
+{%- if tools is none and documents is none %}no tools{% endif %}
+{% for message in messages if message.content %}
+{% if loop.index > 3 %}{% break %}{% endif %}
+{% if message.role == 'user' %}{% set ns.asked = ns.asked + 1 %}
+    {{- message.content | trim }} {{ dict(a=message.content) | tojson }}
+{% else %}{% generation %}{% set said = message.content %}{{ said }}{% endgeneration %}{{ said }}
+{% endif %}{{ message | tojson(indent=2, sort_keys=true) }}
+{% endfor %}{{ ns.asked }}, {{ strftime_now('%Y') }}{{ unknown }}"""
+
 
 def byte_level() -> tokenizers.Tokenizer:
     """A small BPE of the kind that SmolLM uses: bytes are letters."""
@@ -121,7 +131,7 @@ def test_special_tokens_are_optional_and_truncation_is_the_caller_s(minilm_folde
     assert tokenizer.encode(long)[1:-1] == tokenizer.encode(long, special=False)
 
 
-@pytest.mark.parametrize("template", [CHATML, ZEPHYR])
+@pytest.mark.parametrize("template", [CHATML, ZEPHYR, TOOLS])
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 def test_chats_are_rendered_as_transformers_does(template, add_generation_prompt):
     messages = [
@@ -147,6 +157,9 @@ def test_chats_are_rendered_as_transformers_does(template, add_generation_prompt
         ({"chat_template": ZEPHYR}, [{"role": "wizard", "content": "hi"}], "only user and"),
         ({"chat_template": CHATML}, [{"role": "user"}], "content"),
         ({"chat_template": "{{ messages.__class__.mro() }}"}, [], "unsafe"),
+        ({"chat_template": "{{ messages.append(1) }}"}, [], "unsafe"),
+        ({"chat_template": "{% set n = namespace() %}{% set n.__x = 1 %}"}, [], "underscore"),
+        ({"chat_template": "{{ namespace({'__call__': dict}) }}"}, [], "underscore"),
         ({"chat_template": "{% for %}"}, [], "template refuses"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 from tokenizers import Tokenizer as Core
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.models import published as shapes
 from llmkg_lab.roster import catalog
 from llmkg_lab.runtime.text.tokenizer import Tokenizer

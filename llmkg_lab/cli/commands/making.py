@@ -44,7 +44,7 @@ def convert(
     Memory stays within the largest chunk of a tensor, not the model. An artifact is written
     whole or not at all.
     """
-    from llmkg_lab.convert.to_onnx import convert as make
+    from llmkg_lab.conversion.to_onnx import convert as make
     from llmkg_lab.scheme import Scheme
 
     schemes = [Scheme.parse(name) for name in dict.fromkeys(scheme or ["int4"])]
@@ -84,7 +84,7 @@ def export(
     Quantized types store 32 weights a block: Q8_0 in 8.5 bits a weight, Q4_0 in 4.5. Vectors stay
     F32; a matrix whose rows are no multiple of 32 long stays F16, as the table of types shows.
     """
-    from llmkg_lab.convert import to_gguf as gguf
+    from llmkg_lab.conversion import to_gguf as gguf
 
     kinds = [gguf.check_type(name.upper()) for name in dict.fromkeys(kind or ["Q4_0"])]
     opened, origin = _open_source(checkpoint)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from llmkg_lab.cli import console
-from llmkg_lab.cli.application import Family, Json, Outputs, Tier, app, examples
+from llmkg_lab.cli.application import Family, Json, Outputs, Tier, Variants, app, examples
 
 
 @app.command("list", epilog=examples("list", "list --family minilm --json"))
@@ -55,9 +55,7 @@ def list_variants(
     )
 )
 def run(
-    variants: Annotated[
-        list[str] | None, typer.Argument(metavar="[VARIANT]...", help="Ids from `list`.")
-    ] = None,
+    variants: Variants = None,
     family: Family = None,
     tier: Tier = None,
     everything: Annotated[bool, typer.Option("--all", help="All variants.")] = False,

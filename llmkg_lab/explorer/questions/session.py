@@ -20,7 +20,7 @@ from llmkg_lab.artifact import Artifact, ArtifactError
 from llmkg_lab.base import cache, paths
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.explorer.questions.points import OURS, Point, reported
 from llmkg_lab.measure.estimate import Estimate

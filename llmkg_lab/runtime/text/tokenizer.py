@@ -117,26 +117,12 @@ class Tokenizer:
 
         Raises InferenceError where there is no template or it refuses the messages.
         """
-        # A template is a stranger's program: transformers' sandbox keeps it in. Imported here
-        # because it takes half a second that plain prompts need not wait.
-        from jinja2 import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from llmkg_lab.runtime.text import chat  # Jinja, for which plain prompts need not wait
 
-        template = self._chat_template()
         special = {name: self._special(name) for name in self.config if name.endswith("_token")}
-        try:
-            rendered, _ = render_jinja_template(
-                [list(messages)],
-                chat_template=template,
-                add_generation_prompt=add_generation_prompt,
-                **special,
-            )
-        except (TemplateError, TypeError, ValueError) as error:
-            raise InferenceError(
-                f"the chat template refuses these messages: {error}",
-                "give messages with a role (system, user, assistant, in turns) and a content",
-            ) from error
-        return rendered[0]
+        return chat.render(
+            self._chat_template(), messages, add_generation_prompt=add_generation_prompt, **special
+        )
 
     def _chat_template(self) -> str:
         template = self.config.get("chat_template")

@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from llmkg_lab.artifact import Artifact, ArtifactError, publishing, write_manifest
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.convert import genai
-from llmkg_lab.convert.folder import groups_of, plan_of, versions, write_sidecars
+from llmkg_lab.conversion import genai
+from llmkg_lab.conversion.folder import groups_of, plan_of, versions, write_sidecars
 from llmkg_lab.data.texts import Text
 from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import ACCURACY_LEVEL, Layers

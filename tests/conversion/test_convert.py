@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from llmkg_lab.artifact import Artifact, ArtifactError, verify
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
-from llmkg_lab.convert.to_onnx import convert, convert_all
+from llmkg_lab.conversion.to_onnx import convert, convert_all
 from llmkg_lab.scheme import Scheme
 
 INT4 = Scheme.parse("int4")
@@ -106,7 +106,7 @@ import resource, sys
 from pathlib import Path
 from llmkg_lab.artifact import ArtifactError
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.scheme import Scheme
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
 try:
@@ -127,7 +127,7 @@ def test_a_write_that_the_system_refuses_leaves_nothing(minilm_folder, tmp_path)
 
 def test_conversion_imports_nothing_heavy():
     """Half of a conversion's time and memory would be imports otherwise."""
-    code = "import sys, llmkg_lab.convert.to_onnx; print(*sys.modules)"
+    code = "import sys, llmkg_lab.conversion.to_onnx; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert not {"torch", "transformers", "datasets"} & set(modules.stdout.split())
 

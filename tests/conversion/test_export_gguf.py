@@ -16,7 +16,7 @@ from support.tiny_checkpoints import CONFIG, TENSORS, permute, write_safetensors
 
 from llmkg_lab.artifact import verify
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert import to_gguf as exporter
+from llmkg_lab.conversion import to_gguf as exporter
 from llmkg_lab.models.base import UnsupportedError
 
 Kind = gguf.GGMLQuantizationType

@@ -15,8 +15,8 @@ from gguf.quants import dequantize, quantize
 
 from llmkg_lab.artifact import Artifact, publishing, write_manifest
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.convert.folder import groups_of, plan_of, versions, write_sidecars
-from llmkg_lab.convert.gguf_tokenizer import add_tokenizer
+from llmkg_lab.conversion.folder import groups_of, plan_of, versions, write_sidecars
+from llmkg_lab.conversion.gguf_tokenizer import add_tokenizer
 from llmkg_lab.graph.store import Progress, Use
 from llmkg_lab.models import Form, UnsupportedError
 from llmkg_lab.scheme import Scheme

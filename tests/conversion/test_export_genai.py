@@ -5,7 +5,7 @@ import json
 import onnx
 
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.scheme import Scheme
 
 

@@ -1,4 +1,4 @@
-"""`make bench`: every table of speed and memory, one after the other.
+"""Every table of speed and memory, one after the other: `make bench`.
 
 conversion        SmolLM2-135M to int4, beside onnxruntime-genai's builder and a copy
 decoders          SmolLM2-135M beside llama.cpp, onnxruntime-genai and PyTorch
@@ -7,22 +7,18 @@ embedders         all-MiniLM-L6-v2 beside llama.cpp, PyTorch and sentence-transf
 rankers           a cross-encoder beside PyTorch and sentence-transformers
 conversion_large  OpenELM-3B to int4, beside a copy
 low_memory        OpenELM-3B generating within 500 MB
+startup           the command line, until it has answered
 
-The last two take some minutes of preparation and 15 GB of disk the first time, and are left out
-where there is less. After Ctrl-C the same command goes on; what the same code measured is not
-measured again. Tables, samples and figures are written to benchmarks/results.
+Those of OpenELM-3B take some minutes of preparation and 15 GB of disk the first time, and are
+left out where there is less. After Ctrl-C the same command goes on; what the same code measured
+is not measured again. Tables, samples and figures are written to benchmarks/results.
 """
 
 import shutil
 from argparse import Namespace
 
-import conversion
-import decoders
-import embedders
-import low_memory
-import operators
-import rankers
-from common import WORK, arguments, start
+from benchmarks import conversion, decoders, embedders, low_memory, operators, rankers, startup
+from benchmarks.common import WORK, arguments, start
 
 TABLES = {
     "conversion": conversion.main,
@@ -32,6 +28,7 @@ TABLES = {
     "rankers": rankers.main,
     "conversion_large": conversion.large,
     "low_memory": low_memory.main,
+    "startup": startup.main,
 }
 LARGE = ("conversion_large", "low_memory")
 

@@ -1,0 +1,1 @@
+"""Measurements beside other runtimes and quantizers: ``python -m benchmarks --help``."""
