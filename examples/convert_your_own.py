@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmkg_lab.artifact import verify
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.runtime.selection import open_backend
 from llmkg_lab.runtime.text.generate import GenerationConfig
 from llmkg_lab.scheme import Scheme
