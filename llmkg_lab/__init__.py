@@ -8,6 +8,8 @@ What programs use is named here and imported when it is first asked for:
     text = open_backend(artifact.folder).generate_text("The capital of France is")
 """
 
+from llmkg_lab.base.version import __version__
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from llmkg_lab.base.errors import LabError
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from llmkg_lab.runtime.selection import open_backend
     from llmkg_lab.scheme import Scheme
 
-__version__ = "0.1.0"
 __all__ = [
     "LabError",
     "Registry",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-from llmkg_lab import __version__
+from llmkg_lab.base.version import __version__
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import Layers

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from llmkg_lab import __version__
 from llmkg_lab.artifact import ALIGNMENT
+from llmkg_lab.base.version import __version__
 
 OPSET = 21
 IR_VERSION = 10

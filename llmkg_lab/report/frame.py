@@ -11,9 +11,9 @@ from pathlib import Path
 
 from IPython.display import HTML, display
 
-from llmkg_lab import __version__
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base import paths
+from llmkg_lab.base.version import __version__
 from llmkg_lab.measure.quality import Quality, Verdict
 from llmkg_lab.measure.speed import Speed, Workload, cpu_name
 from llmkg_lab.report import tables

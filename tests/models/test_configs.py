@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.convert.to_onnx import convert
+from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.models import UnsupportedError, form_of
 from llmkg_lab.models.rope import Rope
 from llmkg_lab.scheme import Scheme
