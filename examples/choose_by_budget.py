@@ -11,11 +11,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.conversion.to_onnx import convert
+from llmkg_lab import Scheme, convert, open_checkpoint
 from llmkg_lab.quantize.budget import price
 from llmkg_lab.quantize.budget.allocate import ACCEPTABLE, allocate, frontier
-from llmkg_lab.scheme import Scheme
 
 ROWS = 8  # of the table of sizes
 

@@ -8,12 +8,9 @@ CHECKPOINT is a folder (config.json, safetensors or PyTorch files, tokenizer.jso
 import sys
 from pathlib import Path
 
+from llmkg_lab import Scheme, convert, open_backend, open_checkpoint
 from llmkg_lab.artifact import verify
-from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.conversion.to_onnx import convert
-from llmkg_lab.runtime.selection import open_backend
 from llmkg_lab.runtime.text.generate import GenerationConfig
-from llmkg_lab.scheme import Scheme
 
 PROMPT = "The capital of France is"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llmkg_lab.runtime.selection import open_backend
+from llmkg_lab import open_backend
 
 SHOWN = 3
 
