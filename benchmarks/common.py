@@ -15,8 +15,8 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
-from llmkg_lab.base.cores import default_threads
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.machine import default_threads
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
 from llmkg_lab.measure.estimate import Estimate
 from llmkg_lab.measure.speed import cpu_name

@@ -10,16 +10,15 @@ place and moved there when it is complete.
 """
 
 import contextlib
-import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
+from llmkg_lab.base import files
 from llmkg_lab.base.errors import LabError
 
 FORMAT = "llmkg-lab/artifact/1"
@@ -73,10 +72,9 @@ class Artifact:
     @property
     def nbytes(self) -> int:
         """Bytes of the graph and its weights, without tokenizer and configs."""
-        files = self.manifest["files"].items()
         return sum(
             entry["bytes"]
-            for name, entry in files
+            for name, entry in self.manifest["files"].items()
             if name.startswith(("onnx/", self.manifest["model"]))
         )
 
@@ -91,7 +89,7 @@ class Artifact:
             wrong_size = list(self._size_problems(name))
             yield from wrong_size
             expected = self.manifest["files"][name]["sha256"]
-            if not wrong_size and _sha256(self.folder / name) != expected:
+            if not wrong_size and files.sha256(self.folder / name) != expected:
                 yield f"{name} was changed: its SHA-256 differs from the manifest's"
 
     def _size_problems(self, name: str) -> Iterator[str]:
@@ -136,7 +134,7 @@ def publishing(target: Path, *, force: bool = False) -> Iterator[Path]:
             f"{target}: {error.strerror or error}", "nothing was written; free some space and retry"
         ) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        files.remove(staging)
 
 
 def write_manifest(folder: Path, manifest: dict, known: dict[str, str]) -> dict:
@@ -144,11 +142,12 @@ def write_manifest(folder: Path, manifest: dict, known: dict[str, str]) -> dict:
 
     known: SHA-256 by relative path of files that were hashed while they were written.
     """
-    files = {}
+    listed = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        files[name] = {"bytes": path.stat().st_size, "sha256": known.get(name) or _sha256(path)}
-    manifest = {"format": FORMAT, **manifest, "files": files}
+        digest = known.get(name) or files.sha256(path)
+        listed[name] = {"bytes": path.stat().st_size, "sha256": digest}
+    manifest = {"format": FORMAT, **manifest, "files": listed}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
 
@@ -165,7 +164,7 @@ def _replace(staging: Path, target: Path) -> None:
         os.rename(old / target.name, target)
         raise
     finally:
-        shutil.rmtree(old, ignore_errors=True)
+        files.remove(old)
 
 
 def _read_manifest(folder: Path) -> dict:
@@ -185,8 +184,3 @@ def _read_manifest(folder: Path) -> dict:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise ArtifactError(f"{path} names {name!r}, outside its folder")
     return manifest
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

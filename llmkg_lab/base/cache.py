@@ -7,21 +7,21 @@ computed again, so ``clear`` may take any of it at any time.
 import contextlib
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from llmkg_lab.base import paths
+from llmkg_lab.base import files, paths
 
-Arrays = dict[str, np.ndarray]
+Arrays = dict[str, npt.NDArray[Any]]
+Key = Mapping[str, Any]  # what becomes JSON
 KINDS = {  # folder: what it spares
     "calibrated": "solving each layer of a calibrated scheme",
     "distilled": "training scales",
@@ -35,7 +35,7 @@ KINDS = {  # folder: what it spares
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
-def arrays(kind: str, key: Mapping, compute: Callable[[], Arrays]) -> Arrays:
+def arrays(kind: str, key: Key, compute: Callable[[], Arrays]) -> Arrays:
     """What ``compute`` returns for ``key``, from disk where an earlier call stored it.
 
     kind: the folder within the cache.
@@ -52,7 +52,7 @@ def arrays(kind: str, key: Mapping, compute: Callable[[], Arrays]) -> Arrays:
     return result
 
 
-def stored(kind: str, key: Mapping) -> Arrays | None:
+def stored(kind: str, key: Key) -> Arrays | None:
     """What an earlier call of ``arrays`` left for ``key``, None where there is nothing whole."""
     with contextlib.suppress(*UNREADABLE):
         return _read(_path(kind, key))
@@ -84,18 +84,9 @@ def clear(kinds: Iterable[str]) -> int:
     """
     freed = 0
     for found in [found for found in kept() if found.kind in set(kinds)]:
-        remove(paths.cache() / found.kind)
+        files.remove(paths.cache() / found.kind)
         freed += found.nbytes
     return freed
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder: from one moment to the next, for those who look for it."""
-    with contextlib.suppress(OSError):
-        away = Path(tempfile.mkdtemp(prefix=".removed.", dir=folder.parent))
-        folder.rename(away / folder.name)
-        folder = away
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _kept(folder: Path) -> Kept:
@@ -109,7 +100,7 @@ def _kept(folder: Path) -> Kept:
     return Kept(folder.name, spares, len(list(folder.iterdir())), nbytes, used)
 
 
-def _path(kind: str, key: Mapping) -> Path:
+def _path(kind: str, key: Key) -> Path:
     content = json.dumps(key, sort_keys=True).encode()
     return paths.cache() / kind / f"{hashlib.sha256(content).hexdigest()}.npz"
 
@@ -121,13 +112,9 @@ def _read(path: Path) -> Arrays:
 
 
 def _write(path: Path, content: Arrays) -> None:
-    """Whole or not at all: a killed run, or one beside it, leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **content)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with (
+        files.replacing(path, durable=False) as temporary,  # its checksums tell a torn file
+        temporary.open("wb") as file,
+    ):
+        np.savez(file, **dict[str, Any](content))

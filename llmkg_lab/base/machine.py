@@ -1,6 +1,7 @@
 """What this machine is: cores, instruction sets, memory, accelerators, as they are for us.
 
 A container may have fewer of them than the machine: affinity and control groups are looked at.
+The command line starts through this module, so that it imports what takes time where it is used.
 """
 
 import os
@@ -8,14 +9,8 @@ import platform
 import re
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import psutil
-
-from llmkg_lab.base.cores import physical
 
 BANDWIDTH_BYTES = 1 << 28  # 256 MB: more than any cache holds
 CGROUP = Path("/sys/fs/cgroup")
@@ -53,9 +48,11 @@ class Profile:
 
 def profile() -> Profile:
     """Look at this machine; the bandwidth is measured, which takes less than a second."""
+    import psutil
+
     memory, limit = psutil.virtual_memory(), memory_limit()
-    share = cpu_share()
-    usable = max(1, min(physical(), int(share) if share else physical()))
+    share, cores = cpu_share(), physical_cores()
+    usable = max(1, min(cores, int(share))) if share else cores
     used = memory_used() if limit else 0
     return Profile(
         cpu=cpu_name(),
@@ -68,6 +65,21 @@ def profile() -> Profile:
         accelerators=accelerators(),
         read_bandwidth_gb_s=round(read_bandwidth(usable), 1),
     )
+
+
+def physical_cores() -> int:
+    """The physical cores that this process may use; hyper-threads slow matrix products down."""
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(psutil.cpu_count(logical=False) or 1, allowed or 1)
+
+
+def default_threads() -> int:
+    """The threads that pay: the physical cores, or fewer where OMP_NUM_THREADS says so."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    cores = physical_cores()
+    return min(cores, int(said)) if said.isdecimal() and int(said) else cores
 
 
 def cpu_name() -> str:
@@ -103,8 +115,8 @@ def memory_used(root: Path = CGROUP) -> int:
 def cpu_share(root: Path = CGROUP) -> float | None:
     """Cores' worth of time that the control group allows, None without a limit."""
     if (root / "cpu.max").exists():
-        quota, period = (root / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
+        allowed, of = (root / "cpu.max").read_text().split()
+        return None if allowed == "max" else int(allowed) / int(of)
     quota, period = (_number(root / f"cpu/cpu.cfs_{part}_us") for part in ("quota", "period"))
     return quota / period if quota and period else None
 
@@ -128,6 +140,10 @@ def accelerators() -> tuple[str, ...]:
 
 def read_bandwidth(threads: int) -> float:
     """GB/s at which ``threads`` threads together read an array that no cache holds."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
     parts = np.array_split(np.ones(BANDWIDTH_BYTES // 4, np.float32), threads)
     seconds = []
     with ThreadPoolExecutor(threads) as pool:

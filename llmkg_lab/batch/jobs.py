@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from llmkg_lab.artifact import Artifact, ArtifactError
+from llmkg_lab.base import files
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.batch import notebook, workflow
 from llmkg_lab.results import registry
@@ -225,7 +226,7 @@ def _write_plan(job: Job, code: str) -> None:
     content = yaml.safe_dump(what, sort_keys=False)
     path = job.folder / notebook.PLAN
     if not path.exists() or path.read_text() != content:
-        path.write_text(content)
+        files.write(path, content)
     (job.folder / notebook.RUNNING).unlink(missing_ok=True)
 
 

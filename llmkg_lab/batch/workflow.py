@@ -17,7 +17,7 @@ from typing import IO
 
 import psutil
 
-from llmkg_lab.base import cores, paths
+from llmkg_lab.base import machine, paths
 from llmkg_lab.base.errors import LabError
 
 LOG = "batch.log"  # what Snakemake and the notebooks printed, in the outputs folder
@@ -91,7 +91,7 @@ def _command(
 ) -> list[str]:
     # As many threads as cores between all notebooks: threads that wait for one another in turns are
     # slower than one, PyTorch's several times. Snakemake tells each notebook's libraries.
-    threads = max(1, cores.physical() // parallel)
+    threads = max(1, machine.physical_cores() // parallel)
     options = {
         "--snakefile": [paths.workflow() / "Snakefile"],
         "--profile": [paths.workflow() / "profiles" / "local"],

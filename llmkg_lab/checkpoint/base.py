@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from llmkg_lab.base import files
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.models import Form, form_of, task_of
 
@@ -110,7 +111,7 @@ class Checkpoint(ABC):
 
     @cached_property
     def _fingerprint(self) -> str:
-        hashes = [_sha256(path) for path in self._weight_files]
+        hashes = [files.sha256(path) for path in self._weight_files]
         if len(hashes) == 1:
             return hashes[0]
         lines = [
@@ -141,8 +142,3 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
     return content
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

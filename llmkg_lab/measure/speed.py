@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.base.cores import default_threads
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.base.machine import cpu_name, read_bandwidth
+from llmkg_lab.base.machine import cpu_name, default_threads, read_bandwidth
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.packed import prepare
 from llmkg_lab.runtime.ort.ranker import Ranker

@@ -12,7 +12,7 @@ from pathlib import Path
 from IPython.display import HTML, display
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.base import paths
+from llmkg_lab.base import files, paths
 from llmkg_lab.base.version import __version__
 from llmkg_lab.measure.quality import Quality, Verdict
 from llmkg_lab.measure.speed import Speed, Workload, cpu_name
@@ -143,7 +143,5 @@ def environment() -> dict:
 def save(result: Mapping, out: str | Path) -> Path:
     """Write result.json into ``out``, whole or not at all."""
     path = Path(out) / "result.json"
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
-    temporary.replace(path)
+    files.write(path, json.dumps(result, indent=2, allow_nan=False) + "\n")
     return path

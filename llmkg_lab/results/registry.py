@@ -7,14 +7,13 @@ files are still there. The key of a model is its Hub id. The same results give t
     python -m llmkg_lab.results.registry outputs
 """
 
-import hashlib
 import json
-import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from llmkg_lab.artifact import MANIFEST, Artifact
+from llmkg_lab.base import files
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import Variant
@@ -114,9 +113,7 @@ def save(registry: Registry, outputs: str | Path) -> Path:
         for key, model in registry.models.items()
     }
     path = Path(outputs) / NAME
-    temporary = path.with_name(f".{NAME}.{os.getpid()}")
-    temporary.write_text(json.dumps({"format": FORMAT, "models": models}, indent=2) + "\n")
-    temporary.replace(path)
+    files.write(path, json.dumps({"format": FORMAT, "models": models}, indent=2) + "\n")
     return path
 
 
@@ -178,7 +175,7 @@ def _entry(
         path=path,
         **{key: measured[key] for key in (*same, *evidence)},
         source={key: source[key] for key in ("kind", "revision", "fingerprint")},
-        manifest_sha256=hashlib.sha256((artifact.folder / MANIFEST).read_bytes()).hexdigest(),
+        manifest_sha256=files.sha256(artifact.folder / MANIFEST),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.base.cores import default_threads
+from llmkg_lab.base.machine import default_threads
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.caches import CacheStats, CachingTokenizer, vector_cache

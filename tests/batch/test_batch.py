@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from llmkg_lab.artifact import verify
-from llmkg_lab.base import cores, paths
+from llmkg_lab.base import machine, paths
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.batch import jobs as batch
 from llmkg_lab.batch import notebook
@@ -188,7 +188,7 @@ def start_paused(environment, outputs):
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     kernels = [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
-    assert [kernel.environ()["OMP_NUM_THREADS"] for kernel in kernels] == [str(cores.physical())]
+    assert [kernel.environ()["OMP_NUM_THREADS"] for kernel in kernels] == [str(machine.physical_cores())]
     return process, children
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from llmkg_lab.base import cores
+from llmkg_lab.base import machine
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.measure.speed import SpeedError, Workload, measure, summarize, weight_bytes_per_token
@@ -74,8 +74,8 @@ def test_the_spread_is_that_of_the_samples():
 
 def test_threads_are_as_many_as_the_environment_allows(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert cores.default_threads() == 1
+    assert machine.default_threads() == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "100000")
-    assert cores.default_threads() == cores.physical()
+    assert machine.default_threads() == machine.physical_cores()
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
-    assert cores.default_threads() == cores.physical()
+    assert machine.default_threads() == machine.physical_cores()

@@ -95,14 +95,14 @@ def run(
 
     Exits with 1 if a variant failed.
     """
-    from llmkg_lab.base import cores, paths
+    from llmkg_lab.base import machine, paths
     from llmkg_lab.batch import jobs as batch
     from llmkg_lab.cli import watch
 
     outputs = (out or paths.outputs()).resolve()
     chosen = batch.select(variants or (), family, tier, everything)
     source = f"{source}:{size}" if size else source
-    parallel = jobs or (cores.physical() if source == "synthetic:reduced" else 1)
+    parallel = jobs or (machine.physical_cores() if source == "synthetic:reduced" else 1)
     planned = batch.plan(chosen, outputs, scheme or (), source, batch.parse_settings(setting or ()))
     try:
         with watch.watching(planned) as follow:

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.base.cores import default_threads
+from llmkg_lab.base.machine import default_threads
 from llmkg_lab.runtime.ort.packed import open_artifact
 from llmkg_lab.runtime.ort.session import CPU
 

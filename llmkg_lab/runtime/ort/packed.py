@@ -19,7 +19,7 @@ from pathlib import Path
 import onnxruntime
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.base.cache import remove
+from llmkg_lab.base.files import remove
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.packed_cache import BOUND, PackedFolder
 from llmkg_lab.runtime.ort.session import CPU, open_session
@@ -207,7 +207,7 @@ def _pack(model: bytes, weights: Path, target: Path) -> None:
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise load_error(target, error) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        remove(staging)
 
 
 def main(artifact: str) -> None:

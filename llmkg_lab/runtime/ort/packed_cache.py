@@ -17,8 +17,7 @@ from pathlib import Path
 import onnxruntime
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.base import paths
-from llmkg_lab.base.cache import remove
+from llmkg_lab.base import files, paths
 from llmkg_lab.base.machine import cpu_name
 from llmkg_lab.runtime import InferenceError
 
@@ -59,7 +58,7 @@ class PackedFolder:
         if stamp is None:
             return None
         if stamp["files"] != _stats(self.path, stamp["files"]):
-            remove(self.path)
+            files.remove(self.path)
             return None
         sources = _stats(self.artifact.folder, self._sources)
         if stamp["sources"] == sources:
@@ -68,7 +67,8 @@ class PackedFolder:
         else:  # a copy of the artifact, or another file in its place
             self.check_sources()
             with contextlib.suppress(OSError):
-                _write(self.path / STAMP, {**stamp, "sources": sources})
+                stamp = {**stamp, "sources": sources}
+                files.write(self.path / STAMP, json.dumps(stamp), durable=False)
         return stamp["names"]
 
     def check_sources(self) -> None:
@@ -78,18 +78,18 @@ class PackedFolder:
 
     def finish(self, names: list[str]) -> None:
         """Everything is packed: from now on the folder counts. Others make room for it."""
-        files = [path for name in names for path in _files(self.path / name)]
-        relative = [path.relative_to(self.path).as_posix() for path in files]
+        packed = [path for name in names for path in _files(self.path / name)]
+        relative = [path.relative_to(self.path).as_posix() for path in packed]
         stamp = {
             "maker": _maker(),
             "names": names,
             "files": _stats(self.path, relative),
             "sources": _stats(self.artifact.folder, self._sources),
         }
-        _write(self.path / STAMP, stamp)
+        files.write(self.path / STAMP, json.dumps(stamp), durable=False)
         for unfinished in self.path.glob(".*"):  # of a run that was killed
             if time.time() - _changed(unfinished) > RECENT:
-                remove(unfinished)
+                files.remove(unfinished)
         clean(self.path)
 
     @property
@@ -112,14 +112,14 @@ def clean(keep: Path, bound: int = BOUND) -> None:
         used = _changed(folder / STAMP if stamp else folder)
         current = stamp is not None and stamp["maker"] == _maker()
         if folder != keep and not current and now - used > STALE:
-            remove(folder)
+            files.remove(folder)
             continue
         nbytes = sum(path.stat().st_size for path in _files(folder))
         total += nbytes
         left.append((current, used, nbytes, folder))
     for _, used, nbytes, folder in sorted(left):
         if total > bound and folder != keep and now - used > RECENT:
-            remove(folder)
+            files.remove(folder)
             total -= nbytes
 
 
@@ -134,12 +134,6 @@ def _read(folder: Path) -> dict | None:
         return stamp if {"maker", "names", "files", "sources"} <= stamp.keys() else None
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def _write(path: Path, content: dict) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content))
-    temporary.replace(path)
 
 
 def _stats(folder: Path, names: list[str] | Stats) -> Stats:

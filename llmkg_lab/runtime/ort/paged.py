@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.base.cores import default_threads
+from llmkg_lab.base.machine import default_threads
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.decoder import PREFILL_CHUNK
 from llmkg_lab.runtime.ort.packed import PackedSegment, load_error, packed, thrifty_options

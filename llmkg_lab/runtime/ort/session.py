@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.base.cores import default_threads
+from llmkg_lab.base.machine import default_threads
 from llmkg_lab.runtime import InferenceError
 
 CPU = "CPUExecutionProvider"

@@ -1,0 +1,68 @@
+"""Files that are there whole or not at all, their SHA-256, and folders that go at once."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def write(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write a file, whole or not at all; text as UTF-8. ``durable`` is as in ``replacing``."""
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Give a name beside ``path``; the file written there takes its place when the block ends well.
+
+    On any error, Ctrl-C included, the file beside it is removed and ``path`` is as it was.
+
+    Args:
+        durable: the content reaches the disk before the name does, so that a power cut leaves the
+            old file or the new one. What is checked when it is read, or read only while its
+            writer lives, need not wait for the disk.
+    """
+    temporary = _beside(path, f".{path.name}.")
+    try:
+        yield temporary
+        if durable:
+            _sync(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Remove a folder or a file: from one moment to the next, for those who look for it.
+
+    What the system does not let us remove stays, without an error.
+    """
+    doomed = path
+    with contextlib.suppress(OSError):
+        aside = _beside(path, ".removed.")
+        path.rename(aside)
+        doomed = aside
+    if doomed.is_dir() and not doomed.is_symlink():
+        shutil.rmtree(doomed, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        doomed.unlink()
+
+
+def _beside(path: Path, prefix: str) -> Path:
+    """A name in the same folder that nobody else takes, hidden from plain listings."""
+    return path.with_name(f"{prefix}{os.urandom(6).hex()}")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
