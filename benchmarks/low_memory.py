@@ -19,6 +19,7 @@ from benchmarks.common import HERE, WORK, Runner, arguments, start
 from benchmarks.contestants import code_hash
 from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.base.bar import Bar
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.roster.catalog import find_variant
@@ -72,13 +73,8 @@ def generating(artifact: Artifact, limit: int, threads: int) -> Runner:
 
 def synthetic() -> Fetched:
     """OpenELM-3B's shape with weights drawn at random, made once: 6 GB."""
-    with tqdm(desc="weights of OpenELM-3B", unit="B", unit_scale=True) as bar:
-
-        def progress(done: int, total: int, name: str) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return fetch(find_variant(VARIANT), "synthetic:full", progress=progress)
+    with Bar() as bar:
+        return fetch(find_variant(VARIANT), "synthetic:full", progress=bar)
 
 
 def openelm_3b() -> Artifact:
@@ -86,7 +82,9 @@ def openelm_3b() -> Artifact:
     fetched = synthetic()
     checkpoint = open_checkpoint(fetched.path, fetched.tokenizer)
     folder, source = WORK / VARIANT / code_hash()[:12], {"kind": fetched.kind, "synthetic": True}
-    artifact = convert_all(checkpoint, [SCHEME], folder, source=source)[SCHEME]
+    with Bar() as bar:
+        made = convert_all(checkpoint, [SCHEME], folder, source=source, progress=bar)
+    artifact = made[SCHEME]
     with tqdm(desc="packing for this processor", total=2, unit="way") as bar:
         for pack in (prepare, packed):
             pack(artifact)

@@ -107,7 +107,7 @@ class Counter:
 
 def track(items: Sequence[T], progress: Progress, name: str, unit: str) -> Iterator[T]:
     """Go through ``items``, each a unit of one step; of no items, nothing is reported."""
-    if items:
+    if len(items):
         counter = Counter(progress, name, unit, len(items))
         for item in items:
             yield item

@@ -1,32 +1,20 @@
-"""What the command line shows: errors, tables, progress bars. JSON goes to stdout alone."""
+"""What the command line shows: errors and tables. JSON goes to stdout alone."""
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from llmkg_lab.base.errors import LabError
 
-if TYPE_CHECKING:
-    from llmkg_lab.graph.store import Progress as ProgressCallback
-
 LOG_WIDTH = 120  # columns where there is no terminal to ask
 
 out = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
-# progress and errors: stdout stays clean for a program
+# errors and how far a batch is: stdout stays clean for a program
 err = Console(stderr=True, width=None if sys.stderr.isatty() else LOG_WIDTH)
 STYLES = {
     "pass": "green",
@@ -77,31 +65,14 @@ def fact(value: Any) -> str:
     return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
-@contextmanager
-def transfer_bar(name: str) -> Iterator["ProgressCallback"]:
-    """A callback for ``convert`` and ``fetch`` that draws bytes, rate and time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(name, total=None)
-
-        def update(done: int, total: int, tensor: str) -> None:
-            progress.update(task, completed=done, total=total)
-
-        yield update
-
-
 def print_conversion(conversion: dict) -> None:
     """A conversion's totals, then size and rounding error by group of tensors."""
+    *before, writing = [f"{name} {took:.1f} s" for name, took in conversion["steps"].items()]
+    steps = ", ".join([*before, f"{writing} at {conversion['megabytes_per_second']:,.0f} MB/s"])
     out.print(
         f"[bold]{conversion['scheme']}[/]: {conversion['bytes'] / 1e6:.1f} MB, "
         f"{conversion['bits_per_weight']:.2f} bits a weight, in {conversion['seconds']:.1f} s "
-        f"({conversion['megabytes_per_second']:,.0f} MB/s) → ",
+        f"({steps}) → ",
         Text(conversion["artifact"]),
         sep="",
         soft_wrap=True,

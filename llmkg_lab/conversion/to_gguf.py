@@ -14,10 +14,11 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileTy
 from gguf.quants import dequantize, quantize
 
 from llmkg_lab.artifact import Artifact, publishing, write_manifest
+from llmkg_lab.base.progress import Counter, Progress, inside, silent
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion.folder import groups_of, plan_of, versions, write_sidecars
 from llmkg_lab.conversion.gguf_tokenizer import add_tokenizer
-from llmkg_lab.graph.store import Progress, Use
+from llmkg_lab.graph.store import Use
 from llmkg_lab.models import Form, UnsupportedError
 from llmkg_lab.scheme import Scheme
 
@@ -60,7 +61,7 @@ def export(
     out: str | Path,
     *,
     source: dict | None = None,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
     force: bool = False,
 ) -> Artifact:
     """Write a checkpoint as ``out``/model-{kind}.gguf, beside its tokenizer and a manifest.
@@ -75,7 +76,7 @@ def export(
     with publishing(Path(out), force=force) as staging:
         model = staging / f"model-{kind}.gguf"
         _write_header(model, checkpoint, kind, stored)
-        uses = _write_tensors(model, checkpoint, stored, progress)
+        uses = _write_tensors(model, checkpoint, stored, inside(progress, f"gguf-{kind}"))
         write_sidecars(staging, checkpoint, {})
         manifest = {
             "task": checkpoint.task,
@@ -185,20 +186,20 @@ def _write_tensors(
     model: Path, checkpoint: Checkpoint, stored: list[Stored], progress: Progress
 ) -> list[Use]:
     """Append the tensors to the header, each at the next multiple of the alignment."""
-    uses, done = [], 0
+    uses: list[Use] = []
     total = sum(checkpoint.tensors[name].nbytes for name in {tensor.name for tensor in stored})
+    written = Counter(progress, "writing", "bytes", total)
     with model.open("ab") as file:
         for tensor in stored:
-            progress(done, total, tensor.name)
             _align(file)
             use = Use(tensor.name, tensor.kind.name, int(np.prod(tensor.shape)), tensor.nbytes)
             for rows in _rows(checkpoint, tensor):
                 _quantize(rows, tensor, use).tofile(file)
             uses.append(use)
             info = checkpoint.tensors[tensor.name]
-            done += info.nbytes * int(np.prod(tensor.shape)) // int(np.prod(info.shape))
+            written.advance(info.nbytes * int(np.prod(tensor.shape)) // int(np.prod(info.shape)))
         _align(file)
-    progress(total, total, "")
+    written.finish()
     return uses
 
 

@@ -5,23 +5,22 @@ graph will read; the checkpoint is checked against it before any work is done. T
 time over a ``Stream``, which moves the weights.
 """
 
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from llmkg_lab.artifact import Artifact, ArtifactError, publishing, write_manifest
+from llmkg_lab.base.progress import Counter, Progress, inside, silent
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion import genai
 from llmkg_lab.conversion.folder import groups_of, plan_of, versions, write_sidecars
 from llmkg_lab.data.texts import Text
 from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import ACCURACY_LEVEL, Layers
-from llmkg_lab.graph.store import Progress, Stream
+from llmkg_lab.graph.store import Stream
 from llmkg_lab.graph.writer import DataFile, Graph
 from llmkg_lab.quantize.prepare import prepare
 from llmkg_lab.scheme import Scheme
@@ -35,7 +34,7 @@ def convert(
     task: str | None = None,
     source: dict | None = None,
     calibration: Text | None = None,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
     force: bool = False,
 ) -> Artifact:
     """Convert a checkpoint to one ONNX artifact at ``out``.
@@ -44,13 +43,15 @@ def convert(
     source: where the checkpoint came from (kind, detail, revision, synthetic), for the manifest.
     calibration: what a calibrated scheme is solved on, its first half; by default the first
         corpus that is here. Without any, ``fallback`` makes the artifact, and a warning says so.
-    progress: called with (bytes read, bytes to read, tensor name).
+    progress: told of the steps, each a part of the scheme: what the method solves beforehand, then
+        "writing" in bytes of the checkpoint.
     Raises UnsupportedError, CheckpointError, SchemeError, TextError or ArtifactError; ``out`` is
     then as it was.
     """
     form, task = checkpoint.form, task or checkpoint.task
     plan = plan_of(checkpoint, scheme, task)
-    prepared = prepare(checkpoint, scheme, task, calibration)
+    progress = inside(progress, scheme.name)
+    prepared = prepare(checkpoint, scheme, task, calibration, progress)
     weights = prepared.checkpoint
     total = sum(weights.tensors[name].nbytes for name in plan.shapes)
     with publishing(Path(out), force=force) as staging, ThreadPoolExecutor(1) as background:
@@ -62,9 +63,11 @@ def convert(
             graph = Graph(form.model_type, data)
             float_type = np.float16 if scheme.base == "fp16" else np.float32
             moving = prepared.solved, prepared.quantize
-            stream = Stream(weights, graph, float_type, progress, total, *moving)
+            moved = Counter(progress, "writing", "bytes", total)
+            stream = Stream(weights, graph, float_type, moved, *moving)
             layers = Layers(graph, stream, scheme, prepared.layouts)
             build(form, layers, task, checkpoint.pooling)
+            moved.finish()
         model.write_bytes(graph.model().SerializeToString(deterministic=True))
         hints = {"use_external_data_format": {model.name: 1}}
         write_sidecars(staging, checkpoint, {"transformers.js_config": hints})
@@ -88,9 +91,14 @@ def convert(
 
 
 def convert_all(
-    checkpoint: Checkpoint, schemes: Sequence[str], folder: Path, *, source: dict
+    checkpoint: Checkpoint,
+    schemes: Sequence[str],
+    folder: Path,
+    *,
+    source: dict,
+    progress: Progress = silent,
 ) -> dict[str, Artifact]:
-    """One artifact a scheme in ``folder``/<scheme>, with a text progress bar for each.
+    """Make one artifact for each scheme, in ``folder``/<scheme>.
 
     An artifact that is there already, whole and made from the same weights by the same
     version, is kept: a report that is run again starts where it was cut off.
@@ -100,19 +108,10 @@ def convert_all(
         scheme, out = Scheme.parse(name), Path(folder) / name
         artifacts[name] = _existing(out, checkpoint, scheme, source)
         if artifacts[name] is None:
-            with tqdm(desc=name, unit="B", unit_scale=True, mininterval=2, file=sys.stdout) as bar:
-                artifacts[name] = convert(
-                    checkpoint, scheme, out, source=source, force=True, progress=_into(bar)
-                )
+            artifacts[name] = convert(
+                checkpoint, scheme, out, source=source, force=True, progress=progress
+            )
     return artifacts
-
-
-def _into(bar: tqdm) -> Progress:
-    def progress(done: int, total: int, name: str) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
-
-    return progress
 
 
 def _existing(out: Path, checkpoint: Checkpoint, scheme: Scheme, source: dict) -> Artifact | None:

@@ -17,6 +17,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from onnx import TensorProto
 
+from llmkg_lab.base.progress import Counter
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.graph.writer import Graph
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
@@ -25,7 +26,6 @@ from llmkg_lab.scheme import Layout
 CHUNK = 1 << 20  # elements a step: 4 MB of float32; smaller ones cost more handing over than work
 
 Parts = Sequence[tuple[str, int]]  # checkpoint tensors stacked along their rows: (name, rows)
-Progress = Callable[[int, int, str], None]  # (bytes done, bytes in all, tensor at hand)
 T = TypeVar("T")
 
 
@@ -84,7 +84,7 @@ class Stream:
     """A store that moves tensors from a checkpoint into a graph's data file.
 
     float_type: how matrices without a layout are stored, float32 or float16.
-    total: bytes of checkpoint that will be read, for the progress callback.
+    moved: counts the bytes of checkpoint that were read.
     solved: matrices that a solver has quantized already, by checkpoint name.
     quantize: what all others go through.
     """
@@ -94,8 +94,7 @@ class Stream:
         checkpoint: Checkpoint,
         graph: Graph,
         float_type: type[np.floating],
-        progress: Progress,
-        total: int,
+        moved: Counter,
         solved: Mapping[str, Quantized] = MappingProxyType({}),
         quantize: Callable[[np.ndarray, Layout], Quantized] = round_to_nearest,
     ) -> None:
@@ -103,11 +102,9 @@ class Stream:
         self._checkpoint = checkpoint
         self._graph = graph
         self._float_type = float_type
-        self._progress = progress
-        self._total = total
+        self._moved = moved
         self._solved = solved
         self._quantize = quantize
-        self._done = 0
 
     def matrix(self, parts: Parts, columns: int, layout: Layout | None, group: str) -> Matrix:
         rows = sum(rows for _, rows in parts)
@@ -211,8 +208,7 @@ class Stream:
 
     def _advance(self, name: str, elements: int) -> None:
         info = self._checkpoint.tensors[name]
-        self._done += info.nbytes * elements // int(np.prod(info.shape))
-        self._progress(self._done, self._total, name)
+        self._moved.advance(info.nbytes * elements // int(np.prod(info.shape)))
 
 
 def _energy(values: np.ndarray) -> float:

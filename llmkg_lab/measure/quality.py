@@ -4,7 +4,7 @@ The measures themselves are the ``evaluate`` modules in ``metrics``; here the mo
 and each token is reduced to a few numbers, so that logits never have to be stored.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.data.texts import Pairs, Text
 from llmkg_lab.measure.estimate import CONFIDENCE, RESAMPLES, Estimate
 from llmkg_lab.reference.outputs import DecoderReference, EmbedderReference, RankerReference
@@ -25,8 +26,6 @@ CHUNK = 32  # positions at a time: with a vocabulary of 49 k, 12 MB an array of 
 # 3.9, 3.3 times that of independent tokens in blocks of 1, 64, 128, 511, and of log-likelihood
 # 1.0, 3.2, 4.6, 4.6. Blocks of 128 hold the correlation, and few windows still give many.
 BLOCK = 128
-
-Progress = Callable[[int, int, str], None]  # done, total, what
 
 
 class QualityError(LabError):
@@ -85,7 +84,7 @@ def validate_decoder(
     decoder: Decoder,
     reference: DecoderReference,
     text: Text,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Quality:
     """Compare a decoder with its reference on the windows and prompts of the reference.
 
@@ -110,15 +109,13 @@ def validate_decoder(
 def score_windows(
     decoder: Decoder,
     reference: DecoderReference,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> dict[str, np.ndarray]:
     """The samples of ``validate_decoder``, without those of prompts."""
     parts = []
-    for i, window in enumerate(reference.windows):
-        progress(i, len(reference.windows), "scoring windows")
+    for i, window in enumerate(track(list(reference.windows), progress, "scoring", "windows")):
         candidate = decoder.logits(window[None])[0]  # (tokens, vocab)
         parts.append(token_statistics(reference.logits(i)[:-1], candidate[:-1], window[1:]))
-    progress(len(parts), len(parts), "scoring windows")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -249,12 +246,11 @@ def _blocks(windows: int, tokens: int) -> np.ndarray:
 def _continue_prompts(
     decoder: Decoder, reference: DecoderReference, progress: Progress
 ) -> list[list[int]]:
-    continued, total = [], len(reference.prompts)
-    for prompt, expected in zip(reference.prompts, reference.continuations, strict=True):
-        progress(len(continued), total, "continuing prompts")
-        continued.append(list(decoder.generate(prompt, len(expected))))
-    progress(total, total, "continuing prompts")
-    return continued
+    pairs = list(zip(reference.prompts, reference.continuations, strict=True))
+    return [
+        list(decoder.generate(prompt, len(expected)))
+        for prompt, expected in track(pairs, progress, "continuing", "prompts")
+    ]
 
 
 def _padded(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:

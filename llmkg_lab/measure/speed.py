@@ -19,6 +19,7 @@ import numpy as np
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.machine import cpu_name, default_threads, read_bandwidth
+from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.packed import prepare
 from llmkg_lab.runtime.ort.ranker import Ranker
@@ -71,7 +72,12 @@ class Speed:
     conditions: dict[str, str | int]
 
 
-def measure(artifact: Artifact, workload: Workload | None = None, processes: int = 3) -> Speed:
+def measure(
+    artifact: Artifact,
+    workload: Workload | None = None,
+    processes: int = 3,
+    progress: Progress = silent,
+) -> Speed:
     """Run ``workload`` in fresh processes and pool their samples.
 
     Raises SpeedError where the artifact's task has no workload or a process fails.
@@ -84,7 +90,10 @@ def measure(artifact: Artifact, workload: Workload | None = None, processes: int
             f"measured are {', '.join(WORKLOADS)}",
         )
     prepare(artifact)  # or the first process would load longer than all that come after it
-    runs = [_run_in_process(artifact.folder, workload) for _ in range(processes)]
+    runs = [
+        _run_in_process(artifact.folder, workload)
+        for _ in track(range(processes), progress, "measuring speed", "processes")
+    ]
     samples = {name: [x for run in runs for x in run[name]] for name in runs[0]}
     if "decode_ms" in samples:
         samples["tokens_per_second"] = [1000 / ms for ms in samples["decode_ms"]]

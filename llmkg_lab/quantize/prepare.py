@@ -1,15 +1,12 @@
 """What a scheme with a method stores: the weights to read, and what was solved beforehand."""
 
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
-from tqdm import tqdm
 
+from llmkg_lab.base.progress import Progress, silent
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.checkpoint.views import Revised
 from llmkg_lab.data import texts
@@ -25,9 +22,6 @@ from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
 from llmkg_lab.quantize.solve.text import CORPORA, PROSE, WINDOW, calibration_text, check_form
 from llmkg_lab.scheme import Layout, Scheme, SchemeError
-
-# Told of each step (done, total, what) in place of a text bar; what it raises stops the work.
-watcher: ContextVar[Callable[[int, int, str], None] | None] = ContextVar("watcher", default=None)
 
 
 @dataclass(frozen=True)
@@ -48,12 +42,17 @@ class Prepared:
 
 
 def prepare(
-    checkpoint: Checkpoint, scheme: Scheme, task: str, text: Text | None = None
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    task: str,
+    text: Text | None = None,
+    progress: Progress = silent,
 ) -> Prepared:
     """Solve what the scheme's method solves; round to nearest needs nothing.
 
     text: its calibration half is read; by default the first corpus that is here. Where none is, a
-    warning says so, and ``fallback`` says what is done. Progress goes to standard output.
+    warning says so, and ``fallback`` says what is done. progress: told of "sensitivities",
+    "calibration" and "distillation", as far as the scheme takes them.
     Raises SchemeError for what a method cannot solve or for too small a budget, TextError
     for a text that is too short.
     """
@@ -79,9 +78,8 @@ def prepare(
             encoder,  # torch: seconds that a plain scheme need not wait
         )
 
-        with _bar(f"{scheme.name}, calibration", "layer") as show:
-            return Prepared(*encoder.prepare(checkpoint, scheme, text, show))
-    return _calibrated(checkpoint, scheme, text)
+        return Prepared(*encoder.prepare(checkpoint, scheme, text, progress))
+    return _calibrated(checkpoint, scheme, text, progress)
 
 
 def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> Prepared:
@@ -90,8 +88,6 @@ def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> P
     method = "eq" if is_llama else "mse"
     record = fallback.record_of(scheme, method, error, layouts, nbytes)
     warnings.warn(record["warning"], stacklevel=4)
-    if watching := watcher.get():
-        watching(0, 1, record["warning"])
     if is_llama:
         return Prepared(equalized(checkpoint), record=record, layouts=layouts)
     return Prepared(checkpoint, record=record, quantize=search)
@@ -106,19 +102,19 @@ def _check(checkpoint: Checkpoint, scheme: Scheme, task: str) -> None:
         raise SchemeError(f"{scheme.name}: {checkpoint.path} is not there to generate text")
 
 
-def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text) -> Prepared:
+def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text, progress: Progress) -> Prepared:
     found, chosen = None, None
     if scheme.budget:
-        with _bar(f"{scheme.name}, sensitivities", "step") as show:
-            found = sensitivity.measure(checkpoint, text, show)
+        found = sensitivity.measure(checkpoint, text, progress)
         chosen = budget.allocate(found, scheme.budget.nbytes(found.record["parameters"]))
     even, calibration = equalized(checkpoint), calibration_text(checkpoint, text, TOKENS)
     layouts = chosen.layouts if chosen else {}
-    with _bar(f"{scheme.name}, calibration", "layer") as show:
-        solved = calibrate(even, scheme, calibration.windows, layouts, show)
+    solved = calibrate(even, scheme, calibration.windows, layouts, progress)
     record = {"method": scheme.method, "damping": DAMPING, **calibration.record}
     if scheme.distilled:
-        even, solved, record["distillation"] = _distilled(even, scheme, solved, layouts, text)
+        even, solved, record["distillation"] = _distilled(
+            even, scheme, solved, layouts, text, progress
+        )
     if chosen:
         record["budget"] = {
             "nbytes": chosen.nbytes,
@@ -136,6 +132,7 @@ def _distilled(
     solved: Mapping[str, Quantized],
     layouts: Mapping[str, Layout],
     text: Text,
+    progress: Progress,
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
     from llmkg_lab.quantize.solve import distill  # torch
 
@@ -145,29 +142,7 @@ def _distilled(
     # on text that follows what the matrices were solved on
     windows = calibration_text(checkpoint, text, TOKENS + distill.STEPS * WINDOW).windows
     windows = windows[-distill.STEPS :]
-    with _bar(f"{scheme.name}, distillation", "step") as show:
-        training = distill.Distillation(checkpoint, solved, (table, head), windows)
-        matrices, gains, losses = training.run(show)
+    training = distill.Distillation(checkpoint, solved, (table, head), windows)
+    matrices, gains, losses = training.run(progress)
     record = {"steps": len(losses), "tokens": windows.size, "divergence": losses}
     return Revised(checkpoint, gains), matrices, record
-
-
-@contextmanager
-def _bar(title: str, unit: str) -> Iterator[Callable[[int, int, str], None]]:
-    """A text progress bar, as a callback (done, total, what); or who watches is told instead."""
-    watching = watcher.get()
-    with tqdm(
-        desc=title,
-        unit=unit,
-        file=sys.stdout,
-        position=0,  # in the line of a bar around it: files keep no cursor movements
-        disable=watching is not None,
-    ) as bar:
-
-        def show(done: int, total: int, _: str) -> None:
-            if watching:
-                watching(done, total, title)
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield show

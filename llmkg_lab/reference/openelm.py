@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.models.openelm import EPSILON, OpenELMForm
 
 Cache = list[tuple[Tensor, Tensor] | None]  # keys and values of each layer
@@ -128,7 +129,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def continue_greedily(
-    model: OpenELM, prompts: Sequence[Sequence[int]], count: int
+    model: OpenELM,
+    prompts: Sequence[Sequence[int]],
+    count: int,
+    progress: Progress = silent,
 ) -> list[list[int]]:
     """The ``count`` most likely tokens, one after another, behind each prompt.
 
@@ -136,7 +140,8 @@ def continue_greedily(
     that it was continued with. So none needs padding, and each pass serves all.
     """
     sequences, cache = [list(prompt) for prompt in prompts], model.new_cache()
-    for position in range(max(map(len, prompts), default=0) + count - 1):
+    positions = range(max(map(len, prompts), default=0) + count - 1)
+    for position in track(positions, progress, "continuing", "tokens"):
         ids = torch.tensor([[sequence[position]] for sequence in sequences])
         best = model(ids, cache)[:, -1].argmax(-1).tolist()
         for sequence, token in zip(sequences, best, strict=True):

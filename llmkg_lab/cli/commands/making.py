@@ -106,9 +106,10 @@ def _open_source(name: str) -> tuple["Checkpoint", dict]:
         detail = f"local {Path(name).resolve().name}"
         origin = {"kind": "local", "detail": detail, "revision": None, "synthetic": False}
         return open_checkpoint(name), origin
+    from llmkg_lab.base.bar import Bar
     from llmkg_lab.sources import fetch_repo
 
-    with console.transfer_bar("download") as progress:
+    with Bar() as progress:
         fetched = fetch_repo(name, progress=progress)
     origin = asdict(fetched)
     return open_checkpoint(origin.pop("path"), origin.pop("tokenizer")), origin
@@ -123,8 +124,10 @@ def _timed(
     force: bool,
 ) -> dict:
     """Make one artifact under a progress bar; return what is to tell about it."""
+    from llmkg_lab.base.bar import Bar
+
     start = time.perf_counter()
-    with console.transfer_bar(out.name) as progress:
+    with Bar() as progress:
         artifact = make(checkpoint, wanted, out, source=origin, progress=progress, force=force)
     seconds = time.perf_counter() - start
     read = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
@@ -135,5 +138,6 @@ def _timed(
         "bits_per_weight": artifact.bits_per_weight,
         "groups": artifact.manifest["groups"],
         "seconds": seconds,
-        "megabytes_per_second": read / 1e6 / seconds,
+        "steps": progress.took,
+        "megabytes_per_second": read / 1e6 / progress.took["writing"],
     }

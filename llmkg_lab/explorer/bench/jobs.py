@@ -13,17 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.progress import Pace, Step
 
 INTERVAL = 0.1  # seconds between two reports of progress to the interface
 
 WAITING, RUNNING, DONE, CANCELLED, FAILED = "waiting", "running", "done", "cancelled", "failed"
 FINISHED = (DONE, CANCELLED, FAILED)
 
-Progress = Callable[[int, int, str], None]  # done, total, what
 Work = Callable[["Job"], Any]
 
 
-class Cancelled(Exception):  # noqa: N818  (not an error: somebody pressed a button)
+class Cancelled(BaseException):  # no error, as Ctrl-C is none: somebody pressed a button
     """Raised inside of work that was cancelled, where it reports progress."""
 
 
@@ -37,40 +37,38 @@ class Job:
     def __init__(self, title: str, work: Work, changed: Callable[["Job"], None]) -> None:
         self.title = title
         self.state = WAITING
-        self.what = title
-        self.done, self.total = 0, 0
+        self.pace = Pace(Step(title), 0.0)
         self.result: Any = None
         self.error = ""
         self._work = work
         self._changed = changed
         self._cancelled = threading.Event()
         self._finished = threading.Event()
-        self._began = self._reported = 0.0
+        self._reported = 0.0
 
-    def progress(self, done: int, total: int, what: str = "") -> None:
+    def progress(self, step: Step) -> None:
         """Take note of how far the work is. Raises Cancelled where it is to stop."""
         if self._cancelled.is_set():
             raise Cancelled(self.title)
         now = time.monotonic()
-        if total != self.total or done < self.done:  # another step begins: its own time counts
-            self._began = now
-        is_new_step = what != self.what
-        self.done, self.total, self.what = done, total, what or self.what
-        if is_new_step or done == total or now - self._reported >= INTERVAL:
+        is_new = not self.pace.is_of(step)
+        if is_new:
+            self.pace = Pace(step, now)
+        else:
+            self.pace.reach(step, now)
+        if is_new or step.is_over or now - self._reported >= INTERVAL:
             self._reported = now
             self._changed(self)
 
     @property
     def fraction(self) -> float:
         """How much of the present step is done, 0 to 1."""
-        return min(self.done / self.total, 1) if self.total else 0.0
+        return self.pace.step.fraction
 
     @property
     def seconds_left(self) -> float | None:
-        """Of the present step, at the speed that it has had; None before that is known."""
-        if not self.done or not self.total or self.state != RUNNING:
-            return None
-        return (time.monotonic() - self._began) * (self.total - self.done) / self.done
+        """Seconds until the present step is over; None while that is unknown."""
+        return self.pace.left(time.monotonic()) if self.state == RUNNING else None
 
     def cancel(self) -> None:
         """Stop at the next report of progress; work that waits does not begin."""
@@ -88,7 +86,7 @@ class Job:
         """Do the work on the calling thread."""
         if self.state != WAITING:
             return
-        self.state, self._began = RUNNING, time.monotonic()
+        self.state = RUNNING
         self._changed(self)
         try:
             self.result = self._work(self)
@@ -140,7 +138,7 @@ class Worker:
 
 
 def describe(job: Job) -> str:
-    """The job's state in a line: ``scoring windows: 3 of 4, about 5 s left``."""
+    """The job's state in a line: ``int8 · writing: 40 %, about 5 s left``."""
     if job.state == WAITING:
         return f"{job.title}: waiting for its turn"
     if job.state == DONE:
@@ -151,7 +149,8 @@ def describe(job: Job) -> str:
         return job.error
     left = job.seconds_left
     ending = "" if left is None else f", about {duration(left)} left"
-    return f"{job.what}: {100 * job.fraction:.0f} %{ending}" if job.total else f"{job.what} …"
+    step = job.pace.step
+    return f"{step.title}: {100 * step.fraction:.0f} %{ending}" if step.total else f"{step.title} …"
 
 
 def duration(seconds: float) -> str:

@@ -4,6 +4,7 @@ import math
 
 import ipywidgets as widgets
 
+from llmkg_lab.base.progress import Step
 from llmkg_lab.explorer.bench import Bench
 from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import ChartView, Panel, primary, row
@@ -49,7 +50,7 @@ class Budget(Panel):
         session = self.state.opened
 
         def work(job: Job) -> None:
-            job.progress(0, 0, "measuring sensitivities")
+            job.progress(Step("measuring sensitivities"))
             found = sensitivity.measure(session.checkpoint, progress=job.progress)
             if session is self.state.session:
                 self.state.sensitivities = found

@@ -4,6 +4,7 @@ import html
 
 import ipywidgets as widgets
 
+from llmkg_lab.base.progress import Step
 from llmkg_lab.explorer.bench import Bench
 from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
@@ -40,7 +41,7 @@ class Chooser(Panel):
         variant, source = self.menu.value
 
         def work(job: Job) -> None:
-            job.progress(0, 0, f"opening {variant}")
+            job.progress(Step(f"opening {variant}"))
             self.state.open(Session(variant, source, job.progress))
 
         self.bench.opening = self.bar.start(f"opening {variant}", work)

@@ -5,6 +5,7 @@ import html
 import ipywidgets as widgets
 import numpy as np
 
+from llmkg_lab.base.progress import Step
 from llmkg_lab.explorer.bench import Bench
 from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
@@ -55,7 +56,7 @@ class OwnText(Panel):
         session, scheme, text = self.state.opened, self.scheme.value, self.text.value
 
         def work(job: Job) -> None:
-            job.progress(0, 0, "reading the text")
+            job.progress(Step("reading the text"))
             self.scores = score(session, scheme, text, job.progress)
             self._show()
 

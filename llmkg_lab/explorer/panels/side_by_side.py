@@ -5,6 +5,7 @@ import time
 
 import ipywidgets as widgets
 
+from llmkg_lab.base.progress import Step
 from llmkg_lab.explorer.bench import Bench
 from llmkg_lab.explorer.bench.jobs import Job
 from llmkg_lab.explorer.panels.base import Panel, primary, row
@@ -70,7 +71,7 @@ class SideBySide(Panel):
             left, right = (Scheme.parse(scheme).name for scheme in schemes)
             names = left, right
             shown = 0.0
-            job.progress(0, 0, "opening both")
+            job.progress(Step("opening both"))
             for duel in fight(session, names, prompt, config, chat=chat, progress=job.progress):
                 self.duel = duel
                 if time.monotonic() - shown >= INTERVAL:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmkg_lab.explorer.questions.session import ExplorerError, Progress, Session, silent
+from llmkg_lab.base.progress import Counter, Progress, silent
+from llmkg_lab.explorer.questions.session import ExplorerError, Session
 from llmkg_lab.runtime.text.generate import GenerationConfig, generate_text
 
 
@@ -45,7 +46,7 @@ def fight(
         side: generate_text(session.decoder(scheme, progress), session.tokenizer, message, config)
         for side, scheme in zip(("left", "right"), schemes, strict=True)
     }
-    duel, pieces, most = Duel(), 0, 2 * config.max_tokens
+    duel, written = Duel(), Counter(progress, "generating", "pieces", 2 * config.max_tokens)
     while sides:
         for side, stream in list(sides.items()):
             piece = next(stream, None)
@@ -53,6 +54,5 @@ def fight(
                 del sides[side]
                 continue
             setattr(duel, side, getattr(duel, side) + piece)
-            pieces += 1
-            progress(min(pieces, most), most, "generating")
+            written.advance()
             yield duel

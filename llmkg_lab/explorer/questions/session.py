@@ -7,7 +7,7 @@ and is kept in the cache by content, so that asking again is instant.
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -19,13 +19,13 @@ import tokenizers
 from llmkg_lab.artifact import Artifact, ArtifactError
 from llmkg_lab.base import cache, paths
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.progress import Progress, Step, inside, silent
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.explorer.questions.points import OURS, Point, reported
 from llmkg_lab.measure.estimate import Estimate
 from llmkg_lab.measure.quality import validate_decoder
-from llmkg_lab.quantize.prepare import watcher
 from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
 from llmkg_lab.report import frame as report
 from llmkg_lab.roster.catalog import Variant, find_variant, roster
@@ -37,12 +37,6 @@ from llmkg_lab.sources import Fetched, availability, fetch
 DECODERS = 3  # kept open
 MAX_LENGTH = 1024  # tokens of a generation and its prompt
 CHARACTERS = 10  # of text a token at most, on average: more need not be tokenized
-
-Progress = Callable[[int, int, str], None]  # done, total, what
-
-
-def silent(done: int, total: int, what: str) -> None:
-    """Progress that nobody watches."""
 
 
 class ExplorerError(LabError):
@@ -142,27 +136,22 @@ class Session:
         parsed = Scheme.parse(scheme)
         if known := self.artifacts().get(parsed.name):
             return known
-        title = f"converting to {parsed.name}"
-        progress(0, 0, title)
-        token = watcher.set(progress)
-        try:
-            return convert(
-                self.checkpoint,
-                parsed,
-                self.folder / parsed.name,
-                source=report.source_of(self.fetched),
-                progress=lambda done, total, _: progress(done, total, title),
-                force=True,
-            )
-        finally:
-            watcher.reset(token)
+        progress(Step(f"converting to {parsed.name}"))
+        return convert(
+            self.checkpoint,
+            parsed,
+            self.folder / parsed.name,
+            source=report.source_of(self.fetched),
+            progress=progress,
+            force=True,
+        )
 
     def decoder(self, scheme: str, progress: Progress = silent) -> Decoder:
         """A scheme's artifact, ready to run; the last few stay open."""
         artifact = self.artifact(scheme, progress)
         key = str(artifact.folder)
         if key not in self._decoders:
-            progress(0, 0, f"opening {scheme}")
+            progress(Step(f"opening {scheme}"))
             length = min(MAX_LENGTH, artifact.context_length)
             self._decoders[key] = Decoder(artifact, max_length=length)
             while len(self._decoders) > DECODERS:
@@ -198,7 +187,7 @@ class Session:
         def compute() -> cache.Arrays:
             reference = self.reference(progress)
             decoder = self.decoder(scheme, progress)
-            quality = validate_decoder(decoder, reference, self.text, progress)
+            quality = validate_decoder(decoder, reference, self.text, inside(progress, scheme))
             content = json.dumps(asdict(quality.metrics["kl_mean"]))
             return {"kl_mean": np.frombuffer(content.encode(), np.uint8)}
 

@@ -7,7 +7,8 @@ from importlib.metadata import version
 import numpy as np
 
 from llmkg_lab.base import cache
-from llmkg_lab.explorer.questions.session import ExplorerError, Progress, Session, silent
+from llmkg_lab.base.progress import Progress, Step, silent
+from llmkg_lab.explorer.questions.session import ExplorerError, Session
 from llmkg_lab.measure.quality import token_statistics
 from llmkg_lab.reference.outputs import decoder_reference
 
@@ -50,11 +51,11 @@ def score(session: Session, scheme: str, text: str, progress: Progress = silent)
 
     def compute() -> cache.Arrays:
         reference = decoder_reference(session.checkpoint, ids, [], 0, progress)
-        progress(0, 0, f"reading with {scheme}")
+        progress(Step(f"reading with {scheme}"))
         decoder = session.decoder(scheme, progress)
         candidate = decoder.logits(ids)[0, :-1]  # (n, vocab)
         expected = reference.logits(0)[:-1]
-        progress(1, 2, "comparing")
+        progress(Step("comparing"))
         statistics = token_statistics(expected, candidate, ids[0, 1:])
         return {
             **{name: statistics[name] for name in ("kl", "nll_reference", "nll_candidate")},

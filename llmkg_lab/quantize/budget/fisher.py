@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llmkg_lab.base.progress import Counter, Progress
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.models.base import Form, Unit
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
@@ -40,9 +41,6 @@ CHUNK = 512  # rows of the head
 DEPTHS = (0.1, 0.5, 0.9)  # of the layers whose matrices confirm the estimate
 SEED = 0  # of the tokens drawn from the model
 
-Progress = Callable[[int, int, str], None]
-
-
 SOLVED = Layout(4, 64, False, half_scales=True)  # the layout that GPTQ prices
 
 
@@ -52,24 +50,23 @@ def estimate(
     """Options by matrix, and a record of what was confirmed. windows: ids (n, tokens) int64."""
     units, layers = list(checkpoint.form.units()), checkpoint.form.layers
     confirming = {int(depth * layers) for depth in DEPTHS}
-    steps = 2 * layers + len(confirming) + 2
+    steps = Counter(progress, "sensitivities", "steps", 2 * layers + 2 + len(confirming))
     forward = _Forward(LayerwiseLlama(equalized(checkpoint)), windows, confirming)
     for i in range(layers):
-        progress(i, steps, f"layer {i} forward")
         forward.layer(i, [unit for unit in units if unit.layer == i])
-    progress(layers, steps, "predictions")
+        steps.advance()
     backward = _Backward(forward)
+    steps.advance()
     prices: dict[str, list[float]] = {}
     for i in reversed(range(layers)):
-        progress(2 * layers - i, steps, f"sensitivity of layer {i}")
         prices |= backward.layer(i, [unit for unit in units if unit.layer == i])
-    progress(2 * layers + 1, steps, "sensitivity of the table")
+        steps.advance()
     prices |= backward.tables(checkpoint.form)
+    steps.advance()
     confirmed = []
-    for n, i in enumerate(sorted(confirming)):
-        progress(2 * layers + 2 + n, steps, f"confirming in layer {i}")
+    for i in sorted(confirming):
         confirmed += forward.confirm([unit for unit in units if unit.layer == i], prices)
-    progress(steps, steps, "sensitivities")
+        steps.advance()
     correction = _correction(confirmed)
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
     options = {

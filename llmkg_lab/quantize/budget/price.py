@@ -4,12 +4,12 @@
 cache, and lies beside each artifact that was made of it.
 """
 
-from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy as np
 
 from llmkg_lab.base import cache
+from llmkg_lab.base.progress import Progress, silent
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.data.texts import Text
 from llmkg_lab.quantize.budget.options import Sensitivities, fixed_bytes
@@ -18,13 +18,11 @@ from llmkg_lab.quantize.solve.text import CalibrationText, calibration_text
 METHOD = 5  # counted up when the same inputs would give other figures: cached ones are then void
 TOKENS = 10 * 512  # of calibration text: for the solver, and two windows to price
 
-Progress = Callable[[int, int, str], None]  # steps done, in all, what
-
 
 def measure(
     checkpoint: Checkpoint,
     text: Text | None = None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Sensitivities:
     """The sensitivities of a decoder of the Llama form, from the cache where they were measured.
 

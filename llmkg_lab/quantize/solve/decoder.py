@@ -10,7 +10,7 @@ the same inputs costs only the reading.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from llmkg_lab.base import cache
+from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.models.base import Unit
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
@@ -35,7 +36,6 @@ RIDGE = 0.1  # of the mean square of the inputs: how strongly a goal holds on to
 METHOD = 4  # counted up when the same inputs would give other codes: cached layers are then void
 TOKENS = 8 * 512  # twice as many as the widest matrix of a small model has columns
 
-Progress = Callable[[int, int, str], None]  # layers done, in all, what
 Solved = dict[str, Quantized]  # by the checkpoint's name of the matrix
 
 
@@ -44,7 +44,7 @@ def calibrate(
     scheme: Scheme,
     windows: np.ndarray,
     layouts: Mapping[str, Layout] = MappingProxyType({}),
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Solved:
     """Solve all linear layers of a decoder by GPTQ.
 
@@ -72,14 +72,12 @@ def calibrate(
     def layer(i: int) -> cache.Arrays:
         return _arrays(walk.solve(i, solved))
 
-    for i in range(total):
-        progress(i, total, f"calibrating layer {i}")
+    for i in track(range(total), progress, "calibration", "layers"):
         own = [unit for unit in units if unit.layer == i]
         key["layouts"] += [asdict(chosen[unit.name]) for unit in own]  # and of all layers before
         stored = cache.arrays("calibrated", key, partial(layer, i))
         for unit in own:
             solved |= _from_arrays(stored, unit, chosen[unit.name])
-    progress(total, total, "calibrated")
     return solved
 
 

@@ -11,7 +11,7 @@ the way back.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from llmkg_lab.base import cache
+from llmkg_lab.base.progress import Counter, Progress
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.blocks.grid import storable
 from llmkg_lab.quantize.blocks.packing import unpack
@@ -33,8 +34,6 @@ STEPS = 32  # of a window each
 KEPT = 8  # steps from one state in the cache to the next
 RATE = 1e-3  # of a parameter's own size a step, at the beginning; it falls to zero
 DECAYS = (0.9, 0.95)  # of Adam's moments: short, for few steps
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass
@@ -230,22 +229,23 @@ class Distillation:
         }
         losses: list[float] = []
         total = len(self._windows)
+        steps = Counter(progress, "distillation", "steps", total)
         for start in range(0, total, KEPT):
             stop = min(start + KEPT, total)
-            train = partial(self._train, start, stop, progress)
+            train = partial(self._train, start, stop, steps)
             stored = cache.arrays("distilled", {**key, "step": stop}, train)
             self._state.load(stop, stored)
             losses += stored["losses"].tolist()
-        progress(total, total, "distilled")
+            steps.reach(stop)  # where the cache had them
         return *self._student.results(), losses
 
-    def _train(self, start: int, stop: int, progress: Progress) -> cache.Arrays:
+    def _train(self, start: int, stop: int, steps: Counter) -> cache.Arrays:
         total, losses = len(self._windows), []
         for step in range(start, stop):
-            progress(step, total, "distilling")
             ids = self._windows[step : step + 1]
             rate = RATE * (1 - step / total)
             losses.append(self._student.step(ids, self._goal(ids), rate))
+            steps.advance()
         return {**self._state.arrays(), "losses": np.array(losses)}
 
     @cached_property

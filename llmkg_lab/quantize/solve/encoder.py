@@ -22,6 +22,7 @@ import tokenizers
 import torch
 from torch import Tensor, nn
 
+from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.checkpoint.views import Revised
 from llmkg_lab.data import texts
@@ -37,7 +38,6 @@ WORDS = range(5, 61)  # of a sentence: what is shorter is a heading, what is lon
 BATCH = 32  # sentences
 RIDGE = 0.2  # of the mean variance of the inputs: how strongly step 1 holds on to the weights
 
-Progress = Callable[[int, int, str], None]  # layers done, in all, what
 Inputs = dict[str, Tensor]  # module -> what went into it, (tokens, columns)
 
 
@@ -93,7 +93,7 @@ def calibrate(
     checkpoint: Checkpoint,
     scheme: Scheme,
     sentences: Sequence[Sequence[int]],
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Calibration:
     """Solve all matrices of a BERT's layers for what ``sentences`` (token ids) send through them.
 
@@ -105,10 +105,8 @@ def calibrate(
     found, layers = Calibration(), model.encoder.layer
     with torch.inference_mode():
         batches = list(_embed(model, scheme.table(is_head=False), sentences))
-        for i, layer in enumerate(layers):
-            progress(i, len(layers), f"calibrating layer {i}")
+        for i, layer in enumerate(track(layers, progress, "calibration", "layers")):
             _solve_layer(layer, batches, scheme.linear(), form.layer(i), found)
-    progress(len(layers), len(layers), "calibrated")
     return found
 
 
