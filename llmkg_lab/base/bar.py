@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 from rich.console import Console
 from rich.progress import BarColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Lines
+from rich.table import Column
 from rich.text import Text
 
 from llmkg_lab.base import files
@@ -96,12 +97,14 @@ class _Terminal:
     """A line that is drawn anew."""
 
     def __init__(self) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            _Words(),
-        )
         console = Console(stderr=True)
+        width = 40 if console.width >= 110 else 12
+        unbroken = [Column(no_wrap=True) for _ in range(2)]
+        columns = (
+            TextColumn("{task.description}", markup=False, table_column=unbroken[0]),
+            BarColumn(width),
+            _Words(unbroken[1]),
+        )
         # stdout is not redirected: a program may read it while a person watches stderr
         self._lines = Lines(*columns, console=console, transient=True, redirect_stdout=False)
         self._task: TaskID | None = None

@@ -7,7 +7,7 @@ saved there as running.ipynb. A run that ends well leaves report.ipynb and repor
 fails leaves failed.ipynb, and one that is interrupted leaves nothing.
 """
 
-import shutil
+import os
 import sys
 from pathlib import Path
 
@@ -18,9 +18,11 @@ from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 
+from llmkg_lab.base import bar, files
 from llmkg_lab.batch.notebook import (
     FAILED,
     PLAN,
+    PROGRESS,
     REPORT,
     RUNNING,
     Failure,
@@ -45,14 +47,15 @@ def execute(template: Path, folder: Path) -> None:
         raise NotebookError(f"{folder}: {failure}", f"open {folder / FAILED}") from error
     finally:
         running.unlink(missing_ok=True)
+        (folder / PROGRESS).unlink(missing_ok=True)
 
 
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left, a killed one included; whole artifacts stay."""
-    for name in (RUNNING, FAILED, REPORT, "report.html", "result.json"):
+    for name in (RUNNING, PROGRESS, FAILED, REPORT, "report.html", "result.json"):
         (folder / name).unlink(missing_ok=True)
     for half_written in (folder / "artifacts").glob(".*"):
-        shutil.rmtree(half_written, ignore_errors=True)
+        files.remove(half_written)
 
 
 def _run(template: Path, running: Path) -> None:
@@ -71,21 +74,16 @@ def _run(template: Path, running: Path) -> None:
 
 def _publish(running: Path, folder: Path) -> None:
     notebook: NotebookNode = nbformat.read(running, as_version=4)
-    # Of a progress bar the last state alone, as a terminal shows it
+    # Of what a library prints over and over in one line the last state alone
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True)
     html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": folder.name}})
-    temporary = folder / ".report.html"
-    temporary.write_text(html)
-    temporary.replace(folder / "report.html")
+    files.write(folder / "report.html", html)
     _write(notebook, folder / REPORT)
 
 
 def _write(notebook: NotebookNode, target: Path) -> None:
-    """Whole or not at all."""
-    temporary = target.with_name(f".{target.name}")
-    nbformat.write(notebook, temporary)
-    temporary.replace(target)
+    files.write(target, nbformat.writes(notebook) + "\n")
 
 
 def _keep_failed(template: Path, running: Path, target: Path, error: Exception) -> Failure:
@@ -98,7 +96,9 @@ def _keep_failed(template: Path, running: Path, target: Path, error: Exception) 
 
 
 if __name__ == "__main__":
+    asked = Path(sys.argv[1]), Path(sys.argv[2])
+    os.environ[bar.FILE] = str(asked[1].resolve() / PROGRESS)  # the kernel inherits it
     try:
-        execute(Path(sys.argv[1]), Path(sys.argv[2]))
+        execute(*asked)
     except NotebookError as error:
         sys.exit(str(error))

@@ -227,7 +227,8 @@ def _write_plan(job: Job, code: str) -> None:
     path = job.folder / notebook.PLAN
     if not path.exists() or path.read_text() != content:
         files.write(path, content)
-    (job.folder / notebook.RUNNING).unlink(missing_ok=True)
+    for name in (notebook.RUNNING, notebook.PROGRESS):
+        (job.folder / name).unlink(missing_ok=True)
 
 
 def _artifacts_are_whole(job: Job) -> bool:

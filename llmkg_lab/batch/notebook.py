@@ -16,6 +16,7 @@ from llmkg_lab.base import paths
 from llmkg_lab.base.errors import LabError
 
 PLAN = "run.yaml"  # what to run: the notebook's parameters, and the variant in full
+PROGRESS = "progress.json"  # the step at hand in the cell at hand, as base.bar writes it
 STATES = RUNNING, FAILED, REPORT = "running.ipynb", "failed.ipynb", "report.ipynb"
 OTHERS = {"explore"}  # notebooks that are no family's
 METADATA = "llmkg_lab"  # our key in a failed notebook's metadata
@@ -26,13 +27,31 @@ class NotebookError(LabError):
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run is: ``cell`` of ``cells`` code cells, at the step that the cell names."""
+class Cell:
+    """A code cell: the step that it names, and the seconds that it took; None if it is not done."""
 
-    cell: int
-    cells: int
     step: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """How far a run is: when it began, and when it entered the cell at hand."""
+
+    cells: tuple[Cell, ...]
     started: datetime
+    entered: datetime
+
+    @property
+    def at(self) -> int:
+        """The index of the cell at hand; of a run that is done, the last."""
+        done = sum(cell.seconds is not None for cell in self.cells)
+        return min(done, len(self.cells) - 1)
+
+    @property
+    def step(self) -> str:
+        """The step at hand."""
+        return self.cells[self.at].step
 
     def seconds(self) -> float:
         """Since the run began."""
@@ -76,25 +95,34 @@ def check_parameters(notebook: Path, names: Collection[str]) -> None:
             raise NotebookError(f"{notebook.name} has no parameter {name!r}", hint)
 
 
-def progress(path: Path) -> Progress | None:
+def read(path: Path) -> dict | None:
+    """Read a notebook; None where there is none that can be read, for papermill may be writing."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def run_of(path: Path) -> Run | None:
     """How far the run that saves ``path`` is; None where nothing can be read (yet)."""
     try:
         notebook = json.loads(path.read_bytes())
         started = datetime.fromisoformat(notebook["metadata"]["papermill"]["start_time"])
+        times = [_papermill(cell).get("start_time") for cell in code_cells(notebook)]
+        entered = max([started, *map(datetime.fromisoformat, filter(None, times))])
     except (OSError, ValueError, KeyError, TypeError):  # papermill may just be writing it
         return None
-    cells = code_cells(notebook)
-    done = sum(_papermill(cell).get("status") == "completed" for cell in cells)
-    current = min(done, len(cells) - 1)
-    return Progress(current + 1, len(cells), step(cells[current]), started)
+    return Run(tuple(cells(notebook)), started, entered)
 
 
-def duration(path: Path) -> float | None:
-    """Seconds that the run reported in ``path`` took; None where it does not say."""
-    try:
-        return json.loads(path.read_bytes())["metadata"]["papermill"]["duration"]
-    except (OSError, ValueError, KeyError):
-        return None
+def parameters(notebook: dict) -> dict | None:
+    """The parameters that a run was given; None of a notebook that was not run."""
+    return notebook["metadata"].get("papermill", {}).get("parameters")
+
+
+def cells(notebook: dict) -> list[Cell]:
+    """The code cells of a run."""
+    return [Cell(step(cell), _seconds(cell)) for cell in code_cells(notebook)]
 
 
 def describe(notebook: dict, error: BaseException) -> Failure:
@@ -132,6 +160,11 @@ def step(cell: dict) -> str:
     """The step that a cell names in a comment, as papermill's own progress bar shows it."""
     found = re.search(r"# papermill_description=(\S+)", "".join(cell["source"]))
     return found[1] if found else ""
+
+
+def _seconds(cell: dict) -> float | None:
+    known = _papermill(cell)
+    return known.get("duration") if known.get("status") == "completed" else None
 
 
 def _papermill(cell: dict) -> dict:

@@ -5,11 +5,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from rich.live import Live
 from rich.table import Table
 
-from llmkg_lab.batch import notebook
+from llmkg_lab.base.progress import Snapshot, clock
+from llmkg_lab.batch import notebook, timing
 from llmkg_lab.batch.jobs import Job, Outcome, read_result, stamps
 from llmkg_lab.cli import console
 
@@ -32,10 +34,11 @@ class Watched:
     """One job of a running batch, read from its folder."""
 
     job: Job
-    expected: float | None  # seconds that the last report took
+    expected: tuple[notebook.Cell, ...] | None  # of the last report, where it compares
     before: dict[str, int | None]
     state: str = "waiting"
-    progress: notebook.Progress | None = None
+    run: notebook.Run | None = None
+    at_hand: Snapshot | None = None  # the step of the cell at hand
     elapsed: float = 0.0
     saved: int | None = None  # when the running notebook was, as far as it has been read
 
@@ -50,35 +53,23 @@ class Watched:
             self.state = (read_result(self.job.folder) or {"verdict": "done"})["verdict"]
 
     def _update_running(self, saved: int) -> None:
-        if saved != self.saved and (
-            progress := notebook.progress(self.job.folder / notebook.RUNNING)
-        ):
-            self.state, self.progress, self.saved = "running", progress, saved
-        if self.progress:
-            self.elapsed = self.progress.seconds()
-
-    @property
-    def remaining(self) -> float | None:
-        """Seconds left, by what the last report took, or else by the cells that are done."""
-        if self.state != "running":
-            return None
-        if self.expected:
-            return max(0.0, self.expected - self.elapsed)
-        done = self.progress.cell - 1
-        return self.elapsed * (self.progress.cells - done) / done if done else None
+        if saved != self.saved and (run := notebook.run_of(self.job.folder / notebook.RUNNING)):
+            self.state, self.run, self.saved = "running", run, saved
+        if self.run:
+            self.elapsed = self.run.seconds()
+            at_hand = Snapshot.load(self.job.folder / notebook.PROGRESS)
+            entered = self.run.entered.timestamp()
+            self.at_hand = at_hand if at_hand and at_hand.at >= entered else None
 
     def cells(self) -> tuple[str, str, str, str, str]:
         """Its row: state, cell, step, elapsed, time left."""
-        if self.progress is None:
+        if self.run is None:
             return self.state, "", "", "", ""
-        running = self.state == "running"
-        return (
-            self.state,
-            f"{self.progress.cell}/{self.progress.cells}",
-            self.progress.step if running else "",
-            clock(self.elapsed),
-            "" if self.remaining is None else clock(self.remaining),
-        )
+        cell = f"{self.run.at + 1}/{len(self.run.cells)}"
+        if self.state != "running":
+            return self.state, cell, "", clock(self.elapsed), ""
+        left = timing.left(self.run, self.expected, self.at_hand, datetime.now(UTC))
+        return self.state, cell, self.run.step, clock(self.elapsed), str(left or "unknown")
 
 
 @dataclass
@@ -96,8 +87,10 @@ class Watch:
             shown = [w for w in shown if w.state in ("running", "failed", "fail")][-room:]
         rows = []
         for watched in shown:
-            state, *rest = watched.cells()
-            rows.append((watched.job.variant.id, console.state(state), *rest))
+            state, cell, step, *times = watched.cells()
+            if watched.at_hand and step:
+                step = f"{step}: {watched.at_hand.step}"
+            rows.append((watched.job.variant.id, console.state(state), cell, step, *times))
         table = console.table(("variant", "state", "cell", "step", "elapsed", "left"), rows)
         counts = Counter(watched.state for watched in self.jobs)
         states = ", ".join(f"{count} {state}" for state, count in counts.items())
@@ -109,7 +102,7 @@ class Watch:
 @contextlib.contextmanager
 def watching(jobs: Sequence[Job]) -> Iterator[Callable[[], object]]:
     """A function that shows how far ``jobs`` are each time it is called, on stderr."""
-    watch = Watch([Watched(job, _expected(job), stamps(job.folder)) for job in jobs])
+    watch = Watch([_watched(job) for job in jobs])
     if not console.err.is_terminal:
         yield _lines(watch)
         return
@@ -155,13 +148,6 @@ def _rows(outcome: Outcome) -> list[tuple]:
     ]
 
 
-def clock(seconds: float) -> str:
-    """Minutes and seconds, hours where there are some: 0:07, 12:30, 1:02:03."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
 def _lines(watch: Watch) -> Callable[[], object]:
     """Prints a line whenever a job comes to another state or step."""
     last: dict[str, tuple[str, str]] = {}
@@ -173,16 +159,15 @@ def _lines(watch: Watch) -> Callable[[], object]:
             name = watched.job.variant.id
             if state != "waiting" and last.get(name) != (state, step):
                 last[name] = state, step
-                parts = (name, state, cell, step, elapsed, f"{left} left" if left else "")
+                parts = (name, state, cell, step, elapsed, left and f"time left {left}")
                 console.err.print(" · ".join(filter(None, parts)), highlight=False, markup=False)
 
     return report
 
 
-def _expected(job: Job) -> float | None:
-    """Seconds that the last report of this variant took, or one of its family's."""
-    reports = [job.folder / notebook.REPORT, *job.folder.parent.glob(f"*/{notebook.REPORT}")]
-    return next(filter(None, map(notebook.duration, reports)), None)
+def _watched(job: Job) -> Watched:
+    expected = timing.expected(job.folder, job.parameters, job.variant)
+    return Watched(job, expected, stamps(job.folder))
 
 
 def _first(measured: dict, forms: dict[str, str]) -> str:

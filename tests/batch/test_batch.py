@@ -25,7 +25,6 @@ from llmkg_lab.batch import jobs as batch
 from llmkg_lab.batch import notebook
 from llmkg_lab.batch.execute import execute
 from llmkg_lab.batch.notebook import NotebookError
-from llmkg_lab.cli import watch
 from llmkg_lab.roster import catalog
 
 VARIANT = """\
@@ -113,6 +112,8 @@ def test_one_failure_does_not_stop_the_others(finished):
     assert started == ["absent", "good", "strict"]  # tier by tier
     assert "good · running · " in stderr
     assert "convert" in stderr
+    assert "time left unknown" in stderr  # the first run of its kind
+    assert not re.search(r"time left \d", stderr)
 
 
 def test_a_report_is_complete(finished):
@@ -121,9 +122,11 @@ def test_a_report_is_complete(finished):
     report = nbformat.read(folder / "report.ipynb", as_version=4)
     assert all(cell.metadata.papermill.status == "completed" for cell in report.cells)
     outputs = [output for cell in notebook.code_cells(report) for output in cell.outputs]
-    said = [output.text for output in outputs if output.output_type == "stream"]
-    assert any("int8: 100%" in text for text in said)
-    assert not any("\r" in text for text in said)  # of a progress bar the last state alone
+    shown = [output.data["text/plain"] for output in outputs if "text/plain" in output.data]
+    (converted,) = [text for text in shown if "writing" in text]  # one output, its last state
+    assert re.fullmatch(
+        r"fp32 · writing: [\d.]+ MB in .*\nint8 · writing: [\d.]+ MB in .*", converted
+    )
     html = (folder / "report.html").read_text()
     assert "<title>good</title>" in html
     assert "A small family for the batch" in html
@@ -225,6 +228,8 @@ def test_an_interrupted_batch_leaves_nothing_half_written_and_goes_on(finished, 
     command = ("run", "good", "strict", "--out", outputs, "--jobs", "2", "--json")
     _, stdout, stderr = call(environment, *command)
     assert [outcome["state"] for outcome in json.loads(stdout)] == ["done", "done"], stderr
+    assert re.search(r"strict · running · .* · time left 0:\d\d\n", stderr)  # as long as last time
+    assert not re.search(r"good · running · .* · time left \d", stderr)  # its report was lost
     assert names(good) == {"report.ipynb", "report.html", "result.json", "run.yaml", "artifacts"}
     assert names(good / "artifacts") == {"fp32", "int8"}
     assert verify(strict / "artifacts" / "int8") == []
@@ -303,11 +308,7 @@ def test_progress_survives_a_half_written_notebook(finished, tmp_path):
     whole = (finished[0] / "tiny" / "strict" / "report.ipynb").read_bytes()
     path = tmp_path / "running.ipynb"
     path.write_bytes(whole[: len(whole) // 2])
-    assert notebook.progress(path) is None
+    assert notebook.run_of(path) is None
     path.write_bytes(whole)
-    progress = notebook.progress(path)
-    assert (progress.cell, progress.cells, progress.step) == (8, 8, "verdict")
-
-
-def test_the_clock():
-    assert [watch.clock(seconds) for seconds in (6.6, 750, 3723)] == ["0:07", "12:30", "1:02:03"]
+    run = notebook.run_of(path)
+    assert (run.at, len(run.cells), run.step) == (7, 8, "verdict")

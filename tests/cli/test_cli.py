@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from support.terminal import on_a_terminal, without_escapes
 
 from llmkg_lab.artifact import Artifact, verify
 from llmkg_lab.checkpoint import open_checkpoint
@@ -26,9 +29,10 @@ from llmkg_lab.sources import fetch
 COMMAND = [sys.executable, "-m", "llmkg_lab.cli"]
 
 
-def call(*arguments):
+def call(*arguments, **environment):
     """Run a command: (exit code, stdout, stderr)."""
-    result = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True)
+    command, environment = [*COMMAND, *map(str, arguments)], {**os.environ, **environment}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
     return result.returncode, result.stdout, result.stderr
 
 
@@ -87,6 +91,41 @@ def test_convert_makes_one_artifact_a_scheme(minilm_folder, tmp_path):
     assert (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns > before
     assert "MB/s" in stdout
     assert "feed-forward" in stdout
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """Evaluation data for the tiny Llama that reads numbers, and an empty cache."""
+    content = " ".join(map(str, np.random.default_rng(5).integers(0, 131, 30_000)))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "wikitext2-valid.txt").write_text(content)
+    folders = {"LLMKG_LAB_DATA": "data", "LLMKG_LAB_CACHE": "cache"}
+    return {name: str(tmp_path / folder) for name, folder in folders.items()}
+
+
+def test_a_calibrated_scheme_tells_its_steps_apart(tiny_llama_of_numbers, numbers, tmp_path):
+    folder = tiny_llama_of_numbers.path
+    arguments = ("convert", folder, "--scheme", "int4-gptq", "--out", tmp_path / "out", "--json")
+    code, stdout, stderr = call(*arguments, **numbers)
+    assert code == 0, stderr
+    (made,) = json.loads(stdout)  # and nothing else
+    assert len(stderr.splitlines()) <= 2  # a step that took long
+    assert list(made["steps"]) == ["calibration", "writing"]
+    read = sum(tensor.nbytes for tensor in tiny_llama_of_numbers.tensors.values())
+    own_rate = read / 1e6 / made["steps"]["writing"]
+    assert made["megabytes_per_second"] == pytest.approx(own_rate)
+    assert sum(made["steps"].values()) < made["seconds"]
+
+
+def test_convert_on_a_terminal_draws_one_line(tiny_llama_of_numbers, numbers, tmp_path):
+    arguments = [str(tiny_llama_of_numbers.path), "--scheme", "int4-gptq"]
+    command = [*COMMAND, "convert", *arguments, "--out", str(tmp_path / "out"), "--json"]
+    drawn, stdout = on_a_terminal(command, 100, numbers)
+    assert json.loads(stdout)[0]["scheme"] == "int4-gptq"
+    plain = without_escapes(drawn)
+    assert re.search(r"int4-gptq · calibration .* of 2 layers", plain)
+    assert "int4-gptq · writing" in plain
+    assert "\n" not in plain
 
 
 def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):

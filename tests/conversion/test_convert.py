@@ -78,8 +78,8 @@ def test_ctrl_c_leaves_the_old_artifact_and_nothing_else(minilm_folder, tmp_path
     checkpoint = open_checkpoint(minilm_folder)
     before = convert(checkpoint, INT4, tmp_path / "out").manifest
 
-    def interrupt(done, total, name):
-        if done > total / 2:
+    def interrupt(step):
+        if step.fraction > 0.5:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

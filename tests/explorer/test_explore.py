@@ -12,6 +12,7 @@ from support.lab_browser import browser, needs_chromium, run_all_cells, server
 
 from llmkg_lab.base import paths
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.progress import Step
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.explorer.bench import Bench
 from llmkg_lab.explorer.bench.jobs import CANCELLED, DONE, FAILED, Job, Worker, describe
@@ -57,7 +58,7 @@ def test_a_job_is_cancelled_where_it_reports_and_the_next_one_runs(worker):
 
     def endless(job):
         for i in range(10**9):
-            job.progress(i, 10**9, "counting")
+            job.progress(Step("counting", "numbers", i, 10**9))
             reached.set()
             go.wait(10)
 
@@ -93,10 +94,15 @@ def test_a_failure_says_what_to_do(worker):
 
 def test_time_left_is_of_the_present_step():
     job = Job("work", lambda job: None, lambda job: None)
-    job.state, job.total, job.done, job.what = "running", 10, 4, "reading"
-    job._began = time.monotonic() - 8
-    assert job.seconds_left == pytest.approx(12, abs=0.5)
-    assert describe(job) == "reading: 40 %, about 12 s left"
+    job.state = "running"
+    job.progress(Step("reading", "windows", 0, 10))
+    time.sleep(0.1)
+    job.progress(Step("reading", "windows", 4, 10))
+    assert job.seconds_left == pytest.approx(0.15, abs=0.08)
+    assert describe(job) == "reading: 40 %, about 0 s left"
+    job.progress(Step("writing", "bytes", 0, 10))
+    assert job.seconds_left is None
+    assert describe(job) == "writing: 0 %"
 
 
 def test_a_cell_waits_for_what_the_opening_starts():
