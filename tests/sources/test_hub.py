@@ -106,6 +106,42 @@ def test_every_form_of_weights_converts(write, stem, weights, hub, client, tmp_p
     assert (source["kind"], source["revision"]) == ("hub", hub_server.COMMIT)
 
 
+WATCHED = """
+import json, sys
+from llmkg_lab.sources import fetch_repo
+class Stopped(BaseException): pass
+seen = []
+def progress(step):
+    seen.append([str(step), step.done, step.total])
+    if step.done > int(sys.argv[2]):
+        raise Stopped
+try:
+    fetch_repo(sys.argv[1], progress=progress)
+except Stopped:
+    seen.append(["stopped", 0, 0])
+print(json.dumps(seen))
+"""
+
+
+def test_a_download_counts_its_bytes_and_stops_where_that_is_asked(hub, client, tmp_path):
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(os.urandom(2 * CHUNK + CHUNK // 2))
+    hub.repos[REPO] = folder
+    total = sum(path.stat().st_size for path in folder.iterdir())
+
+    stopped = client(command=["-c", WATCHED, REPO, str(CHUNK // 2)])
+    assert json.loads(stopped.stdout)[-1][0] == "stopped", stopped.stderr
+    whole = client(command=["-c", WATCHED, REPO, str(total)])
+    seen = json.loads(whole.stdout)
+    assert seen[0] == [f"download: 0.0 of {total / 1e6:.1f} MB", 0, total]
+    assert [done for _, done, _ in seen] == sorted({done for _, done, _ in seen})
+    assert seen[-1] == [f"download: {total / 1e6:.1f} MB", total, total]
+    assert "Downloading" not in whole.stderr  # the client's own bars are silent
+    assert json.loads(client(command=["-c", WATCHED, REPO, "0"]).stdout) == []  # all is here
+
+
 def test_a_cut_download_goes_on_where_it_stopped(hub, client, tmp_path):
     folder, weights = tmp_path / "repo", os.urandom(CHUNK + CHUNK // 2)
     folder.mkdir()
