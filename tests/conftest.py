@@ -1,4 +1,7 @@
-"""Fixtures that several test files share: the real models that packages carry."""
+"""Fixtures that several test files share: the real models that packages carry.
+
+Whatever takes one of them, or what is made of one, is marked ``real``.
+"""
 
 import io
 import shutil
@@ -17,6 +20,16 @@ from llmkg_lab.scheme import Scheme
 
 def _package_folder(name: str) -> Path:
     return Path(next(iter(find_spec(name).submodule_search_locations)))
+
+
+REAL = {"minilm_folder", "smollm2_gguf"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what computes with real weights, through however many fixtures."""
+    for item in items:
+        if REAL.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.real)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,8 @@ def checkpoint(tmp_path_factory):
     return open_checkpoint(packaged_e5.write_folder(source, tmp_path_factory.mktemp("e5")))
 
 
+@pytest.mark.real
+@pytest.mark.slow
 def test_a_quantized_table_costs_little_where_it_is_most_of_the_file(checkpoint, tmp_path):
     """The float32 model reaches Spearman 0.8397 on all 1,379 pairs (the data's own note: 0.839)."""
     pairs = load_pairs(["stsb"]).spread(PAIRS)

@@ -34,6 +34,7 @@ def test_a_checkpoint_of_ones_own_is_converted(checkpoint, tmp_path):
     assert printed.count("The capital of France is …") == 2
 
 
+@pytest.mark.slow
 def test_a_budget_is_chosen_and_kept(checkpoint, tmp_path):
     table = example("choose_by_budget.py", checkpoint, tmp_path)
     rows = [tuple(map(float, row)) for row in re.findall(r"^([\d.]+) +([\d.]+)", table, re.M)]
@@ -45,7 +46,6 @@ def test_a_budget_is_chosen_and_kept(checkpoint, tmp_path):
     assert re.search(r"matrices by bits: \d+ at \d", printed)
 
 
-@pytest.mark.real
 def test_the_closest_line_is_found(make_artifact, tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_text(

@@ -22,10 +22,15 @@ ARGUMENTS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-needs_chromium = pytest.mark.skipif(
+_SKIP = pytest.mark.skipif(
     CHROMIUM is None,
     reason="no Chromium is installed (Debian: apt-get update && apt-get install -y chromium)",
 )
+
+
+def needs_chromium(test):
+    """Mark a test as one in the browser, skipped where there is none."""
+    return pytest.mark.browser(_SKIP(test))
 
 
 @contextlib.contextmanager
