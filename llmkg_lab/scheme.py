@@ -54,6 +54,12 @@ class Layout:
         return rows * (blocks * (self.block_size * self.bits // 8 + scale) + zero_points)
 
 
+def integer_layout(layout: Layout | None) -> Layout:
+    """``layout``, of a scheme that is known to store integer codes."""
+    assert layout is not None
+    return layout
+
+
 @dataclass(frozen=True)
 class Budget:
     """What the graph and its weights may take together."""

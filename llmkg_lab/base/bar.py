@@ -192,7 +192,7 @@ class _Notebook:
 
         content = {"text/plain": "\n".join([*self._lines, *last])}
         if self._output is None:
-            self._output = display(content, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._output = display(content, raw=True, display_id=True)
         else:
             self._output.update(content, raw=True)
         self._shown = time.monotonic()

@@ -92,7 +92,7 @@ def _command(
     # As many threads as cores between all notebooks: threads that wait for one another in turns are
     # slower than one, PyTorch's several times. Snakemake tells each notebook's libraries.
     threads = max(1, machine.physical_cores() // parallel)
-    options = {
+    options: dict[str, list[object]] = {
         "--snakefile": [paths.workflow() / "Snakefile"],
         "--profile": [paths.workflow() / "profiles" / "local"],
         "--directory": [outputs],

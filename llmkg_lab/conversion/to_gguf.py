@@ -22,7 +22,6 @@ from llmkg_lab.graph.store import Use
 from llmkg_lab.models import Form, UnsupportedError
 from llmkg_lab.scheme import Scheme
 
-Kind = GGMLQuantizationType
 TYPES = {  # what the gguf package can quantize to and both llama.cpp and Candle read
     "F32": LlamaFileType.ALL_F32,
     "F16": LlamaFileType.MOSTLY_F16,
@@ -45,7 +44,7 @@ class Stored:
     name: str  # the checkpoint's
     gguf_name: str
     shape: tuple[int, ...]
-    kind: Kind
+    kind: GGMLQuantizationType
     heads: int  # whose rows are permuted; 0: none
     first: int = 0  # row of the checkpoint's tensor
 
@@ -72,7 +71,7 @@ def export(
     it was.
     """
     check_type(kind)
-    stored = _layout(checkpoint, Kind[kind])
+    stored = _layout(checkpoint, GGMLQuantizationType[kind])
     with publishing(Path(out), force=force) as staging:
         model = staging / f"model-{kind}.gguf"
         _write_header(model, checkpoint, kind, stored)
@@ -100,14 +99,16 @@ def check_type(kind: str) -> str:
     return kind
 
 
-def _layout(checkpoint: Checkpoint, kind: Kind) -> list[Stored]:
+def _layout(checkpoint: Checkpoint, kind: GGMLQuantizationType) -> list[Stored]:
     """The tensors in the order of the checkpoint's layers, checked as for an ONNX graph."""
     plan = plan_of(checkpoint, Scheme.parse("fp32"), checkpoint.task)
     stored = (_stored(checkpoint, *item, kind) for item in plan.shapes.items())
     return [part for tensor in stored for part in _halves(tensor, checkpoint.form)]
 
 
-def _stored(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], kind: Kind) -> Stored:
+def _stored(
+    checkpoint: Checkpoint, name: str, shape: tuple[int, ...], kind: GGMLQuantizationType
+) -> Stored:
     form = checkpoint.form
     gguf_name = form.gguf.gguf_name(name.removeprefix("bert."))
     if gguf_name is None:
@@ -115,9 +116,9 @@ def _stored(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], kind: Kin
             f"{checkpoint.path}: GGUF has no place for the tensor {name}", "use the ONNX artifact"
         )
     if len(shape) == 1 or gguf_name in FLOAT32:
-        kind = Kind.F32
+        kind = GGMLQuantizationType.F32
     elif shape[-1] % GGML_QUANT_SIZES[kind][0]:
-        kind = Kind.F16
+        kind = GGMLQuantizationType.F16
     counts, module = form.gguf.permuted, _module(name)
     return Stored(
         name, gguf_name, shape, kind, getattr(form, counts[module]) if module in counts else 0

@@ -106,11 +106,9 @@ def convert_all(
     artifacts = {}
     for name in schemes:
         scheme, out = Scheme.parse(name), Path(folder) / name
-        artifacts[name] = _existing(out, checkpoint, scheme, source)
-        if artifacts[name] is None:
-            artifacts[name] = convert(
-                checkpoint, scheme, out, source=source, force=True, progress=progress
-            )
+        artifacts[name] = _existing(out, checkpoint, scheme, source) or convert(
+            checkpoint, scheme, out, source=source, force=True, progress=progress
+        )
     return artifacts
 
 

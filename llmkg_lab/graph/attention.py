@@ -47,7 +47,8 @@ class CachedAttention:
         qkv: queries, keys and values one by one, or side by side as one value (batch, sequence,
             (heads + 2 kv_heads) head_dim).
         """
-        graph, shape = self.layers.graph, ["batch_size", kv_heads]
+        graph = self.layers.graph
+        shape: list[int | str] = ["batch_size", kv_heads]
         past, present = [], []
         for part in ("key", "value"):
             name = f"{layer}.{part}"

@@ -155,7 +155,8 @@ class Stream:
         for part, energy in self._map(quantize, parts, columns):
             graph.data.append(part.codes)
             scales.append(part.scales)
-            zero_points.append(part.zero_points)
+            if part.zero_points is not None:
+                zero_points.append(part.zero_points)
             use.squared_error += part.squared_error
             use.energy += energy
         nbytes = graph.data.size - start

@@ -64,7 +64,7 @@ class DataFile:
         return self.size
 
     def append(self, data: bytes | memoryview | np.ndarray) -> None:
-        view = memoryview(data).cast("B") if len(data) else b""
+        view = memoryview(data).cast("B") if len(data) else memoryview(b"")  # type: ignore[arg-type]
         self._file.write(view)
         self._hash.update(view)
         self.size += len(view)

@@ -232,7 +232,7 @@ def main(folder: str, workload: str) -> None:
     samples = WORKLOADS[artifact.task](artifact, work)
     samples["peak_memory_mb"] = [peak_memory() / 1e6]  # before the bandwidth's array is made
     if "decode_ms" in samples:
-        samples["bandwidth_gb_s"] = [read_bandwidth(work.threads)]
+        samples["bandwidth_gb_s"] = [read_bandwidth(work.threads or default_threads())]
     json.dump(samples, sys.stdout)
 
 

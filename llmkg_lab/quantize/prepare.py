@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from llmkg_lab.quantize.solve.decoder import TOKENS, calibrate
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
 from llmkg_lab.quantize.solve.text import CORPORA, PROSE, WINDOW, calibration_text, check_form
-from llmkg_lab.scheme import Layout, Scheme, SchemeError
+from llmkg_lab.scheme import Layout, Scheme, SchemeError, integer_layout
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,11 @@ def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text, progress: Pr
     if scheme.budget:
         found = sensitivity.measure(checkpoint, text, progress)
         chosen = budget.allocate(found, scheme.budget.nbytes(found.record["parameters"]))
-    even, calibration = equalized(checkpoint), calibration_text(checkpoint, text, TOKENS)
+    even: Checkpoint = equalized(checkpoint)
+    calibration = calibration_text(checkpoint, text, TOKENS)
     layouts = chosen.layouts if chosen else {}
     solved = calibrate(even, scheme, calibration.windows, layouts, progress)
-    record = {"method": scheme.method, "damping": DAMPING, **calibration.record}
+    record: dict[str, Any] = {"method": scheme.method, "damping": DAMPING, **calibration.record}
     if scheme.distilled:
         even, solved, record["distillation"] = _distilled(
             even, scheme, solved, layouts, text, progress
@@ -137,8 +139,10 @@ def _distilled(
     from llmkg_lab.quantize.solve import distill  # torch
 
     form = checkpoint.form
-    table = layouts.get(form.table, scheme.table(is_head=form.tied))
-    head = table if form.tied else layouts.get(form.head, scheme.table(is_head=True))
+    table, head = (
+        layouts.get(name) or integer_layout(scheme.table(is_head=is_head))
+        for name, is_head in ((form.table, form.tied), (form.head, True))
+    )
     # on text that follows what the matrices were solved on
     windows = calibration_text(checkpoint, text, TOKENS + distill.STEPS * WINDOW).windows
     windows = windows[-distill.STEPS :]

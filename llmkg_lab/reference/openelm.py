@@ -36,8 +36,8 @@ class Attention(nn.Module):
         queries, keys, values = qkv.split(self.counts, 1)  # (batch, heads, tokens, head_dim)
         queries = rotate(self.q_norm(queries), *rotation)
         keys = rotate(self.k_norm(keys), *rotation)
-        if cache[i] is not None:
-            past_keys, past_values = cache[i]
+        if (past := cache[i]) is not None:
+            past_keys, past_values = past
             keys, values = torch.cat([past_keys, keys], 2), torch.cat([past_values, values], 2)
         mask = torch.ones(tokens, keys.shape[2], dtype=torch.bool)
         mask = mask.tril(keys.shape[2] - tokens)  # a token sees the past and itself

@@ -82,7 +82,7 @@ def decoder_reference(
     continuation: tokens of each greedy continuation.
     Raises CheckpointError or UnsupportedError where the weights do not fill the model.
     """
-    prompts = [list(map(int, prompt)) for prompt in prompts]
+    starts = [list(map(int, prompt)) for prompt in prompts]
 
     def compute() -> cache.Arrays:
         from llmkg_lab.reference.load import load_model  # torch: seconds, and half a gigabyte
@@ -94,13 +94,13 @@ def decoder_reference(
             batch = windows[start : start + WINDOWS]
             hidden.append(_hidden(model, batch))
             read.advance(len(batch))
-        continued = _continue(model, prompts, continuation, inside(progress, "reference"))
+        continued = _continue(model, starts, continuation, inside(progress, "reference"))
         return {"hidden": np.concatenate(hidden), "continuations": np.array(continued, np.int64)}
 
-    key = {"windows": _sha256(windows), "prompts": prompts, "continuation": continuation}
+    key = {"windows": _sha256(windows), "prompts": starts, "continuation": continuation}
     stored = cache.arrays("reference", {**_key(checkpoint), **key}, compute)
     continuations = stored["continuations"].tolist()
-    return DecoderReference(checkpoint, windows, prompts, stored["hidden"], continuations)
+    return DecoderReference(checkpoint, windows, starts, stored["hidden"], continuations)
 
 
 def embedder_reference(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from llmkg_lab.base import paths
 from llmkg_lab.models import FORMS
@@ -169,7 +170,7 @@ class _Reader:
         fields = top.fields(self.OPTIONAL, self.REQUIRED)
         task = fields["task"].choice(TASKS)
         shared = self._shared(task, fields)
-        optional = {}
+        optional: dict[str, Any] = {}
         if "expect" in fields:
             expect = fields["expect"].fields(("parameters",))
             optional["expect"] = {key: node.integer() for key, node in expect.items()}
@@ -246,9 +247,12 @@ def _merged(default: Bounds, own: Bounds) -> Bounds:
 
 def _evaluation(node: Node, default: Evaluation) -> Evaluation:
     fields = node.fields(Evaluation.__dataclass_fields__)
-    lists = {k: v.each(Node.text) for k, v in fields.items() if k in ("corpora", "prompts")}
-    counts = {k: v.integer() for k, v in fields.items() if k not in lists}
-    return replace(default, **lists, **counts)
+    texts = ("corpora", "prompts")
+    said: dict[str, Any] = {
+        key: value.each(Node.text) if key in texts else value.integer()
+        for key, value in fields.items()
+    }
+    return replace(default, **said)
 
 
 def _source(node: Node) -> SourceSpec:

@@ -34,7 +34,7 @@ def root(error: BaseException) -> BaseException:
 
 def retry_after(error: BaseException) -> int | None:
     """Seconds that the Hub asks to wait: its rate limit header, or the standard one."""
-    if status(error) is None:
+    if not isinstance(error, HfHubHTTPError):
         return None
     headers = error.response.headers
     limit = re.search(r"\bt\s*=\s*(\d+)", headers.get("ratelimit", ""))

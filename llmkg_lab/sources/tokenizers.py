@@ -164,7 +164,10 @@ def _train_unigram(lines: list[str]) -> tuple[Tokenizer, dict]:
         normalization_rule_name="identity",
         num_threads=1,
         minloglevel=2,
-        **{f"{kind}_id": i for i, kind in enumerate(("bos", "pad", "eos", "unk"))},
+        bos_id=0,
+        pad_id=1,
+        eos_id=2,
+        unk_id=3,
     )
     trained = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [(trained.id_to_piece(i), trained.get_score(i)) for i in range(len(trained))]

@@ -1,6 +1,7 @@
 """How far a decoder's next-token distributions lie from its reference's."""
 
 from dataclasses import asdict
+from functools import partial
 
 import datasets
 import evaluate
@@ -57,15 +58,15 @@ class Divergence(evaluate.Metric):
         column = {name: np.asarray(values) for name, values in columns.items()}
         kl, candidate = column["kl"], column["nll_candidate"]
         reference = column["nll_reference"]
-        over = {"unit": "tokens", "blocks": column["block"]}
+        over = partial(estimate, unit="tokens", blocks=column["block"])
         estimates = {
-            "kl_mean": estimate(np.mean, kl, **over),
-            "kl_p99": estimate(lambda values: np.quantile(values, 0.99), kl, **over),
+            "kl_mean": over(np.mean, kl),
+            "kl_p99": over(lambda values: np.quantile(values, 0.99), kl),
             "kl_max": extreme(kl.max(), len(kl), "tokens"),
-            "top1_agreement": estimate(np.mean, column["same_top1"], **over),
-            "perplexity": estimate(_perplexity, candidate, **over),
-            "perplexity_reference": estimate(_perplexity, reference, **over),
-            "perplexity_ratio": estimate(_perplexity, candidate - reference, **over),
+            "top1_agreement": over(np.mean, column["same_top1"]),
+            "perplexity": over(_perplexity, candidate),
+            "perplexity_reference": over(_perplexity, reference),
+            "perplexity_ratio": over(_perplexity, candidate - reference),
         }
         return {name: asdict(value) for name, value in estimates.items()}
 

@@ -1,6 +1,7 @@
 """How well a cross-encoder keeps its reference's scores, and the rankings that follow from them."""
 
 from dataclasses import asdict
+from functools import partial
 
 import datasets
 import evaluate
@@ -54,8 +55,9 @@ class RankingFidelity(evaluate.Metric):
     ) -> dict[str, dict]:
         from scipy.stats import kendalltau, spearmanr
 
-        candidate, reference, query = map(np.asarray, (predictions, references, query))
-        rankings = [(candidate[query == q], reference[query == q]) for q in np.unique(query)]
+        candidate, reference = np.asarray(predictions), np.asarray(references)
+        queries = np.asarray(query)
+        rankings = [(candidate[queries == q], reference[queries == q]) for q in np.unique(queries)]
         taus = np.array([kendalltau(*ranking).statistic for ranking in rankings])  # (queries,)
         gains = np.array([ndcg(*ranking) for ranking in rankings])
 
@@ -65,10 +67,12 @@ class RankingFidelity(evaluate.Metric):
         def spearman(left: np.ndarray, right: np.ndarray) -> float:
             return spearmanr(left, right).statistic
 
-        both = {"unit": "pairs", "blocks": query}
+        over = partial(estimate, unit="pairs", blocks=queries)
         estimates = {
-            "score_pearson": estimate(pearson, candidate, reference, **both),
-            "score_spearman": estimate(spearman, candidate, reference, **both),
+            "score_pearson": over(pearson, candidate, reference),
+            "score_spearman": estimate(
+                spearman, candidate, reference, unit="pairs", blocks=queries
+            ),
             "kendall": estimate(np.mean, taus, unit="queries"),
             "ndcg10": estimate(np.mean, gains, unit="queries"),
         }

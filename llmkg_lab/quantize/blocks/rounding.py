@@ -68,7 +68,7 @@ def search(weight: np.ndarray, layout: Layout) -> Quantized:
     First among shrunken ranges; then scale and codes by turns, each the best for the other.
     """
     blocks = _blocks(weight, layout)
-    scales, zero_points = search_grid(blocks, layout, np.float32(1))
+    scales, zero_points = search_grid(blocks, layout, np.ones(1, np.float32))
     for _ in range(TURNS):
         scales = fit_scales(blocks, scales, zero_points, layout)
     return _rounded(blocks, scales, zero_points, layout, weight.shape[1])

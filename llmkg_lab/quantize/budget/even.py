@@ -8,6 +8,7 @@ budget is filled evenly.
 
 import itertools
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,11 @@ def record_of(
 
     method: what stands in; layouts and nbytes, a bound: of a budget.
     """
-    record = {"method": method, "instead_of": scheme.method, "warning": warning_of(scheme, error)}
+    record: dict[str, Any] = {
+        "method": method,
+        "instead_of": scheme.method,
+        "warning": warning_of(scheme, error),
+    }
     if scheme.budget:
         chosen = {name: asdict(layout) for name, layout in layouts.items()}
         record["budget"] = {"nbytes": nbytes, "layouts": chosen}
@@ -54,6 +59,7 @@ def even_layouts(checkpoint: Checkpoint, scheme: Scheme) -> tuple[dict[str, Layo
     """
     units = list(checkpoint.form.units())
     shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+    assert scheme.budget is not None
     nbytes = scheme.budget.nbytes(checkpoint.parameters)
     candidates = [layout for layout in CANDIDATES if layout.bits >= LEAST_BITS]
     sizes = {}
@@ -71,5 +77,5 @@ def even_layouts(checkpoint: Checkpoint, scheme: Scheme) -> tuple[dict[str, Layo
             f"a budget of {nbytes / 1e6:.1f} MB: without calibration text it takes {least:g} MB",
             f"write budget:{least:g}MB, or install a package with a text, such as gensim",
         )
-    best = max(fitting, key=fitting.get)
+    best = max(fitting, key=lambda pair: fitting[pair])
     return {unit.name: best[unit.kind in ("table", "head")] for unit in units}, fitting[best]

@@ -1,10 +1,9 @@
 """The layouts that a matrix may take, what each costs in bytes and in divergence, as a file."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from llmkg_lab.artifact import ALIGNMENT
 from llmkg_lab.base.errors import LabError
@@ -111,5 +110,5 @@ def stored_bytes(layout: Layout, rows: int, columns: int) -> int:
     return layout.nbytes(rows, columns) + 3 * ALIGNMENT
 
 
-def _option(nbytes: int, kl: float, **layout: Mapping) -> Option:
+def _option(nbytes: int, kl: float, **layout: Any) -> Option:
     return Option(Layout(**layout), int(nbytes), float(kl))

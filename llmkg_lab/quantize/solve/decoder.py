@@ -25,7 +25,7 @@ from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.models.base import Unit
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
 from llmkg_lab.quantize.solve.gptq import DAMPING, Factored, factored, gptq
-from llmkg_lab.scheme import Layout, Scheme
+from llmkg_lab.scheme import Layout, Scheme, integer_layout
 
 if TYPE_CHECKING:
     import torch
@@ -54,10 +54,13 @@ def calibrate(
     """
     form = checkpoint.form
     units = list(form.units())
-    chosen = {unit.name: layouts.get(unit.name, scheme.linear()) for unit in units}
-    chosen[form.table] = layouts.get(form.table, scheme.table(is_head=form.tied))
+    plain = integer_layout(scheme.linear())
+    chosen = {unit.name: layouts.get(unit.name, plain) for unit in units}
+    table = integer_layout(scheme.table(is_head=form.tied))
+    chosen[form.table] = layouts.get(form.table, table)
     walk = _Walk(checkpoint, windows, chosen)
     total = form.layers
+    known = [asdict(chosen[form.table])]  # and of all layers up to the one at hand
     key = {
         "method": METHOD,
         "fingerprint": checkpoint.fingerprint(),
@@ -65,7 +68,7 @@ def calibrate(
         "ridge": RIDGE,
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
-        "layouts": [asdict(chosen[form.table])],
+        "layouts": known,
     }
     solved: Solved = {}
 
@@ -74,7 +77,7 @@ def calibrate(
 
     for i in track(range(total), progress, "calibration", "layers"):
         own = [unit for unit in units if unit.layer == i]
-        key["layouts"] += [asdict(chosen[unit.name]) for unit in own]  # and of all layers before
+        known += [asdict(chosen[unit.name]) for unit in own]
         stored = cache.arrays("calibrated", key, partial(layer, i))
         for unit in own:
             solved |= _from_arrays(stored, unit, chosen[unit.name])
@@ -169,7 +172,8 @@ class _Walk:
         weights = {name: modules[name].weight for unit in units for name in unit.parts}
         if not found.keys() >= weights.keys():
             layouts = {name: self._layouts[u.name] for u in units for name in u.parts}
-            found |= _solve(weights, layouts, *(x.flatten(0, 1) for x in inputs), gap)
+            original, quantized = (x.flatten(0, 1) for x in inputs)
+            found |= _solve(weights, layouts, original, quantized, gap)
         for name, weight in weights.items():
             weight.copy_(torch.from_numpy(found[name].dequantize()))
 

@@ -256,11 +256,11 @@ class Distillation:
     def _student(self) -> Student:
         net = LayerwiseLlama(self._checkpoint)
         weights = (net.table.numpy(), net.head.weight.numpy())
-        stored = (
+        table, head = (
             round_to_nearest(weight, layout).dequantize()
             for weight, layout in zip(weights, self._layouts, strict=True)
         )
-        return Student(net, self._solved, *stored, self._state)
+        return Student(net, self._solved, table, head, self._state)
 
     @torch.no_grad()
     def _goal(self, ids: Tensor) -> Tensor:

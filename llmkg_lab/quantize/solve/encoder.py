@@ -31,7 +31,7 @@ from llmkg_lab.models.bert import BertForm
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
 from llmkg_lab.quantize.solve.gptq import DAMPING, gptq
 from llmkg_lab.reference.load import load_model
-from llmkg_lab.scheme import Layout, Scheme
+from llmkg_lab.scheme import Layout, Scheme, integer_layout
 
 SENTENCES = 800
 WORDS = range(5, 61)  # of a sentence: what is shorter is a heading, what is longer a table
@@ -102,11 +102,12 @@ def calibrate(
     """
     model, form = load_model(checkpoint), checkpoint.form
     assert isinstance(form, BertForm)
+    table, layout = integer_layout(scheme.table(is_head=False)), integer_layout(scheme.linear())
     found, layers = Calibration(), model.encoder.layer
     with torch.inference_mode():
-        batches = list(_embed(model, scheme.table(is_head=False), sentences))
+        batches = list(_embed(model, table, sentences))
         for i, layer in enumerate(track(layers, progress, "calibration", "layers")):
-            _solve_layer(layer, batches, scheme.linear(), form.layer(i), found)
+            _solve_layer(layer, batches, layout, form.layer(i), found)
     return found
 
 
