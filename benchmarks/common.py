@@ -18,8 +18,8 @@ from pathlib import Path
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.machine import default_threads
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
-from llmkg_lab.measure.estimate import Estimate
 from llmkg_lab.measure.speed import cpu_name
+from llmkg_lab.measure.values import Estimate
 from llmkg_lab.roster.catalog import roster
 from llmkg_lab.sources import fetch
 

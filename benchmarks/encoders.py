@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec import to_builtins
 from tqdm import tqdm
 
 from benchmarks.common import RESULTS, WORK, interval, machine, start, versions
@@ -24,8 +25,8 @@ from llmkg_lab.base import cache
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
-from llmkg_lab.measure.estimate import Estimate
 from llmkg_lab.measure.quality import validate_embedder
+from llmkg_lab.measure.values import Estimate
 from llmkg_lab.reference.outputs import embedder_reference
 from llmkg_lab.roster.catalog import roster
 from llmkg_lab.runtime.ort import decoder as ort
@@ -87,8 +88,8 @@ def artifact_of(checkpoint: Checkpoint, name: str) -> Artifact:
 
 def embeddings(artifact: Artifact, sentences: Sequence[str]) -> np.ndarray:
     """(sentences, hidden) float32, from the cache if there."""
-    manifest = json.loads((artifact.folder / "manifest.json").read_text())
-    key = {"files": manifest["files"], "texts": list(sentences), "runtime": versions()["llmkg-lab"]}
+    files = to_builtins(artifact.manifest.files)
+    key = {"files": files, "texts": list(sentences), "runtime": versions()["llmkg-lab"]}
 
     def compute() -> cache.Arrays:
         return {"embeddings": ort.Embedder(artifact).embed(sentences)}
@@ -103,7 +104,7 @@ def point(artifact: Artifact, metrics: dict[str, Estimate]) -> dict:
     change = {"value": metrics["spearman"].value - people, "n": ratio.n}
     change |= {"low": people * (ratio.low - 1), "high": people * (ratio.high - 1)}
     return {
-        "name": artifact.manifest["scheme"]["name"],
+        "name": artifact.manifest.scheme.name,
         "bytes": artifact.nbytes,
         "bits_per_weight": artifact.bits_per_weight,
         "cosine_mean": interval(metrics["cosine_mean"]),

@@ -13,29 +13,177 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Annotated, Any, Literal, Self
 
-from llmkg_lab.base import files
+from msgspec import UNSET, Meta, UnsetType
+
+from llmkg_lab.base import files, records
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.records import Count, Hash, Record, RecordError, Size
+from llmkg_lab.scheme import Budget, Layout
 
 FORMAT = "llmkg-lab/artifact/1"
 MANIFEST = "manifest.json"
+CONFIG = "config.json"
 ALIGNMENT = 64  # bytes of a tensor in the data file; kernels then read mapped weights in place
+# What programs read from a folder; all of it is listed in the manifest
+CONFIGS = ("*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
+WEIGHTS = ("*.onnx*", "*.gguf", "*.safetensors", "*.bin")
 
 
 class ArtifactError(LabError):
-    """A folder that is no artifact, or not a whole one."""
+    """A folder that is not an artifact, or not a whole one."""
+
+
+class File(Record, frozen=True):
+    """A file of the folder."""
+
+    bytes: Count
+    sha256: Hash
+
+
+class Group(Record, frozen=True):
+    """Tensors that play the same part: their size, and what quantization cost them."""
+
+    name: str
+    tensors: Count
+    parameters: Count
+    bytes: Count
+    bits_per_weight: Size
+    rms_error: Size  # of weight - stored, relative to the weights' own root mean square
+
+
+class StoredScheme(Record, frozen=True, kw_only=True):
+    """A scheme by its name and by all that the name means; of an export, its GGUF type."""
+
+    name: str
+    type: str | UnsetType = UNSET
+    base: str | UnsetType = UNSET
+    block_size: int | UnsetType = UNSET
+    symmetric: bool | UnsetType = UNSET
+    half_scales: bool | UnsetType = UNSET
+    method: str | UnsetType = UNSET
+    distilled: bool | UnsetType = UNSET
+    dynamic: bool | UnsetType = UNSET
+    table_bits: int | UnsetType | None = UNSET
+    table_block: int | UnsetType | None = UNSET
+    table_symmetric: bool | UnsetType = UNSET
+    budget: Budget | UnsetType | None = UNSET
+    accuracy_level: int | UnsetType = UNSET  # of ONNX Runtime's MatMulNBits
+
+
+class StoredBudget(Record, frozen=True, kw_only=True):
+    """The layouts that a budget was spent on, and what was predicted of them."""
+
+    nbytes: Count
+    predicted_kl: float | UnsetType = UNSET  # mean, nats per token
+    next_megabyte: float | UnsetType = UNSET  # what another 10⁶ bytes would take off it
+    next_gain_at: int | UnsetType | None = UNSET  # bytes from which it falls
+    layouts: dict[str, Layout]  # by the name of the matrix
+
+
+class Distillation(Record, frozen=True):
+    """The training of scales and gains on the whole model's predictions."""
+
+    steps: Count
+    tokens: Count
+    divergence: list[float]  # nats per token, step by step
+
+
+class Calibration(Record, frozen=True, omit_defaults=True):
+    """How a method was applied, and on what text."""
+
+    method: str
+    instead_of: str | None = None  # the method that was asked for and had no text
+    warning: str | None = None
+    damping: float | None = None
+    corpus: str | None = None
+    sha256: Hash | None = None  # of the corpus
+    half: str | None = None
+    sentences: Count | None = None
+    tokens: Count | None = None
+    window: Count | None = None  # tokens
+    distillation: Distillation | None = None
+    budget: StoredBudget | None = None
+
+
+class Pooling(Record, frozen=True):
+    """How a sentence embedder makes one vector of a text."""
+
+    mode: Literal["mean", "cls"]
+    normalize: bool
+    max_length: Annotated[int, Meta(ge=1)] | None = None  # tokens
+
+
+class Source(Record, frozen=True, kw_only=True):
+    """Where the weights came from, as far as it was told, and their SHA-256."""
+
+    kind: str | UnsetType = UNSET
+    detail: str | UnsetType = UNSET
+    revision: str | UnsetType | None = UNSET
+    synthetic: bool | UnsetType = UNSET
+    fingerprint: str
+
+
+class Manifest(Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT):
+    """The content of manifest.json: what the model is, how it was made, and every file's hash."""
+
+    task: str
+    architecture: str
+    model: str  # the path of the graph or of the .gguf file, relative to the folder
+    parameters: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+    scheme: StoredScheme
+    calibration: Calibration | UnsetType | None = UNSET
+    pooling: Pooling | None = None
+    source: Source
+    versions: dict[str, str]
+    groups: list[Group]
+    files: dict[str, File]  # by path relative to the folder
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the manifest of a folder. Raises ArtifactError, which names the key at fault."""
+        path = folder / MANIFEST
+        try:
+            manifest = records.parse(path.read_bytes(), cls)
+        except OSError:
+            raise ArtifactError(
+                f"{folder} is not an artifact: it has no {MANIFEST}",
+                "make one with llmkg-lab convert",
+            ) from None
+        except RecordError as error:
+            raise ArtifactError(f"{path}: {error}", "convert the model again") from None
+        for name in (*manifest.files, manifest.model):  # it may come from anywhere
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise ArtifactError(f"{path} names {name!r}, outside its folder")
+        for name in (CONFIG, manifest.model):
+            if name not in manifest.files:
+                raise ArtifactError(f"{path}: files lacks {name}", "convert the model again")
+        return manifest
+
+    def write(self, folder: Path) -> None:
+        """Write manifest.json. Raises ArtifactError for a number that is not finite, by its key."""
+        try:
+            text = records.text(self)
+        except RecordError as error:
+            raise ArtifactError(f"{MANIFEST} {error}", "choose another scheme") from None
+        (folder / MANIFEST).write_text(text)
+
+    @property
+    def warning(self) -> str:
+        """What a reader must know of how the artifact was made; empty where all is well."""
+        return (self.calibration and self.calibration.warning) or ""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published artifact. ``manifest`` is manifest.json as docs/design.md describes it."""
+    """A published artifact."""
 
     folder: Path
-    manifest: dict
+    manifest: Manifest
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -44,57 +192,87 @@ class Artifact:
         Raises ArtifactError. Contents are checked by ``verify``, which reads every byte.
         """
         folder = Path(folder)
-        manifest = _read_manifest(folder)
+        manifest = Manifest.read(folder)
         artifact = cls(folder, manifest)
-        if problems := [p for name in manifest["files"] for p in artifact._size_problems(name)]:
+        if problems := [p for name in manifest.files for p in artifact._size_problems(name)]:
             raise ArtifactError(f"{folder}: {problems[0]}", "convert the model again")
         return artifact
 
     @property
     def model_path(self) -> Path:
         """The graph, an .onnx file; of an export, the .gguf file."""
-        return self.folder / self.manifest["model"]
+        return self.folder / self.manifest.model
 
     @property
     def task(self) -> str:
-        return self.manifest["task"]
+        """What the model is for, as catalog.TASKS names it."""
+        return self.manifest.task
 
     @property
-    def config(self) -> dict:
-        """config.json."""
-        return json.loads((self.folder / "config.json").read_text())
+    def config(self) -> dict[str, Any]:
+        """The content of config.json. Raises ArtifactError where it cannot be read."""
+        path = self.folder / CONFIG
+        try:
+            config = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise ArtifactError(f"{path} cannot be read: {error}") from None
+        if not isinstance(config, dict):
+            raise ArtifactError(f"{path} is not a JSON object")
+        return config
 
     @property
     def context_length(self) -> int:
-        """Tokens that the model has positions for; OpenELM has a name of its own for them."""
-        return self.config.get("max_position_embeddings") or self.config["max_context_length"]
+        """The number of tokens that the model has positions for."""
+        return self._dimension("max_position_embeddings", "max_context_length")  # OpenELM's name
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens that the model knows."""
+        return self._dimension("vocab_size")
+
+    def _dimension(self, *names: str) -> int:
+        config = self.config
+        name = next((name for name in names if config.get(name)), names[0])
+        value = config.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ArtifactError(f"{self.folder / CONFIG}: {name} is {value!r}, not a number")
+        return value
 
     @property
     def nbytes(self) -> int:
         """Bytes of the graph and its weights, without tokenizer and configs."""
-        return sum(
-            entry["bytes"]
-            for name, entry in self.manifest["files"].items()
-            if name.startswith(("onnx/", self.manifest["model"]))
-        )
+        weights = ("onnx/", self.manifest.model)
+        listed = self.manifest.files.items()
+        return sum(file.bytes for name, file in listed if name.startswith(weights))
 
     @property
     def bits_per_weight(self) -> float:
         """Bits of graph and weights together, for each parameter of the model."""
-        return self.nbytes * 8 / self.manifest["parameters"]
+        return self.nbytes * 8 / self.manifest.parameters
 
     def problems(self, names: Iterable[str] | None = None) -> Iterator[str]:
-        """What is wrong with the files ``names``, by default all: every byte of them is read."""
-        for name in self.manifest["files"] if names is None else names:
+        """Say what is wrong with the files ``names``, by default all, reading every byte."""
+        for name in self.manifest.files if names is None else names:
             wrong_size = list(self._size_problems(name))
             yield from wrong_size
-            expected = self.manifest["files"][name]["sha256"]
+            expected = self.manifest.files[name].sha256
             if not wrong_size and files.sha256(self.folder / name) != expected:
                 yield f"{name} was changed: its SHA-256 differs from the manifest's"
 
+    def unlisted(self) -> Iterator[str]:
+        """Say which files lie in the folder for programs to read and are not in the manifest."""
+        listed = {MANIFEST, *self.manifest.files}
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            name = path.relative_to(self.folder)
+            hidden = any(part.startswith(".") for part in name.parts)
+            if name.as_posix() in listed or hidden:
+                continue
+            if any(name.match(pattern) for pattern in (*CONFIGS, *WEIGHTS)):
+                yield f"{name.as_posix()} is not in the manifest, and programs would read it"
+
     def _size_problems(self, name: str) -> Iterator[str]:
         path = self.folder / name
-        expected = self.manifest["files"][name]["bytes"]
+        expected = self.manifest.files[name].bytes
         if not path.is_file():
             yield f"{name} is missing"
         elif path.stat().st_size != expected:
@@ -106,8 +284,8 @@ def verify(folder: str | Path) -> list[str]:
 
     Raises ArtifactError where there is no readable manifest at all.
     """
-    folder = Path(folder)
-    return list(Artifact(folder, _read_manifest(folder)).problems())
+    artifact = Artifact(Path(folder), Manifest.read(Path(folder)))
+    return [*artifact.problems(), *artifact.unlisted()]
 
 
 @contextlib.contextmanager
@@ -137,19 +315,16 @@ def publishing(target: Path, *, force: bool = False) -> Iterator[Path]:
         files.remove(staging)
 
 
-def write_manifest(folder: Path, manifest: dict, known: dict[str, str]) -> dict:
-    """Complete ``manifest`` with all files of ``folder`` and write it.
+def hashed_files(folder: Path, known: Mapping[str, str]) -> dict[str, File]:
+    """All files of a folder that is complete but for its manifest.
 
     known: SHA-256 by relative path of files that were hashed while they were written.
     """
     listed = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = path.relative_to(folder).as_posix()
-        digest = known.get(name) or files.sha256(path)
-        listed[name] = {"bytes": path.stat().st_size, "sha256": digest}
-    manifest = {"format": FORMAT, **manifest, "files": listed}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-    return manifest
+        listed[name] = File(path.stat().st_size, known.get(name) or files.sha256(path))
+    return listed
 
 
 def _replace(staging: Path, target: Path) -> None:
@@ -165,22 +340,3 @@ def _replace(staging: Path, target: Path) -> None:
         raise
     finally:
         files.remove(old)
-
-
-def _read_manifest(folder: Path) -> dict:
-    path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-    except OSError:
-        raise ArtifactError(
-            f"{folder} is no artifact: it has no {MANIFEST}", "make one with llmkg-lab convert"
-        ) from None
-    except ValueError as error:
-        raise ArtifactError(f"{path} is not JSON: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ArtifactError(f"{path} is not of the format {FORMAT}")
-    names = [*manifest.get("files", {}), manifest.get("model", "")]
-    for name in names:  # a manifest may come from anywhere: it names files of its folder only
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ArtifactError(f"{path} names {name!r}, outside its folder")
-    return manifest

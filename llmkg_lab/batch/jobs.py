@@ -5,18 +5,21 @@ keeps going when a variant fails, and resumes what was interrupted.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import yaml
 
 from llmkg_lab.artifact import Artifact, ArtifactError
 from llmkg_lab.base import files
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.batch import notebook, workflow
+from llmkg_lab.batch.states import RunState
 from llmkg_lab.results import registry
+from llmkg_lab.results.result import Result, ResultError
+from llmkg_lab.results.verdict import Verdict
 from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import Variant
 from llmkg_lab.roster.strict_yaml import nearest
@@ -48,17 +51,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: "done", "up to date" (nothing had to run), "failed" or "not run"."""
+    """What became of a job: its result, or the failure that left it without one."""
 
     job: Job
-    state: str
-    result: dict | None = None  # result.json
+    state: RunState
+    result: Result | None = None
     failure: notebook.Failure | None = None
 
     @property
-    def verdict(self) -> str:
-        """The worst of the schemes' verdicts; "fail" where there is none."""
-        return self.result["verdict"] if self.result else "fail"
+    def verdict(self) -> Verdict:
+        """The worst of the schemes' verdicts; FAIL where there is none."""
+        return self.result.verdict if self.result else Verdict.FAIL
 
 
 def select(
@@ -160,7 +163,7 @@ def run(
                 names, outputs, forced=forced, parallel=parallel, lock=lock, follow=follow
             )
         finally:  # a job that was begun took its result away, however it ended
-            registry.save(registry.build(outputs), outputs)
+            registry.build(outputs)[0].save(outputs)
     outcomes = [_outcome(job, before[job.name], outputs) for job in jobs]
     if not whole and all(outcome.result for outcome in outcomes):
         raise BatchError("Snakemake failed beside the notebooks", f"see {outputs / workflow.LOG}")
@@ -172,24 +175,19 @@ def stamps(folder: Path) -> dict[str, int | None]:
     return {name: _stamp(folder / name) for name in notebook.STATES}
 
 
-def read_result(folder: Path) -> dict | None:
-    """A variant's result.json, None where there is none that can be read."""
+def last_state(folder: Path) -> Verdict | RunState:
+    """How a variant's last run ended: the verdict where it came to one, else its state."""
     try:
-        return json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def last_state(folder: Path) -> str:
-    """How a variant's last run ended: its verdict, "failed", or "not run"."""
-    if result := read_result(folder):
-        return result["verdict"]
-    return "failed" if (folder / notebook.FAILED).exists() else "not run"
+        if result := Result.find(folder):
+            return result.verdict
+    except ResultError:
+        return RunState.UNREADABLE
+    return RunState.FAILED if (folder / notebook.FAILED).exists() else RunState.NOT_RUN
 
 
 def as_json(outcome: Outcome) -> dict:
     """An outcome for a program."""
-    schemes = outcome.result["schemes"] if outcome.result else {}
+    schemes = msgspec.to_builtins(outcome.result.schemes) if outcome.result else {}
     shown = ("artifact", "bytes", "bits_per_weight", "quality", "speed", "verdict", "reasons")
     return {
         "variant": outcome.job.variant.id,
@@ -233,23 +231,26 @@ def _write_plan(job: Job, code: str) -> None:
 
 def _artifacts_are_whole(job: Job) -> bool:
     """Whether the artifacts that result.json speaks of are there: Snakemake does not know them."""
-    result = read_result(job.folder) or {"schemes": {}}
     try:
-        for entry in result["schemes"].values():
-            Artifact.open(job.folder / entry["artifact"])
-    except ArtifactError:
+        result = Result.find(job.folder)
+        for scheme in result.schemes.values() if result else ():
+            Artifact.open(job.folder / scheme.artifact)
+    except (ResultError, ArtifactError):
         return False
     return True
 
 
 def _outcome(job: Job, before: Mapping[str, int | None], outputs: Path) -> Outcome:
-    now, result = stamps(job.folder), read_result(job.folder)
+    now = stamps(job.folder)
+    try:
+        result = Result.find(job.folder)
+    except ResultError as error:
+        return Outcome(job, RunState.UNREADABLE, None, notebook.Failure(0, "", error.message))
     if now[notebook.REPORT] and result:
         same = now[notebook.REPORT] == before[notebook.REPORT]
-        state = "up to date" if same else "done"
-        return Outcome(job, state, result)
+        return Outcome(job, RunState.UP_TO_DATE if same else RunState.DONE, result)
     if now[notebook.FAILED] != before[notebook.FAILED]:
         failure = notebook.failure(job.folder / notebook.FAILED)
-        return Outcome(job, "failed", None, failure)
+        return Outcome(job, RunState.FAILED, None, failure)
     failure = notebook.Failure(0, "", f"it did not run: see {outputs / workflow.LOG}")
-    return Outcome(job, "not run", None, failure)
+    return Outcome(job, RunState.NOT_RUN, None, failure)

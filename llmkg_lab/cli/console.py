@@ -10,19 +10,22 @@ from rich.table import Table
 from rich.text import Text
 
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.batch.states import RunState
+from llmkg_lab.results.verdict import Verdict
 
 LOG_WIDTH = 120  # columns where there is no terminal to ask
 
 out = Console(width=None if sys.stdout.isatty() else LOG_WIDTH)
 # errors and how far a batch is: stdout stays clean for a program
 err = Console(stderr=True, width=None if sys.stderr.isatty() else LOG_WIDTH)
-STYLES = {
-    "pass": "green",
-    "done": "green",
-    "below target": "yellow",
-    "fail": "bold red",
-    "failed": "bold red",
-    "running": "cyan",
+STYLES: dict[str, str] = {
+    Verdict.PASS: "green",
+    Verdict.BELOW_TARGET: "yellow",
+    Verdict.FAIL: "bold red",
+    RunState.DONE: "green",
+    RunState.RUNNING: "cyan",
+    RunState.FAILED: "bold red",
+    RunState.UNREADABLE: "bold red",
 }
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -12,21 +12,12 @@ from rich.table import Table
 
 from llmkg_lab.base.progress import Snapshot, clock
 from llmkg_lab.batch import notebook, timing
-from llmkg_lab.batch.jobs import Job, Outcome, read_result, stamps
+from llmkg_lab.batch.jobs import Job, Outcome, last_state, stamps
+from llmkg_lab.batch.states import RunState
 from llmkg_lab.cli import console
-
-# metric -> how the summary says it; the first that was measured is shown
-QUALITY = {
-    "perplexity_ratio": "perplexity ×{:.3f}",
-    "kl_mean": "KL {:.4f} nats",
-    "cosine_mean": "cosine {:.5f}",
-    "score_spearman": "scores ρ {:.5f}",
-}
-SPEED = {
-    "decode_ms": "{:.2f} ms/token",
-    "embed_ms": "{:.2f} ms/text",
-    "pair_ms": "{:.2f} ms/pair",
-}
+from llmkg_lab.measure.values import Estimate, Measurement
+from llmkg_lab.results.verdict import Verdict
+from llmkg_lab.roster.metrics import METRICS, SUMMARY
 
 
 @dataclass
@@ -36,7 +27,7 @@ class Watched:
     job: Job
     expected: tuple[notebook.Cell, ...] | None  # of the last report, where it compares
     before: dict[str, int | None]
-    state: str = "waiting"
+    state: RunState | Verdict = RunState.WAITING
     run: notebook.Run | None = None
     at_hand: Snapshot | None = None  # the step of the cell at hand
     elapsed: float = 0.0
@@ -48,13 +39,13 @@ class Watched:
         if now[notebook.RUNNING]:
             self._update_running(now[notebook.RUNNING])
         elif now[notebook.FAILED] and now[notebook.FAILED] != self.before[notebook.FAILED]:
-            self.state = "failed"
+            self.state = RunState.FAILED
         elif now[notebook.REPORT] and now[notebook.REPORT] != self.before[notebook.REPORT]:
-            self.state = (read_result(self.job.folder) or {"verdict": "done"})["verdict"]
+            self.state = last_state(self.job.folder)
 
     def _update_running(self, saved: int) -> None:
         if saved != self.saved and (run := notebook.run_of(self.job.folder / notebook.RUNNING)):
-            self.state, self.run, self.saved = "running", run, saved
+            self.state, self.run, self.saved = RunState.RUNNING, run, saved
         if self.run:
             self.elapsed = self.run.seconds()
             at_hand = Snapshot.load(self.job.folder / notebook.PROGRESS)
@@ -66,7 +57,7 @@ class Watched:
         if self.run is None:
             return self.state, "", "", "", ""
         cell = f"{self.run.at + 1}/{len(self.run.cells)}"
-        if self.state != "running":
+        if self.state is not RunState.RUNNING:
             return self.state, cell, "", clock(self.elapsed), ""
         left = timing.left(self.run, self.expected, self.at_hand, datetime.now(UTC))
         return self.state, cell, self.run.step, clock(self.elapsed), str(left or "unknown")
@@ -84,7 +75,8 @@ class Watch:
         room = console.err.height - 4
         shown = self.jobs
         if len(shown) > room:
-            shown = [w for w in shown if w.state in ("running", "failed", "fail")][-room:]
+            matter = (RunState.RUNNING, RunState.FAILED, Verdict.FAIL)
+            shown = [watched for watched in shown if watched.state in matter][-room:]
         rows = []
         for watched in shown:
             state, cell, step, *times = watched.cells()
@@ -125,7 +117,7 @@ def print_summary(outcomes: Sequence[Outcome]) -> None:
         if outcome.failure:
             line = f"{outcome.job.variant.id}: {outcome.failure}"
             console.out.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
-            if outcome.state == "failed":
+            if outcome.state is RunState.FAILED:
                 console.out.print(
                     f"  → open {outcome.job.folder / notebook.FAILED}", soft_wrap=True
                 )
@@ -139,12 +131,12 @@ def _rows(outcome: Outcome) -> list[tuple]:
         (
             name,
             scheme,
-            f"{entry['bytes'] / 1e6:.1f}",
-            _first(entry["quality"], QUALITY),
-            _first(entry["speed"], SPEED),
-            console.state(entry["verdict"]),
+            f"{entry.bytes / 1e6:.1f}",
+            _brief(entry.quality),
+            _brief(entry.speed),
+            console.state(entry.verdict),
         )
-        for scheme, entry in outcome.result["schemes"].items()
+        for scheme, entry in outcome.result.schemes.items()
     ]
 
 
@@ -157,7 +149,7 @@ def _lines(watch: Watch) -> Callable[[], object]:
             watched.update()
             state, cell, step, elapsed, left = watched.cells()
             name = watched.job.variant.id
-            if state != "waiting" and last.get(name) != (state, step):
+            if state != RunState.WAITING and last.get(name) != (state, step):
                 last[name] = state, step
                 parts = (name, state, cell, step, elapsed, left and f"time left {left}")
                 console.err.print(" · ".join(filter(None, parts)), highlight=False, markup=False)
@@ -170,9 +162,7 @@ def _watched(job: Job) -> Watched:
     return Watched(job, expected, stamps(job.folder))
 
 
-def _first(measured: dict, forms: dict[str, str]) -> str:
-    """The first metric of ``forms`` that was measured, in words."""
-    found = (
-        form.format(measured[name]["value"]) for name, form in forms.items() if name in measured
-    )
-    return next(found, "")
+def _brief(measured: Mapping[str, Estimate | Measurement]) -> str:
+    """The first metric of a summary that was measured, in words."""
+    named = (name for name in SUMMARY if name in measured)
+    return next((METRICS[name].brief.format(measured[name].value) for name in named), "")

@@ -1,12 +1,25 @@
-"""What every target of a conversion shares: the check, the sidecars, the size table."""
+"""What every target of a conversion shares: the check, the sidecars, the manifest."""
 
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from llmkg_lab.artifact import (
+    Calibration,
+    Group,
+    Manifest,
+    Pooling,
+    Source,
+    StoredScheme,
+    hashed_files,
+)
 from llmkg_lab.base.version import __version__
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.graph.builders import build
@@ -57,22 +70,59 @@ def write_sidecars(folder: Path, checkpoint: Checkpoint, additions: Mapping[str,
         (folder / name).write_bytes(content)
 
 
-def groups_of(uses: Iterable[Use]) -> list[dict]:
+def write_manifest(
+    folder: Path,
+    checkpoint: Checkpoint,
+    uses: Sequence[Use],
+    *,
+    task: str,
+    model: str,
+    scheme: StoredScheme,
+    source: Mapping[str, Any] | None,
+    fingerprint: str,
+    calibration: Calibration | UnsetType | None = UNSET,
+    known: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Write the manifest of a folder that is complete but for it.
+
+    Args:
+        uses: The tensors, as they were stored.
+        model: The path of the model's file, relative to the folder.
+        source: Where the checkpoint came from (kind, detail, revision, synthetic).
+        fingerprint: The checkpoint's.
+        calibration: How the scheme's method was applied; left out where no target has methods.
+        known: SHA-256 by relative path of files that were hashed while they were written.
+    """
+    manifest = Manifest(
+        task=task,
+        architecture=checkpoint.form.model_type,
+        model=model,
+        parameters=sum(use.parameters for use in uses),
+        scheme=scheme,
+        calibration=calibration,
+        pooling=msgspec.convert(checkpoint.pooling, Pooling | None),
+        source=Source(**(source or {}), fingerprint=fingerprint),
+        versions=versions(),
+        groups=_groups(uses),
+        files=hashed_files(folder, known or {}),
+    )
+    manifest.write(folder)
+    return manifest
+
+
+def _groups(uses: Iterable[Use]) -> list[Group]:
     """Size and error by group of tensors, in the order in which the model uses them."""
     groups: dict[str, list[Use]] = {}
     for use in uses:
         groups.setdefault(use.group, []).append(use)
-    return [
-        {
-            "name": name,
-            "tensors": len(members),
-            "parameters": (parameters := sum(use.parameters for use in members)),
-            "bytes": (nbytes := sum(use.nbytes for use in members)),
-            "bits_per_weight": nbytes * 8 / parameters,
-            "rms_error": _relative_error(members),
-        }
-        for name, members in groups.items()
-    ]
+    return [_group(name, members) for name, members in groups.items()]
+
+
+def _group(name: str, uses: list[Use]) -> Group:
+    parameters = sum(use.parameters for use in uses)
+    nbytes = sum(use.nbytes for use in uses)
+    bits = nbytes * 8 / parameters
+    return Group(name, len(uses), parameters, nbytes, bits, _relative_error(uses))
 
 
 def _relative_error(uses: list[Use]) -> float:

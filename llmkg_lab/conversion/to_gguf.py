@@ -13,10 +13,10 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize, quantize
 
-from llmkg_lab.artifact import Artifact, publishing, write_manifest
+from llmkg_lab.artifact import Artifact, StoredScheme, publishing
 from llmkg_lab.base.progress import Counter, Progress, inside, silent
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.conversion.folder import groups_of, plan_of, versions, write_sidecars
+from llmkg_lab.conversion.folder import plan_of, write_manifest, write_sidecars
 from llmkg_lab.conversion.gguf_tokenizer import add_tokenizer
 from llmkg_lab.graph.store import Use
 from llmkg_lab.models import Form, UnsupportedError
@@ -77,18 +77,16 @@ def export(
         _write_header(model, checkpoint, kind, stored)
         uses = _write_tensors(model, checkpoint, stored, inside(progress, f"gguf-{kind}"))
         write_sidecars(staging, checkpoint, {})
-        manifest = {
-            "task": checkpoint.task,
-            "architecture": checkpoint.form.model_type,
-            "model": model.name,
-            "parameters": sum(use.parameters for use in uses),
-            "scheme": {"name": f"gguf-{kind}", "type": kind},
-            "pooling": checkpoint.pooling,
-            "source": {**(source or {}), "fingerprint": checkpoint.fingerprint()},
-            "versions": versions(),
-            "groups": groups_of(uses),
-        }
-        manifest = write_manifest(staging, manifest, {})
+        manifest = write_manifest(
+            staging,
+            checkpoint,
+            uses,
+            task=checkpoint.task,
+            model=model.name,
+            scheme=StoredScheme(name=f"gguf-{kind}", type=kind),
+            source=source,
+            fingerprint=checkpoint.fingerprint(),
+        )
     return Artifact(Path(out), manifest)
 
 

@@ -7,16 +7,23 @@ time over a ``Stream``, which moves the weights.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from llmkg_lab.artifact import Artifact, ArtifactError, publishing, write_manifest
+from llmkg_lab.artifact import (
+    Artifact,
+    ArtifactError,
+    Calibration,
+    Source,
+    StoredScheme,
+    publishing,
+)
 from llmkg_lab.base.progress import Counter, Progress, inside, silent
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion import genai
-from llmkg_lab.conversion.folder import groups_of, plan_of, versions, write_sidecars
+from llmkg_lab.conversion.folder import plan_of, versions, write_manifest, write_sidecars
 from llmkg_lab.data.texts import Text
 from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import ACCURACY_LEVEL, Layers
@@ -74,19 +81,18 @@ def convert(
         genai.write_config(staging, checkpoint, name)
         if prepared.sensitivities:
             prepared.sensitivities.save(staging / "sensitivities.json")
-        manifest = {
-            "task": task,
-            "architecture": form.model_type,
-            "model": name,
-            "parameters": sum(use.parameters for use in stream.uses),
-            "scheme": {"name": scheme.name, **asdict(scheme), "accuracy_level": ACCURACY_LEVEL},
-            "calibration": prepared.record,
-            "pooling": checkpoint.pooling,
-            "source": {**(source or {}), "fingerprint": fingerprint.result()},
-            "versions": versions(),
-            "groups": groups_of(stream.uses),
-        }
-        manifest = write_manifest(staging, manifest, {f"{name}_data": data.sha256()})
+        manifest = write_manifest(
+            staging,
+            checkpoint,
+            stream.uses,
+            task=task,
+            model=name,
+            scheme=StoredScheme(name=scheme.name, **vars(scheme), accuracy_level=ACCURACY_LEVEL),
+            source=source,
+            fingerprint=fingerprint.result(),
+            calibration=msgspec.convert(prepared.record, Calibration | None),
+            known={f"{name}_data": data.sha256()},
+        )
     return Artifact(Path(out), manifest)
 
 
@@ -118,7 +124,7 @@ def _existing(out: Path, checkpoint: Checkpoint, scheme: Scheme, source: dict) -
     except ArtifactError:
         return None
     manifest = artifact.manifest
-    wanted = {**source, "fingerprint": checkpoint.fingerprint()}
-    same = manifest["source"] == wanted and manifest["scheme"]["name"] == scheme.name
-    same = same and "warning" not in (manifest["calibration"] or {})  # by now there may be text
-    return artifact if same and manifest["versions"] == versions() else None
+    wanted = Source(**source, fingerprint=checkpoint.fingerprint())
+    same = manifest.source == wanted and manifest.scheme.name == scheme.name
+    same = same and not manifest.warning  # by now there may be text
+    return artifact if same and manifest.versions == versions() else None

@@ -1,27 +1,13 @@
-"""A measured value with its sample size and a bootstrap 95 % interval."""
+"""A statistic of a sample with its bootstrap 95 % interval."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
+from llmkg_lab.measure.values import Estimate
+
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """``value`` of a statistic over ``n`` units; ``low`` to ``high`` holds 95 %, None for extremes.
-
-    The interval says how much the value would move on other text of the same kind. It is not
-    the spread of single units.
-    """
-
-    value: float
-    low: float | None
-    high: float | None
-    n: int
-    unit: str  # what is counted: "tokens", "texts", "pairs", "prompts"
 
 
 def estimate(

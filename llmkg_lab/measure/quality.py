@@ -1,4 +1,4 @@
-"""What quantization cost: a candidate's outputs against its reference's, and the verdict.
+"""What quantization cost: a candidate's outputs against its reference's.
 
 The measures themselves are the ``evaluate`` modules in ``metrics``; here the models are run,
 and each token is reduced to a few numbers, so that logits never have to be stored.
@@ -15,9 +15,9 @@ import numpy as np
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.data.texts import Pairs, Text
-from llmkg_lab.measure.estimate import CONFIDENCE, RESAMPLES, Estimate
+from llmkg_lab.measure.estimate import CONFIDENCE, RESAMPLES
+from llmkg_lab.measure.values import Estimate
 from llmkg_lab.reference.outputs import DecoderReference, EmbedderReference, RankerReference
-from llmkg_lab.roster.catalog import METRICS
 
 CHUNK = 32  # positions at a time: with a vocabulary of 49 k, 12 MB an array of float64
 
@@ -70,14 +70,6 @@ class Quality:
     metrics: dict[str, Estimate]
     samples: dict[str, np.ndarray]
     detail: dict
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """``pass``, ``below target`` (within the limits, short of a goal) or ``fail``, and why."""
-
-    state: str
-    reasons: tuple[str, ...] = ()
 
 
 def validate_decoder(
@@ -169,18 +161,6 @@ def validate_ranker(ranker: Ranker, reference: RankerReference, pairs: Pairs) ->
     )
     detail = _embedder_protocol(len(scores), pairs) | {"queries": int(candidates.query.max()) + 1}
     return Quality(_estimates(metrics), {"scores": scores}, detail)
-
-
-def judge(quality: Quality, limits: Mapping[str, float], targets: Mapping[str, float]) -> Verdict:
-    """``fail`` beyond a limit, ``below target`` short of a target, else ``pass``.
-
-    limits, targets: bounds by metric; ``catalog.METRICS`` says which side is good. A metric
-    that was not measured, or is not a number, holds no bound.
-    """
-    broken = _misses(quality, limits, "limit")
-    short = _misses(quality, targets, "target")
-    state = "fail" if broken else "below target" if short else "pass"
-    return Verdict(state, (*broken, *short))
 
 
 def token_statistics(
@@ -295,23 +275,3 @@ def _embedder_protocol(texts: int, pairs: Pairs | None) -> dict:
 
 def _reference_name() -> str:
     return f"transformers {version('transformers')} on torch {version('torch')}, float32"
-
-
-def _misses(quality: Quality, bounds: Mapping[str, float], kind: str) -> list[str]:
-    """The bounds that do not hold, each as a sentence."""
-    reasons = []
-    for name, bound in bounds.items():
-        wanted = f"its {kind} is {METRICS[name]} {bound:g}"
-        measured = quality.metrics.get(name)
-        if measured is None:
-            reasons.append(f"{name} was not measured; {wanted}")
-        elif not _holds(measured.value, METRICS[name], bound):
-            interval = ""
-            if measured.low is not None:
-                interval = f" ({measured.low:.4g} to {measured.high:.4g})"
-            reasons.append(f"{name} is {measured.value:.4g}{interval}; {wanted}")
-    return reasons
-
-
-def _holds(value: float, side: str, bound: float) -> bool:
-    return value <= bound if side == "at most" else value >= bound

@@ -20,6 +20,7 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.machine import cpu_name, default_threads, read_bandwidth
 from llmkg_lab.base.progress import Progress, silent, track
+from llmkg_lab.measure.values import Measurement
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.packed import prepare
 from llmkg_lab.runtime.ort.ranker import Ranker
@@ -43,16 +44,6 @@ class Workload:
     embeddings: int = 100
     batches: int = 10
     threads: int | None = None  # by default the physical cores
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Median, 10th and 90th percentile of n samples."""
-
-    value: float
-    low: float
-    high: float
-    n: int
 
 
 @dataclass(frozen=True)
@@ -119,7 +110,7 @@ def weight_bytes_per_token(artifact: Artifact) -> int:
 
     All but an embedding table that is not the LM head's too: of that, one row is read.
     """
-    sizes = {group["name"]: group["bytes"] for group in artifact.manifest["groups"]}
+    sizes = {group.name: group.bytes for group in artifact.manifest.groups}
     return sum(sizes.values()) - (sizes["embedding"] if "head" in sizes else 0)
 
 

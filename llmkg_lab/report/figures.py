@@ -46,7 +46,7 @@ def color(scheme: str) -> str:
 def sizes(artifacts: Mapping[str, Artifact]) -> Figure:
     """Bytes by group of tensors, one bar a scheme."""
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.45 * len(artifacts)))
-    names = [group["name"] for group in next(iter(artifacts.values())).manifest["groups"]]
+    names = [group.name for group in next(iter(artifacts.values())).manifest.groups]
     left = np.zeros(len(artifacts))
     for i, name in enumerate(names):
         widths = [_group_bytes(artifact, name) / 1e6 for artifact in artifacts.values()]
@@ -65,7 +65,7 @@ def sizes(artifacts: Mapping[str, Artifact]) -> Figure:
 
 
 def _group_bytes(artifact: Artifact, name: str) -> int:
-    return sum(g["bytes"] for g in artifact.manifest["groups"] if g["name"] == name)
+    return sum(group.bytes for group in artifact.manifest.groups if group.name == name)
 
 
 def layers(heads: Sequence[int], kv_heads: Sequence[int], feed_forward: Sequence[int]) -> Figure:

@@ -9,10 +9,13 @@ from IPython.display import HTML
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.data.texts import Pairs
-from llmkg_lab.measure.estimate import Estimate
-from llmkg_lab.measure.quality import Quality, Verdict
-from llmkg_lab.measure.speed import Measurement, Speed
+from llmkg_lab.measure.quality import Quality
+from llmkg_lab.measure.speed import Speed
+from llmkg_lab.measure.values import Estimate, Measurement
 from llmkg_lab.reference.outputs import DecoderReference, RankerReference
+from llmkg_lab.results.result import SchemeResult
+from llmkg_lab.results.verdict import Judgement, Verdict
+from llmkg_lab.roster.metrics import HEADLINE, METRICS, Metric, in_tables
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.decoder import Embedder
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
@@ -21,42 +24,12 @@ from llmkg_lab.sources import Fetched
 # text may break anywhere, or one long word would push the table off the page
 TEXT = "text-align:left;vertical-align:top;overflow-wrap:anywhere"
 NUMBER = "text-align:right;vertical-align:top"
-COLORS = {"pass": "#1a7f37", "below target": "#9a6700", "fail": "#cf222e"}
-
-# metric -> (column title, format); a table shows those that were measured, in this order
-COLUMNS = {
-    "kl_mean": ("KL mean, nats", ".4f"),
-    "kl_p99": ("KL p99", ".3f"),
-    "kl_max": ("KL max", ".2f"),
-    "top1_agreement": ("top-1 agreement", ".2%"),
-    "perplexity": ("perplexity", ".2f"),
-    "perplexity_ratio": ("perplexity ratio", ".4f"),
-    "common_prefix": ("greedy tokens in common", ".1f"),
-    "cosine_mean": ("cosine mean", ".5f"),
-    "cosine_min": ("cosine min", ".5f"),
-    "neighbours10": ("10 neighbours in common", ".1%"),
-    "spearman": ("Spearman ρ to human scores", ".4f"),
-    "spearman_ratio": ("of the reference's ρ", ".2%"),
-    "score_pearson": ("scores: Pearson r", ".5f"),
-    "score_spearman": ("scores: Spearman ρ", ".5f"),
-    "kendall": ("rankings: Kendall τ", ".4f"),
-    "ndcg10": ("NDCG@10", ".4f"),
-    "load_ms": ("load, ms", ",.0f"),
-    "first_token_ms": ("first token, ms", ",.0f"),
-    "decode_ms": ("a token, ms", ".2f"),
-    "tokens_per_second": ("tokens/s", ".0f"),
-    "floor_ms": ("bandwidth floor, ms", ".2f"),
-    "embed_ms": ("an embedding, ms", ".2f"),
-    "pair_ms": ("a pair, ms", ".2f"),
-    "pairs_per_second": ("pairs/s", ",.0f"),
-    "sentences_per_second": ("sentences/s", ",.0f"),
-    "peak_memory_mb": ("peak memory, MB", ",.0f"),
-}
+COLORS = {Verdict.PASS: "#1a7f37", Verdict.BELOW_TARGET: "#9a6700", Verdict.FAIL: "#cf222e"}
 
 
-def badge(state: str) -> str:
+def badge(verdict: Verdict) -> str:
     """A verdict as coloured HTML."""
-    return f'<b style="color:{COLORS[state]}">{state}</b>'
+    return f'<b style="color:{COLORS[verdict]}">{verdict}</b>'
 
 
 def rows_table(
@@ -107,39 +80,36 @@ def sizes(artifacts: Mapping[str, Artifact]) -> HTML:
     for name, artifact in artifacts.items():
         row = {"scheme": name, "MB": f"{artifact.nbytes / 1e6:.1f}"}
         row["bits a weight"] = f"{artifact.bits_per_weight:.2f}"
-        for group in artifact.manifest["groups"]:
-            error = f"<br><small>{group['rms_error']:.2%}</small>" if group["rms_error"] else ""
-            row[f"{group['name']}, MB"] = f"{group['bytes'] / 1e6:.1f}{error}"
+        for group in artifact.manifest.groups:
+            error = f"<br><small>{group.rms_error:.2%}</small>" if group.rms_error else ""
+            row[f"{group.name}, MB"] = f"{group.bytes / 1e6:.1f}{error}"
         rows.append(row)
     note = "Small: the root mean square of weight − stored, relative to the weights' own."
     return rows_table(rows, note)
 
 
-def headline(schemes: Mapping[str, Mapping]) -> HTML:
-    """The few numbers that answer a reader's first questions, from result.json's ``schemes``."""
-    shown = ("kl_mean", "perplexity_ratio", "cosine_mean", "spearman", "score_spearman")
-    shown += ("ndcg10", "decode_ms", "embed_ms", "pair_ms")
+def headline(schemes: Mapping[str, SchemeResult]) -> HTML:
+    """The few numbers that answer a reader's first questions, from a result's schemes."""
     rows = []
     for name, entry in schemes.items():
-        row = {"scheme": name, "MB": f"{entry['bytes'] / 1e6:.1f}"}
-        row["bits a weight"] = f"{entry['bits_per_weight']:.2f}"
-        for metric in shown:
-            if measured := entry["quality"].get(metric) or entry["speed"].get(metric):
-                title, form = COLUMNS[metric]
-                row[title] = format(measured["value"], form)
-        row["verdict"] = badge(entry["verdict"])
-        row["why"] = html.escape("; ".join(entry["reasons"]))
+        row = {"scheme": name, "MB": f"{entry.bytes / 1e6:.1f}"}
+        row["bits a weight"] = f"{entry.bits_per_weight:.2f}"
+        for metric in HEADLINE:
+            if measured := entry.quality.get(metric) or entry.speed.get(metric):
+                row[METRICS[metric].heading] = METRICS[metric].text(measured.value)
+        row["verdict"] = badge(entry.verdict)
+        row["why"] = html.escape("; ".join(entry.reasons))
         rows.append(row)
     return rows_table(rows, text=["why"])
 
 
-def qualities(qualities: Mapping[str, Quality], verdicts: Mapping[str, Verdict]) -> HTML:
+def qualities(qualities: Mapping[str, Quality], judgements: Mapping[str, Judgement]) -> HTML:
     """One row a scheme, one column a metric, each value over its 95 % interval."""
     measured = {name: quality.metrics for name, quality in qualities.items()}
     counts = {f"{m.n:,} {m.unit}" for metrics in measured.values() for m in metrics.values()}
     rows = _metric_rows(measured)
     for row in rows:
-        row["verdict"] = badge(verdicts[row["scheme"]].state)
+        row["verdict"] = badge(judgements[row["scheme"]].verdict)
     return rows_table(rows, f"Measured on {', '.join(sorted(counts))}; small: 95 % interval.")
 
 
@@ -154,19 +124,18 @@ def _metric_rows(measured: Mapping[str, Mapping[str, Estimate | Measurement]]) -
     return [
         {"scheme": name}
         | {
-            title: _with_interval(metrics[metric], form)
-            for metric, (title, form) in COLUMNS.items()
-            if metric in metrics
+            METRICS[metric].heading: _with_interval(metrics[metric], METRICS[metric])
+            for metric in in_tables(metrics)
         }
         for name, metrics in measured.items()
     ]
 
 
-def _with_interval(measured: Estimate | Measurement, form: str) -> str:
-    text = format(measured.value, form)
-    if measured.low is None or measured.low == measured.high:
+def _with_interval(measured: Estimate | Measurement, metric: Metric) -> str:
+    text = metric.text(measured.value)
+    if measured.low is None or measured.high is None or measured.low == measured.high:
         return text
-    return f"{text}<br><small>{measured.low:{form}} – {measured.high:{form}}</small>"
+    return f"{text}<br><small>{metric.text(measured.low)} – {metric.text(measured.high)}</small>"
 
 
 def continuations(

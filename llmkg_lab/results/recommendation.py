@@ -4,17 +4,16 @@ A decoder reads all its weights for each token. So, where nothing was measured, 
 bandwidth tell how fast it can be at best.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from llmkg_lab.base.machine import Profile
 from llmkg_lab.models import published as shapes
+from llmkg_lab.results.result import results
 from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import Variant
 
-USABLE = ("pass", "below target")
 FAST = 20.0  # tokens a second: as fast as one reads along
 ROOM = 0.5  # of the available memory, for weights and cache
 BITS = 5.1  # a weight, of an int4 artifact with its table at 8 bits
@@ -52,24 +51,17 @@ def recommend(profile: Profile, outputs: Path) -> list[Recommendation]:
 
 def facts(outputs: Path, cpu: str) -> Iterator[Fact]:
     """Decoders in ``outputs`` that passed on real weights, measured on a processor of this name."""
-    for path in sorted(outputs.glob("*/*/result.json")):
-        try:
-            result = json.loads(path.read_text())
-            source, variant = result["source"], result["variant"]["id"]
-            for name, scheme in result["schemes"].items():
-                speed, quality = scheme["speed"], scheme["quality"]
-                same = scheme["conditions"]["cpu"] == cpu and not source["synthetic"]
-                if same and scheme["verdict"] in USABLE and "tokens_per_second" in speed:
-                    yield Fact(
-                        variant,
-                        name,
-                        scheme["bytes"],
-                        speed["tokens_per_second"]["value"],
-                        quality["perplexity_ratio"]["value"],
-                        scheme["conditions"]["threads"],
-                    )
-        except (ValueError, KeyError, TypeError):
-            continue  # cut off or of another version: it is no measurement
+    roster = catalog.roster()
+    for _, result in results(outputs):
+        if result.source.synthetic or result.variant.id not in roster:
+            continue
+        for name, scheme in result.schemes.items():
+            conditions, speed = scheme.conditions, scheme.speed.get("tokens_per_second")
+            loss = scheme.quality.get("perplexity_ratio")
+            threads, here = conditions.get("threads"), conditions.get("cpu") == cpu
+            if here and scheme.verdict.usable and speed and loss and isinstance(threads, int):
+                variant, measured = result.variant.id, (speed.value, loss.value)
+                yield Fact(variant, name, scheme.bytes, *measured, threads)
 
 
 def _by_measurement(measured: list[Fact], profile: Profile) -> list[Recommendation]:

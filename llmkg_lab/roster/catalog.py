@@ -13,30 +13,11 @@ from typing import Any
 
 from llmkg_lab.base import paths
 from llmkg_lab.models import FORMS
+from llmkg_lab.roster.metrics import BOUNDED
 from llmkg_lab.roster.strict_yaml import CatalogError, Node, nearest
 from llmkg_lab.scheme import Scheme, SchemeError
 
 TASKS = ("text-generation", "sentence-embedding", "feature-extraction", "text-ranking")
-
-# metric -> which side of a bound is good; metrics that describe the reference have no good side
-METRICS = {
-    "kl_mean": "at most",
-    "kl_p99": "at most",
-    "kl_max": "at most",
-    "top1_agreement": "at least",
-    "perplexity": "at most",
-    "perplexity_ratio": "at most",
-    "common_prefix": "at least",
-    "cosine_mean": "at least",
-    "cosine_min": "at least",
-    "neighbours10": "at least",
-    "spearman": "at least",
-    "spearman_ratio": "at least",
-    "score_pearson": "at least",
-    "score_spearman": "at least",
-    "kendall": "at least",
-    "ndcg10": "at least",
-}
 
 Bounds = Mapping[str, Mapping[str, float]]  # scheme -> metric -> bound
 
@@ -237,7 +218,7 @@ def _bounds(node: Node) -> Bounds:
     bounds = {}
     for name, child in node.mapping().items():
         scheme = name if name == "budget" else _scheme(Node(child.file, child.key, name))
-        bounds[scheme] = {key: value.number() for key, value in child.fields(METRICS).items()}
+        bounds[scheme] = {key: value.number() for key, value in child.fields(BOUNDED).items()}
     return bounds
 
 

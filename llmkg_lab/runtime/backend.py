@@ -254,12 +254,12 @@ def artifact_metadata(artifact: Artifact, backend: str) -> Metadata:
     manifest = artifact.manifest
     return Metadata(
         artifact.folder.name,
-        manifest["architecture"],
-        manifest["task"],
-        manifest["parameters"],
+        manifest.architecture,
+        manifest.task,
+        manifest.parameters,
         artifact.context_length,
-        artifact.config["vocab_size"],
-        manifest["scheme"]["name"],
+        artifact.vocab_size,
+        manifest.scheme.name,
         backend,
     )
 

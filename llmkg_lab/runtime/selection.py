@@ -228,9 +228,9 @@ def _candidate(folder: Path) -> Candidate | str:
         runtime = OrtBackend.name
         if artifact.model_path.suffix == ".gguf":
             runtime = CandleBackend.name
-            if reason := _no_candle(artifact.manifest["architecture"], GENERATES):
+            if reason := _no_candle(artifact.manifest.architecture, GENERATES):
                 return f"{folder}: {reason}"
-        fingerprint = artifact.manifest["source"]["fingerprint"]
+        fingerprint = artifact.manifest.source.fingerprint
         return Candidate(runtime, folder, fingerprint, artifact.nbytes)
     if not list(folder.glob("*.safetensors")) or not (folder / "config.json").exists():
         return ""

@@ -226,7 +226,8 @@ def test_rows_of_earlier_runs_stay_where_the_protocol_is_the_same(tmp_path, monk
 
 def test_an_encoders_change_is_paired():
     """Spearman's interval is of all texts; that of the change, of the same pairs both times."""
-    from llmkg_lab.measure.estimate import Estimate
+    from llmkg_lab.artifact import StoredScheme
+    from llmkg_lab.measure.values import Estimate
 
     metrics = {
         "cosine_mean": Estimate(0.99, 0.98, 1.0, 9, "texts"),
@@ -236,7 +237,9 @@ def test_an_encoders_change_is_paired():
         "spearman_ratio": Estimate(0.81 / 0.82, 0.98, 1.0, 9, "pairs"),
     }
     artifact = SimpleNamespace(
-        manifest={"scheme": {"name": "int4"}}, nbytes=14_000_000, bits_per_weight=5.0
+        manifest=SimpleNamespace(scheme=StoredScheme(name="int4")),
+        nbytes=14_000_000,
+        bits_per_weight=5.0,
     )
     point = encoders.point(artifact, metrics)
     change = point["spearman_change"]

@@ -149,7 +149,7 @@ def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):
     [
         (["convert", "/nowhere/model", "--out", "{out}"], "neither a path here nor a repository"),
         (["convert", "{minilm}", "--scheme", "int5", "--out", "{out}"], "unknown scheme 'int5'"),
-        (["verify", "{out}"], "is no artifact"),
+        (["verify", "{out}"], "is not an artifact"),
         (["generate", "{minilm_int8}", "Hello"], "it generates no text"),
         (["generate", "{smollm2}", "Hello", "--top-p", "2"], "top_p is 2"),
         (["generate", "{smollm2}", "Hello", "--memory", "much"], "--memory 'much' is no size"),

@@ -103,7 +103,7 @@ def test_rows_that_no_block_divides_stay_float16_and_the_manifest_says_so(tmp_pa
     write_safetensors(tmp_path, tensors)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"intermediate_size": 80}))
     artifact = exporter.export(open_checkpoint(tmp_path), "Q4_0", tmp_path / "out")
-    tensors = {group["name"]: group["tensors"] for group in artifact.manifest["groups"]}
+    tensors = {group.name: group.tensors for group in artifact.manifest.groups}
     assert tensors == {"Q4_0": 7, "F32": 3, "F16": 1}
 
 

@@ -37,7 +37,7 @@ def test_a_quantized_table_costs_little_where_it_is_most_of_the_file(checkpoint,
     embeddings, sizes = {}, {}
     for name in ("fp32", "int8-e4b128"):
         artifact = convert(checkpoint, Scheme.parse(name), tmp_path / name)
-        sizes[name] = {group["name"]: group["bytes"] for group in artifact.manifest["groups"]}
+        sizes[name] = {group.name: group.bytes for group in artifact.manifest.groups}
         embeddings[name] = Embedder(artifact).embed(texts)
     reference = embedder_reference(checkpoint, texts[:16]).embeddings
     np.testing.assert_allclose(embeddings["fp32"][:16], reference, atol=1e-6)

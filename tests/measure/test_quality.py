@@ -1,4 +1,4 @@
-"""Token statistics against SciPy, validation of real artifacts, verdicts."""
+"""Token statistics against SciPy, validation of real artifacts."""
 
 import os
 from pathlib import Path
@@ -14,11 +14,8 @@ from tokenizers import Tokenizer
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Pairs, Text, load, windows
-from llmkg_lab.measure.estimate import Estimate
 from llmkg_lab.measure.quality import (
-    Quality,
     QualityError,
-    judge,
     token_statistics,
     validate_decoder,
     validate_embedder,
@@ -176,28 +173,3 @@ def test_the_perplexity_of_smollm2_is_the_known_one(smollm2_gguf):
         values = reference.logits(i)[:-1]
         nll.append(token_statistics(values, values, window[1:])["nll_reference"])
     assert np.exp(np.mean(nll)) == pytest.approx(18.9197, abs=0.002)
-
-
-def measured(**values):
-    return Quality(
-        {k: Estimate(v, v * 0.9, v * 1.1, 100, "tokens") for k, v in values.items()}, {}, {}
-    )
-
-
-def test_verdicts():
-    quality = measured(kl_mean=0.2, top1_agreement=0.8, perplexity_ratio=1.1)
-    assert judge(quality, {"kl_mean": 0.2, "top1_agreement": 0.8}, {}).state == "pass"
-    short = judge(quality, {"kl_mean": 0.5}, {"perplexity_ratio": 1.05, "top1_agreement": 0.5})
-    assert short.state == "below target"
-    assert short.reasons == ("perplexity_ratio is 1.1 (0.99 to 1.21); its target is at most 1.05",)
-    beyond = judge(quality, {"top1_agreement": 0.9}, {"kl_mean": 0.1})
-    assert beyond.state == "fail"
-    assert len(beyond.reasons) == 2
-    assert beyond.reasons[0].endswith("its limit is at least 0.9")
-
-
-def test_what_is_no_number_or_was_not_measured_holds_no_bound():
-    assert judge(measured(kl_mean=float("nan")), {"kl_mean": 0.5}, {}).state == "fail"
-    verdict = judge(measured(kl_mean=0.1), {"spearman": 0.7}, {})
-    assert verdict.state == "fail"
-    assert "spearman was not measured" in verdict.reasons[0]

@@ -57,7 +57,7 @@ def test_a_token_reads_the_head_and_one_row_of_an_embedding_of_its_own(tiny, tin
     assert "lm_head.weight" in weights
     table = weights.pop("model.embed_tokens.weight")
     assert weight_bytes_per_token(tiny) == 4 * sum(w.numel() for w in weights.values())
-    assert table.numel() * 4 == tiny.manifest["groups"][0]["bytes"]
+    assert table.numel() * 4 == tiny.manifest.groups[0].bytes
 
 
 def test_a_failure_in_the_child_is_reported(tiny_llama, tmp_path):

@@ -99,7 +99,7 @@ def test_it_converts_to_what_transformers_computes(model, windows, tmp_path):
     artifact = convert(open_checkpoint(folder), Scheme.parse("fp32"), tmp_path / "fp32")
     logits = Decoder(artifact).logits(windows)
     np.testing.assert_allclose(logits, expected(model, windows), atol=2e-4)
-    assert artifact.manifest["architecture"] == "qwen2"
+    assert artifact.manifest.architecture == "qwen2"
 
 
 def test_it_quantizes_and_validates(model, windows, text, tmp_path):

@@ -163,8 +163,8 @@ def test_a_calibrated_artifact_computes_with_the_solved_weights(checkpoint, tmp_
         convert(checkpoint, Scheme.parse("int4-s16-gptq"), tmp_path / name, calibration=text)
         for name in ("one", "two")
     )
-    assert one.manifest["files"] == two.manifest["files"]
-    assert one.manifest["calibration"]["tokens"] == 4096 // 300 * 300
+    assert one.manifest.files == two.manifest.files
+    assert one.manifest.calibration.tokens == 4096 // 300 * 300
     plain = convert(checkpoint, Scheme.parse("int4-s16"), tmp_path / "plain")
     windows = random_windows(4, 2)
     expected = logits(checkpoint, windows)
@@ -207,11 +207,11 @@ def test_without_text_channels_are_equalized_and_a_warning_says_so(
     with pytest.warns(UserWarning, match=f"{name} is NOT calibrated: no text is here"):
         made = convert(checkpoint, Scheme.parse(name), tmp_path / "made")
     equal = convert(checkpoint, Scheme.parse("int4-s16-eq"), tmp_path / "equalized")
-    files = [a.manifest["files"][f"{a.manifest['model']}_data"] for a in (made, equal)]
+    files = [a.manifest.files[f"{a.manifest.model}_data"] for a in (made, equal)]
     assert files[0] == files[1]
-    record = made.manifest["calibration"]
-    assert (record["method"], record["instead_of"]) == ("eq", "gptq")
-    assert "install one" in record["warning"]
+    record = made.manifest.calibration
+    assert (record.method, record.instead_of) == ("eq", "gptq")
+    assert "install one" in record.warning
 
 
 def test_what_was_made_without_text_is_made_again(checkpoint, no_text, tmp_path):
@@ -227,8 +227,8 @@ def test_without_text_a_budget_is_filled_evenly(checkpoint, no_text, tmp_path):
     with pytest.warns(UserWarning, match="NOT calibrated"):
         narrow, wide = made("budget:0.09MB"), made("budget:0.14MB")
     assert narrow.nbytes <= 90_000 < wide.nbytes <= 140_000
-    layouts = wide.manifest["calibration"]["budget"]["layouts"]
-    assert {entry["bits"] for entry in layouts.values()} == {8}
+    layouts = wide.manifest.calibration.budget.layouts
+    assert {layout.bits for layout in layouts.values()} == {8}
     windows = random_windows(4, 2)
     expected = logits(checkpoint, windows)
     errors = [np.square(Decoder(a).logits(windows) - expected).mean() for a in (narrow, wide)]

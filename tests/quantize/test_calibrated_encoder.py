@@ -55,8 +55,8 @@ def test_calibration_halves_the_error_and_is_reproducible(two_layers, tmp_path, 
         artifacts[key].model_path.with_suffix(".onnx_data").read_bytes() for key in ("one", "two")
     ]
     assert hashlib.sha256(data[0]).digest() == hashlib.sha256(data[1]).digest()
-    record = artifacts["one"].manifest["calibration"]
-    assert (record["method"], record["sentences"]) == ("gptq", 96)
+    record = artifacts["one"].manifest.calibration
+    assert (record.method, record.sentences) == ("gptq", 96)
     embeddings = {key: Embedder(artifact).embed(SENTENCES) for key, artifact in artifacts.items()}
 
     def error(key: str) -> float:  # 1 - cosine; embeddings have length one
@@ -102,10 +102,10 @@ def test_without_text_an_encoder_is_searched_and_a_warning_says_so(
     checkpoint, scheme = open_checkpoint(two_layers), Scheme.parse("int4-s16-gptq")
     with pytest.warns(UserWarning, match="int4-s16-gptq is NOT calibrated: no text is here"):
         artifact = convert(checkpoint, scheme, tmp_path / "searched")
-    assert artifact.manifest["calibration"]["method"] == "mse"
+    assert artifact.manifest.calibration.method == "mse"
     plain = convert(checkpoint, Scheme.parse("int4-s16"), tmp_path / "plain")
 
     def error(artifact: Artifact) -> float:
-        return sum(g["rms_error"] for g in artifact.manifest["groups"])
+        return sum(g.rms_error for g in artifact.manifest.groups)
 
     assert error(artifact) < 0.99 * error(plain)

@@ -100,9 +100,9 @@ def test_what_was_predicted_orders_what_is_measured(checkpoint, text, found, siz
     for size in sizes:
         artifact = convert(checkpoint, scheme_of(size), tmp_path / f"{size}", calibration=text)
         assert artifact.nbytes <= size
-        record = artifact.manifest["calibration"]["budget"]
-        assert artifact.nbytes <= record["nbytes"] <= size
-        predicted.append(record["predicted_kl"])
+        record = artifact.manifest.calibration.budget
+        assert artifact.nbytes <= record.nbytes <= size
+        predicted.append(record.predicted_kl)
         measured.append(divergence(original, Decoder(artifact).logits(ids)))
         stored = sensitivity.Sensitivities.load(artifact.folder / "sensitivities.json")
         assert stored == found
@@ -131,8 +131,8 @@ def test_an_artifact_computes_with_the_layouts_that_were_chosen(checkpoint, text
         expected = model(torch.from_numpy(ids)).logits.numpy()
     error = Decoder(artifact).logits(ids) - expected
     assert np.sqrt(np.square(error).mean()) < 0.03 * expected.std()  # activations at 8 bits
-    layouts = artifact.manifest["calibration"]["budget"]["layouts"]
-    assert {name: entry["bits"] for name, entry in layouts.items()} == {
+    layouts = artifact.manifest.calibration.budget.layouts
+    assert {name: layout.bits for name, layout in layouts.items()} == {
         name: layout.bits for name, layout in prepared.layouts.items()
     }
 
@@ -142,7 +142,7 @@ def test_the_same_inputs_give_the_same_bytes(checkpoint, text, sizes, tmp_path, 
     for name in ("one", "two"):  # each with a cache of its own: everything is computed twice
         monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / f"cache of {name}"))
         made.append(convert(checkpoint, scheme_of(sizes[1]), tmp_path / name, calibration=text))
-    assert made[0].manifest["files"] == made[1].manifest["files"]
+    assert made[0].manifest.files == made[1].manifest.files
 
 
 def test_distilled_scales_diverge_less_at_the_same_size(
@@ -158,13 +158,13 @@ def test_distilled_scales_diverge_less_at_the_same_size(
     assert plain.nbytes == distilled.nbytes
     before, after = (divergence(original, Decoder(a).logits(ids)) for a in (plain, distilled))
     assert after < before
-    record = distilled.manifest["calibration"]["distillation"]
-    assert (record["steps"], len(record["divergence"])) == (12, 12)
+    record = distilled.manifest.calibration.distillation
+    assert (record.steps, len(record.divergence)) == (12, 12)
     states = sorted((paths.cache() / "distilled").iterdir(), key=lambda path: path.stat().st_mtime)
     assert len(states) == 3
     states[-1].unlink()  # as if cut off after eight steps
     again = convert(checkpoint, scheme_of(sizes[0], "-dwq"), tmp_path / "again", calibration=text)
-    assert again.manifest["files"] == distilled.manifest["files"]
+    assert again.manifest.files == distilled.manifest.files
 
 
 def test_a_budget_needs_a_llama(minilm_folder, tmp_path):

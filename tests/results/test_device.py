@@ -1,12 +1,19 @@
 """The device profile against the system's own files, recommendations against stored results."""
 
-import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace as replace_fields
 
 from llmkg_lab.base import machine as device
+from llmkg_lab.base import records
+from llmkg_lab.measure.values import Estimate, Measurement
 from llmkg_lab.results.recommendation import recommend
+from llmkg_lab.results.result import Result, Subject
+from llmkg_lab.results.verdict import Verdict
+
+DATA = Path(__file__).parent / "data"
 
 PROFILE = device.Profile(
     cpu="Some CPU",
@@ -72,16 +79,25 @@ def write_result(outputs, variant, cpu="Some CPU", synthetic=False, **schemes):
     """schemes: name -> (bytes, tokens a second, perplexity ratio, verdict)"""
     folder = outputs / "smollm" / variant
     folder.mkdir(parents=True)
-    result = {"variant": {"id": variant}, "source": {"synthetic": synthetic}, "schemes": {}}
-    for name, (nbytes, speed, ratio, verdict) in schemes.items():
-        result["schemes"][name] = {
-            "bytes": nbytes,
-            "verdict": verdict,
-            "conditions": {"cpu": cpu, "threads": 3},
-            "speed": {"tokens_per_second": {"value": speed}},
-            "quality": {"perplexity_ratio": {"value": ratio}},
-        }
-    (folder / "result.json").write_text(json.dumps(result))
+    result = records.parse((DATA / "result-decoder.json").read_bytes(), Result)
+    template = next(iter(result.schemes.values()))
+    measured = {
+        name: replace_fields(
+            template,
+            bytes=nbytes,
+            verdict=Verdict(verdict),
+            conditions={"cpu": cpu, "threads": 3},
+            speed={"tokens_per_second": Measurement(speed, speed, speed, 1)},
+            quality={"perplexity_ratio": Estimate(ratio, None, None, 1, "tokens")},
+        )
+        for name, (nbytes, speed, ratio, verdict) in schemes.items()
+    }
+    replace_fields(
+        result,
+        variant=Subject(variant, variant, "smollm"),
+        source=replace_fields(result.source, synthetic=synthetic),
+        schemes=measured,
+    ).save(folder)
 
 
 def advice(profile, outputs):
@@ -89,11 +105,11 @@ def advice(profile, outputs):
 
 
 def test_measured_facts_come_first(tmp_path):
-    small = {"int4": (9e7, 90, 1.3, "pass"), "int8": (15e7, 60, 1.01, "pass")}
-    write_result(tmp_path, "smollm2_135m", **small, fp32=(5e8, 15, 1.0, "pass"))
-    large = {"int4": (2e8, 40, 1.2, "pass"), "int8": (4e8, 12, 1.0, "pass")}
+    small = {"int4": (90_000_000, 90.0, 1.3, "pass"), "int8": (150_000_000, 60.0, 1.01, "pass")}
+    write_result(tmp_path, "smollm2_135m", **small, fp32=(500_000_000, 15.0, 1.0, "pass"))
+    large = {"int4": (200_000_000, 40.0, 1.2, "pass"), "int8": (400_000_000, 12.0, 1.0, "pass")}
     write_result(tmp_path, "smollm2_360m", **large)
-    write_result(tmp_path, "smollm2_1_7b", cpu="Another", int4=(9e8, 99, 1.0, "pass"))
+    write_result(tmp_path, "smollm2_1_7b", cpu="Another", int4=(900_000_000, 99.0, 1.0, "pass"))
     found = advice(PROFILE, tmp_path)
     assert (found["variant"].value, found["scheme"].value) == ("smollm2_360m", "int4")
     assert found["threads"].value == "3"
@@ -103,8 +119,8 @@ def test_measured_facts_come_first(tmp_path):
 
 
 def test_what_failed_or_is_synthetic_recommends_nothing(tmp_path):
-    write_result(tmp_path, "smollm2_135m", int4=(9e7, 90, 1.0, "fail"))
-    write_result(tmp_path, "smollm2_360m", synthetic=True, int4=(2e8, 40, 1.0, "pass"))
+    write_result(tmp_path, "smollm2_135m", int4=(90_000_000, 90.0, 1.0, "fail"))
+    write_result(tmp_path, "smollm2_360m", synthetic=True, int4=(200_000_000, 40.0, 1.0, "pass"))
     (tmp_path / "smollm" / "cut_off").mkdir()
     (tmp_path / "smollm" / "cut_off" / "result.json").write_text('{"schemes": ')
     found = advice(PROFILE, tmp_path)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,37 +10,48 @@ import sys
 import pytest
 
 from llmkg_lab.base import paths
+from llmkg_lab.measure.values import Estimate, Measurement
 from llmkg_lab.results import registry
-from llmkg_lab.results.registry import RegistryError
+from llmkg_lab.results.registry import Registry, RegistryError
+from llmkg_lab.results.result import Origin, Result, SchemeResult, Subject
+from llmkg_lab.results.verdict import Verdict
 from llmkg_lab.roster import catalog
 
+PASS, BELOW, FAIL = Verdict.PASS, Verdict.BELOW_TARGET, Verdict.FAIL
 MINILM, SMOLLM2 = "minilm/all_minilm_l6_v2", "smollm/smollm2_135m_instruct"
 
 
 def write_result(outputs, variant, artifact, verdicts, synthetic=False):
     """A variant's folder: ``artifact`` once a scheme, and the result.json that measured it."""
     manifest, folder = artifact.manifest, outputs / variant
+    family, name = variant.split("/")
     schemes = {
-        name: {
-            "scheme": manifest["scheme"],
-            "bytes": artifact.nbytes,
-            "bits_per_weight": artifact.bits_per_weight,
-            "artifact": f"artifacts/{name}",
-            "groups": manifest["groups"],
-            "quality": {"cosine_mean": {"value": 0.99, "low": 0.98, "high": 0.999, "n": 80}},
-            "protocol": {"corpus": "stsb"},
-            "speed": {"embed_ms": {"value": 4.0, "low": 3.9, "high": 4.2, "n": 10}},
-            "conditions": {"threads": 2},
-            "verdict": verdict,
-            "reasons": [] if verdict == "pass" else ["cosine_mean is 0.99"],
-        }
-        for name, verdict in verdicts.items()
+        scheme: SchemeResult(
+            scheme=manifest.scheme,
+            bytes=artifact.nbytes,
+            bits_per_weight=artifact.bits_per_weight,
+            artifact=f"artifacts/{scheme}",
+            groups=manifest.groups,
+            quality={"cosine_mean": Estimate(0.99, 0.98, 0.999, 80, "texts")},
+            protocol={"corpus": "stsb"},
+            speed={"embed_ms": Measurement(4.0, 3.9, 4.2, 10)},
+            conditions={"threads": 2},
+            verdict=verdict,
+            reasons=[] if verdict is PASS else ["cosine_mean is 0.99"],
+        )
+        for scheme, verdict in verdicts.items()
     }
-    for name in verdicts:
-        shutil.copytree(artifact.folder, folder / "artifacts" / name)
-    source = {**manifest["source"], "kind": "package", "revision": "0.1.0", "synthetic": synthetic}
-    result = {"source": source, "schemes": schemes}
-    (folder / "result.json").write_text(json.dumps(result))
+    for scheme in verdicts:
+        shutil.copytree(artifact.folder, folder / "artifacts" / scheme)
+    Result(
+        variant=Subject(name, name, family),
+        source=Origin(
+            "package", "package x==0.1.0", "0.1.0", synthetic, manifest.source.fingerprint
+        ),
+        environment={},
+        schemes=schemes,
+        verdict=Verdict.worst(verdicts.values()),
+    ).save(folder)
     return folder
 
 
@@ -50,19 +62,19 @@ def artifact(make_artifact):
 
 @pytest.fixture
 def outputs(artifact, tmp_path):
-    write_result(tmp_path, MINILM, artifact, {"int8": "pass", "int4": "below target"})
+    write_result(tmp_path, MINILM, artifact, {"int8": PASS, "int4": BELOW})
     return tmp_path
 
 
 def listed(outputs):
     """Paths of what the written registry lists."""
-    registry.save(registry.build(outputs), outputs)
-    models = json.loads((outputs / "registry.json").read_text())["models"]
-    return [entry["path"] for model in models.values() for entry in model["artifacts"]]
+    registry.build(outputs)[0].save(outputs)
+    models = Registry.read(outputs).models
+    return [entry.path for model in models.values() for entry in model.artifacts]
 
 
 def test_a_model_is_listed_under_its_hub_id(outputs, artifact):
-    registry.save(registry.build(outputs), outputs)
+    registry.build(outputs)[0].save(outputs)
     written = json.loads((outputs / "registry.json").read_text())
     assert written["format"] == "llmkg-lab/registry/1"
     assert list(written["models"]) == ["sentence-transformers/all-MiniLM-L6-v2"]
@@ -95,16 +107,16 @@ def test_a_model_is_listed_under_its_hub_id(outputs, artifact):
         assert entry["source"] == {
             "kind": "package",
             "revision": "0.1.0",
-            "fingerprint": artifact.manifest["source"]["fingerprint"],
+            "fingerprint": artifact.manifest.source.fingerprint,
         }
 
 
 def test_what_failed_is_synthetic_or_not_whole_is_left_out(outputs, artifact):
-    write_result(outputs, SMOLLM2, artifact, {"fp32": "pass", "int8": "fail"})
-    write_result(outputs, "minilm/all_minilm_l12_v2", artifact, {"int8": "pass"}, synthetic=True)
+    write_result(outputs, SMOLLM2, artifact, {"fp32": PASS, "int8": FAIL})
+    write_result(outputs, "minilm/all_minilm_l12_v2", artifact, {"int8": PASS}, synthetic=True)
     (outputs / MINILM / "artifacts" / "int8" / "tokenizer.json").unlink()
     assert listed(outputs) == [f"{SMOLLM2}/artifacts/fp32", f"{MINILM}/artifacts/int4"]
-    reasons = registry.build(outputs).left_out
+    reasons = registry.build(outputs)[1]
     assert "verdict is fail" in reasons[f"{SMOLLM2}/artifacts/int8"]
     assert "synthetic" in reasons["minilm/all_minilm_l12_v2/artifacts/int8"]
     assert "tokenizer.json is missing" in reasons[f"{MINILM}/artifacts/int8"]
@@ -118,29 +130,29 @@ def test_an_artifact_that_was_made_again_is_not_what_was_measured(outputs, key):
     manifest[key] |= other[key]
     path.write_text(json.dumps(manifest))
     assert listed(outputs) == [f"{MINILM}/artifacts/int4"]
-    assert "made again" in registry.build(outputs).left_out[f"{MINILM}/artifacts/int8"]
+    assert "made again" in registry.build(outputs)[1][f"{MINILM}/artifacts/int8"]
 
 
 def test_two_ids_of_one_repository_are_one_model(artifact, tmp_path):
     ids = ["tinyllama/tinyllama_1_1b_chat_v1_0", "tinyllama/tinyllama_1_1b_chat"]
     for variant in ids:
-        write_result(tmp_path, variant, artifact, {"int4": "pass"})
-    (model,) = registry.build(tmp_path).models.values()
-    assert model.metadata.huggingface_id == "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+        write_result(tmp_path, variant, artifact, {"int4": PASS})
+    (model,) = registry.build(tmp_path)[0].models.values()
+    assert model.huggingface_id == "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
     assert {entry.path for entry in model.artifacts} == {f"{name}/artifacts/int4" for name in ids}
 
 
 def test_only_the_batch_folders_count(outputs, artifact):
-    write_result(outputs, "notebooks/all_minilm_l12_v2", artifact, {"fp32": "pass"})
-    write_result(outputs, "minilm/unknown", artifact, {"fp32": "pass"})
+    write_result(outputs, "notebooks/all_minilm_l12_v2", artifact, {"fp32": PASS})
+    write_result(outputs, "minilm/unknown", artifact, {"fp32": PASS})
     assert len(listed(outputs)) == 2
 
 
 def test_the_same_results_give_the_same_bytes_wherever_they_lie(outputs, artifact, tmp_path):
-    write_result(outputs, SMOLLM2, artifact, {"fp32": "pass"})
+    write_result(outputs, SMOLLM2, artifact, {"fp32": PASS})
     other = tmp_path / "elsewhere"
-    write_result(other, SMOLLM2, artifact, {"fp32": "pass"})  # in another order
-    write_result(other, MINILM, artifact, {"int8": "pass", "int4": "below target"})
+    write_result(other, SMOLLM2, artifact, {"fp32": PASS})  # in another order
+    write_result(other, MINILM, artifact, {"int8": PASS, "int4": BELOW})
     command = [sys.executable, "-m", "llmkg_lab.results.registry"]
     for folder in (outputs, other):
         subprocess.run([*command, folder], check=True, cwd=paths.ROOT)
@@ -152,26 +164,43 @@ def test_without_results_the_registry_is_empty(tmp_path):
     assert listed(tmp_path) == []
 
 
-def test_a_broken_result_is_named_and_the_registry_stays_as_it_was(outputs):
-    before = listed(outputs)
-    (outputs / MINILM / "result.json").write_text("{")
-    with pytest.raises(RegistryError, match=r"all_minilm_l6_v2.result\.json is not JSON"):
-        registry.build(outputs)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"result\.json: is not JSON"),
+        ('{"format": 1}', r"result\.json: is not of the format llmkg-lab/result/1"),
+        ('{"format": "llmkg-lab/result/1"}', "missing required field variant"),
+    ],
+)
+def test_a_broken_result_is_named_and_left_out(outputs, artifact, content, message):
+    write_result(outputs, SMOLLM2, artifact, {"fp32": PASS})
+    (outputs / MINILM / "result.json").write_text(content)
+    assert listed(outputs) == [f"{SMOLLM2}/artifacts/fp32"]
+    assert re.search(message, registry.build(outputs)[1][MINILM])
     command = [sys.executable, "-m", "llmkg_lab.results.registry", outputs]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT)
-    assert ended.returncode == 1
-    assert "Traceback" not in ended.stderr
-    models = json.loads((outputs / "registry.json").read_text())["models"].values()
-    assert [entry["path"] for model in models for entry in model["artifacts"]] == before
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=paths.ROOT, check=True)
+    assert ended.stdout.startswith(f"not in the registry: {MINILM}: ")
+
+
+def test_a_registry_is_read_as_it_was_written(outputs):
+    built = registry.build(outputs)[0]
+    built.save(outputs)
+    assert Registry.read(outputs) == built
+    (outputs / "registry.json").unlink()
+    with pytest.raises(RegistryError, match="No such file"):
+        Registry.read(outputs)
 
 
 @pytest.mark.parametrize(
     ("parameters", "category"),
-    [(49e6, "Tiny"), (50e6, "Small"), (200e6, "Medium"), (500e6, "Large"), (3e9, "Large")],
+    [
+        *((49_999_999, "Tiny"), (50_000_000, "Small"), (200_000_000, "Medium")),
+        *((500_000_000, "Large"), (3_000_000_000, "Large")),
+    ],
 )
 def test_size_categories_are_those_of_llmkg(parameters, category, artifact, tmp_path):
-    folder = write_result(tmp_path, MINILM, artifact, {"int4": "pass"}) / "artifacts" / "int4"
+    folder = write_result(tmp_path, MINILM, artifact, {"int4": PASS}) / "artifacts" / "int4"
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "parameters": parameters}))
-    (model,) = registry.build(tmp_path).models.values()
-    assert model.metadata.size_category == category
+    (model,) = registry.build(tmp_path)[0].models.values()
+    assert model.size_category == category

@@ -153,8 +153,8 @@ def test_a_type_that_candle_does_not_know_is_replaced(llama, copy, expected, cap
     with pytest.raises(BackendError):
         CandleBackend(artifact.folder)
     manifest = copy / "gguf-BF16" / "manifest.json"  # of the same model as the ONNX artifact
-    own = artifact.manifest["source"]["fingerprint"]
-    other = open_backend(copy / "fp32").active.artifact.manifest["source"]["fingerprint"]
+    own = artifact.manifest.source.fingerprint
+    other = open_backend(copy / "fp32").active.artifact.manifest.source.fingerprint
     manifest.write_text(manifest.read_text().replace(own, other))
     caplog.clear()
     backend = open_backend(copy, prefer="candle")

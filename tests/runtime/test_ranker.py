@@ -11,8 +11,9 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.measure.metrics.ranking_fidelity import ndcg
-from llmkg_lab.measure.quality import judge, validate_ranker
+from llmkg_lab.measure.quality import validate_ranker
 from llmkg_lab.reference.outputs import ranker_reference
+from llmkg_lab.results.verdict import Verdict, judge
 from llmkg_lab.roster import catalog
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.ranker import Ranker
@@ -70,7 +71,7 @@ def test_quantization_moves_scores_and_float32_does_not(checkpoint, make_ranker)
     )
     limits = catalog.find_variant("ms_marco_minilm_l6_v2").limits_for("fp32")
     assert limits
-    assert judge(whole, limits, {}).state == "pass"
+    assert judge(whole, limits, {}).verdict is Verdict.PASS
     assert narrow.metrics["score_pearson"].value < whole.metrics["score_pearson"].value
     assert narrow.metrics["kendall"].unit == "queries"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import to_builtins
 
 from llmkg_lab.cli import console
 from llmkg_lab.cli.application import CheckpointName, Json, app, examples
@@ -133,10 +134,10 @@ def _timed(
     read = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     return {
         "artifact": str(out),
-        "scheme": artifact.manifest["scheme"]["name"],
+        "scheme": artifact.manifest.scheme.name,
         "bytes": artifact.nbytes,
         "bits_per_weight": artifact.bits_per_weight,
-        "groups": artifact.manifest["groups"],
+        "groups": to_builtins(artifact.manifest.groups),
         "seconds": seconds,
         "steps": progress.took,
         "megabytes_per_second": read / 1e6 / progress.took["writing"],

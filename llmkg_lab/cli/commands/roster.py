@@ -114,4 +114,4 @@ def run(
         console.print_json([batch.as_json(outcome) for outcome in outcomes])
     else:
         watch.print_summary(outcomes)
-    raise typer.Exit(1 if any(outcome.verdict == "fail" for outcome in outcomes) else 0)
+    raise typer.Exit(0 if all(outcome.verdict.usable for outcome in outcomes) else 1)

@@ -17,6 +17,7 @@ from llmkg_lab.cli.application import ArtifactFolder, Json, Runtime, app, exampl
 def verify(artifact: ArtifactFolder, as_json: Json = False) -> None:
     """Check every file's SHA-256 against the manifest, and that the model loads.
 
+    Files that programs would read and that the manifest does not list are named, too.
     A graph is loaded by ONNX Runtime; of a GGUF file the header is read.
 
     Exits with 1 if something is wrong.

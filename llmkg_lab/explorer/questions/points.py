@@ -1,11 +1,10 @@
 """Measured artifacts as points in the plane of bytes and KL divergence: ours and the peers'."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from llmkg_lab.base import paths
+from llmkg_lab.results.result import Result, results
 
 OURS = "llmkg-lab"
 
@@ -29,25 +28,17 @@ def reported(variant: str, fingerprint: str) -> list[Point]:
     fingerprint: of the checkpoint; reports on other weights are left out.
     """
     found: dict[str, Point] = {}
-    files = [path for path in paths.outputs().glob(f"*/{variant}/result.json") if path.is_file()]
-    for path in sorted(files, key=lambda path: path.stat().st_mtime):
-        for point in _of_result(path, fingerprint):
-            found[point.label] = point
+    latest = sorted(results(paths.outputs(), variant), key=lambda item: item[0].stat().st_mtime)
+    for _, result in latest:
+        if result.source.fingerprint == fingerprint:
+            found |= {point.label: point for point in _points(result)}
     return list(found.values())
 
 
-def _of_result(path: Path, fingerprint: str) -> Iterator[Point]:
-    try:
-        result = json.loads(path.read_bytes())
-        if result["source"]["fingerprint"] != fingerprint:
-            return
-        for scheme, entry in result["schemes"].items():
-            if kl := entry["quality"].get("kl_mean"):
-                yield Point(
-                    scheme, OURS, entry["bytes"], kl["value"], kl["low"], kl["high"], kl["n"]
-                )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return  # a report of another version, or half written: it has no say here
+def _points(result: Result) -> Iterator[Point]:
+    for scheme, entry in result.schemes.items():
+        if kl := entry.quality.get("kl_mean"):
+            yield Point(scheme, OURS, entry.bytes, kl.value, kl.low, kl.high, kl.n)
 
 
 def front(points: Iterable[Point]) -> list[Point]:

@@ -24,8 +24,8 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.explorer.questions.points import OURS, Point, reported
-from llmkg_lab.measure.estimate import Estimate
 from llmkg_lab.measure.quality import validate_decoder
+from llmkg_lab.measure.values import Estimate
 from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
 from llmkg_lab.report import frame as report
 from llmkg_lab.roster.catalog import Variant, find_variant, roster
@@ -117,9 +117,8 @@ class Session:
                 artifact = Artifact.open(folder)
             except ArtifactError:
                 continue
-            manifest = artifact.manifest
-            if manifest["source"].get("fingerprint") == self.checkpoint.fingerprint():
-                found.setdefault(manifest["scheme"]["name"], artifact)
+            if artifact.manifest.source.fingerprint == self.checkpoint.fingerprint():
+                found.setdefault(artifact.manifest.scheme.name, artifact)
         return dict(sorted(found.items(), key=lambda item: item[1].nbytes))
 
     def _folders(self) -> Iterator[Path]:
@@ -207,10 +206,10 @@ class Session:
 
     def _key(self, artifact: Artifact) -> dict:
         """What a measurement depends on: the files, the text, the programs."""
-        files = artifact.manifest["files"]
+        files = artifact.manifest.files
         windows = self.windows.astype("<i8").tobytes()
         return {
-            "model": [files[name]["sha256"] for name in sorted(files) if name.startswith("onnx/")],
+            "model": [files[name].sha256 for name in sorted(files) if name.startswith("onnx/")],
             "reference": self.checkpoint.fingerprint(),
             "windows": [*self.windows.shape, hashlib.sha256(windows).hexdigest()],
             "versions": {n: version(n) for n in ("onnxruntime", "torch", "transformers", "numpy")},
@@ -219,5 +218,5 @@ class Session:
 
 def _point(artifact: Artifact, stored: cache.Arrays) -> Point:
     kl = Estimate(**json.loads(stored["kl_mean"].tobytes()))
-    scheme = artifact.manifest["scheme"]["name"]
+    scheme = artifact.manifest.scheme.name
     return Point(scheme, OURS, artifact.nbytes, kl.value, kl.low, kl.high, kl.n)

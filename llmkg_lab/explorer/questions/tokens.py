@@ -40,10 +40,10 @@ def score(session: Session, scheme: str, text: str, progress: Progress = silent)
         raise ExplorerError("the text has no token to predict", "write a few words")
     ids = np.array([encoding.ids[:MAX_TOKENS]], np.int64)  # (1, tokens)
     artifact = session.artifact(scheme, progress)
-    files = artifact.manifest["files"]
+    files = artifact.manifest.files
     key = {
         "method": METHOD,
-        "model": [files[name]["sha256"] for name in sorted(files) if name.startswith("onnx/")],
+        "model": [files[name].sha256 for name in sorted(files) if name.startswith("onnx/")],
         "reference": session.checkpoint.fingerprint(),
         "ids": hashlib.sha256(ids.astype("<i8").tobytes()).hexdigest(),
         "versions": {name: version(name) for name in ("onnxruntime", "torch", "transformers")},

@@ -25,7 +25,7 @@ class CandleDecoder(SequenceDecoder):
     length = 0  # tokens in the cache
 
     def __init__(self, artifact: Artifact) -> None:
-        if artifact.model_path.suffix != ".gguf" or artifact.manifest["architecture"] != "llama":
+        if artifact.model_path.suffix != ".gguf" or artifact.manifest.architecture != "llama":
             raise InferenceError(
                 f"{artifact.folder} is no GGUF file of a Llama", "make one with llmkg-lab export"
             )

@@ -123,8 +123,8 @@ class Embedder:
         self._pools = "sentence_embedding" in outputs
         self.hidden = outputs["last_hidden_state"][-1]
         self.tokenizer = Tokenizer.from_folder(artifact.folder)
-        pooling = artifact.manifest["pooling"] or {}
-        self.max_length = pooling.get("max_length") or artifact.context_length
+        pooling = artifact.manifest.pooling
+        self.max_length = (pooling and pooling.max_length) or artifact.context_length
 
     def embed(self, texts: Sequence[str], batch_size: int | None = None) -> np.ndarray:
         """Embeddings (texts, hidden) float32, in the order of the texts.

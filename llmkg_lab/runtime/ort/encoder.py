@@ -30,7 +30,7 @@ class EncoderSessions:
 
     def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
         self._artifact = artifact
-        self._alone = artifact.manifest["scheme"].get("dynamic", False)
+        self._alone = bool(artifact.manifest.scheme.dynamic)
         self._cores = (threads or default_threads()) if provider == CPU else 1
         self.session = open_artifact(artifact, threads, provider, shares_arena=True)
 

@@ -163,7 +163,7 @@ def _worth_packing(artifact: Artifact) -> bool:
 
 def _packed_bytes(artifact: Artifact) -> float:
     """An estimate, rather more than less."""
-    halves = artifact.manifest["scheme"]["base"] == "fp16"
+    halves = artifact.manifest.scheme.base == "fp16"
     return artifact.nbytes * GROWTH * (2 if halves else 1)
 
 

@@ -43,8 +43,8 @@ class PackedFolder:
 
     @property
     def path(self) -> Path:
-        manifest = self.artifact.manifest
-        hashes = {name: manifest["files"][name]["sha256"] for name in self._sources}
+        files = self.artifact.manifest.files
+        hashes = {name: files[name].sha256 for name in self._sources}
         depends = [hashes, self.kind, *_maker()]
         digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         return root() / digest[:16]
@@ -96,7 +96,7 @@ class PackedFolder:
     def _sources(self) -> list[str]:
         """The graph and its weights, relative to the artifact's folder."""
         manifest = self.artifact.manifest
-        return [name for name in manifest["files"] if name.startswith(manifest["model"])]
+        return [name for name in manifest.files if name.startswith(manifest.model)]
 
 
 def clean(keep: Path, bound: int = BOUND) -> None:
