@@ -29,7 +29,7 @@ lab: .venv/installed  ## JupyterLab on the notebooks
 
 app: .venv/installed  ## the explorer as a page of its own, without the notebook around it
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[app]'
-	JUPYTER_PATH=$(CURDIR)/notebooks $(BIN)/voila --template=offline notebooks/explore.ipynb
+	$(BIN)/llmkg-lab explore
 
 lint: .venv/installed-dev  ## style only
 	$(BIN)/ruff check

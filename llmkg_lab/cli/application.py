@@ -33,7 +33,7 @@ app = typer.Typer(
         "Small open language models, converted to quantized ONNX, validated and measured.\n\n"
         "Models of the roster: **list**, then **run**. "
         "A checkpoint of your own: **convert**. "
-        "What came out: **verify**, **generate**, **embed**, **rank**. "
+        "What came out: **verify**, **generate**, **embed**, **rank**, **explore**. "
         "This machine: **device**, **cache**."
     ),
     no_args_is_help=True,

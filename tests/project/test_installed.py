@@ -1,11 +1,16 @@
 """The wheel as a user installs it: in an environment of its own, far from the checkout."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import sysconfig
+import time
+import urllib.request
 import venv
 import zipfile
 from pathlib import Path
@@ -70,6 +75,12 @@ class Installed:
     def call(self, *arguments, code=0):
         """What the command prints: on stdout, or on stderr where it is to fail."""
         return self._process(self.python.with_name("llmkg-lab"), *arguments, code=code)
+
+    def start(self, *arguments):
+        """The command in the background."""
+        command = [self.python.with_name("llmkg-lab"), *map(str, arguments)]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(command, cwd=self.here, env=self.environment, **quiet)
 
     def _process(self, *command, code=0):
         place = {"cwd": self.here, "env": self.environment}
@@ -148,6 +159,27 @@ def test_a_variant_is_run_and_its_report_lies_where_the_command_was_given(everyt
     assert json.loads(everything.call(*command))[0]["state"] == "up to date"
 
 
+def test_the_explorer_is_served(everything):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    process = everything.start("explore", "--no-browser", "--port", port)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                page = urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=300).read()
+                break
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    assert b"voila" in page
+    assert b".jp-mod-noOutputs.jp-mod-noInput" in page  # our template, which loads nothing else
+    assert not (everything.packages / "llmkg_lab" / "notebooks" / "outputs").exists()
+
+
 def test_the_base_is_small(base):
     size = sum(path.stat().st_size for path in base.packages.rglob("*") if path.is_file())
     assert size < BASE_MEGABYTES * 10**6
@@ -191,6 +223,7 @@ def test_the_base_runs_artifacts(command, base, artifacts):
         ("convert {folder} --out out", "convert"),
         ("export {folder} --out out", "convert"),
         ("run all_minilm_l6_v2", "lab"),
+        ("explore", "app"),
         ("generate {gguf} Hello --runtime candle", "candle"),
     ],
 )
