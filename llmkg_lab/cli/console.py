@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +52,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table
     grid = Table(box=None, pad_edge=False)
     for i, column in enumerate(columns):
         numeric = rows and all(str(row[i])[:1].isdigit() or not str(row[i]) for row in rows)
-        justify = "right" if numeric else "left"
+        justify: Literal["left", "right"] = "right" if numeric else "left"
         grid.add_column(column, justify=justify, header_style="dim", no_wrap=i == 0)
     for row in rows:
         grid.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))

@@ -36,8 +36,8 @@ class Watched:
     def update(self) -> None:
         """Look at the files again; a notebook is parsed only if it was saved since."""
         now = stamps(self.job.folder)
-        if now[notebook.RUNNING]:
-            self._update_running(now[notebook.RUNNING])
+        if saved := now[notebook.RUNNING]:
+            self._update_running(saved)
         elif now[notebook.FAILED] and now[notebook.FAILED] != self.before[notebook.FAILED]:
             self.state = RunState.FAILED
         elif now[notebook.REPORT] and now[notebook.REPORT] != self.before[notebook.REPORT]:
@@ -79,10 +79,11 @@ class Watch:
             shown = [watched for watched in shown if watched.state in matter][-room:]
         rows = []
         for watched in shown:
-            state, cell, step, *times = watched.cells()
+            state, cell, step, elapsed, left = watched.cells()
             if watched.at_hand and step:
                 step = f"{step}: {watched.at_hand.step}"
-            rows.append((watched.job.variant.id, console.state(state), cell, step, *times))
+            name = watched.job.variant.id
+            rows.append((name, console.state(state), cell, step, elapsed, left))
         table = console.table(("variant", "state", "cell", "step", "elapsed", "left"), rows)
         counts = Counter(watched.state for watched in self.jobs)
         states = ", ".join(f"{count} {state}" for state, count in counts.items())

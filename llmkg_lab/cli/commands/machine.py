@@ -26,10 +26,10 @@ def device(out: Outputs = None, as_json: Json = False) -> None:
         advised = [asdict(recommendation) for recommendation in advice]
         console.print_json({"profile": asdict(found), "recommendations": advised})
         return
-    rows = [(name.replace("_", " "), console.fact(value)) for name, value in asdict(found).items()]
-    console.out.print(console.table(("device", ""), rows), "")
-    rows = [(entry.what, entry.value, entry.reason) for entry in advice]
-    console.out.print(console.table(("recommended", "", "because"), rows))
+    facts = [(name.replace("_", " "), console.fact(value)) for name, value in asdict(found).items()]
+    console.out.print(console.table(("device", ""), facts), "")
+    advised_rows = [(entry.what, entry.value, entry.reason) for entry in advice]
+    console.out.print(console.table(("recommended", "", "because"), advised_rows))
 
 
 @app.command(epilog=examples("cache", "cache --clear synthetic --clear packed"))

@@ -105,8 +105,8 @@ def embed(
 
     embeddings = open_backend(artifact, runtime).embed(texts)
     if as_json:
-        rows = zip(texts, embeddings.tolist(), strict=True)
-        console.print_json([{"text": text, "embedding": vector} for text, vector in rows])
+        vectors = zip(texts, embeddings.tolist(), strict=True)
+        console.print_json([{"text": text, "embedding": vector} for text, vector in vectors])
         return
     unit = embeddings / (embeddings**2).sum(axis=1, keepdims=True) ** 0.5
     cosines = unit @ unit.T  # (texts, texts)
@@ -132,9 +132,9 @@ def rank(
     scores = Ranker(Artifact.open(artifact)).score([(query, passage) for passage in passages])
     order = (-scores).argsort(kind="stable").tolist()
     if as_json:
-        fields = ("passage", "index", "score")
-        rows = [(passages[i], i, float(scores[i])) for i in order]
-        console.print_json([dict(zip(fields, row, strict=True)) for row in rows])
+        console.print_json(
+            [{"passage": passages[i], "index": i, "score": float(scores[i])} for i in order]
+        )
         return
     rows = [(str(n), f"{scores[i]:.3f}", passages[i]) for n, i in enumerate(order, 1)]
     console.out.print(console.table(("rank", "score", "passage"), rows))
