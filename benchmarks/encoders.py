@@ -22,7 +22,7 @@ from benchmarks.common import RESULTS, WORK, interval, machine, start, versions
 from benchmarks.contestants import code_hash
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base import cache
-from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
+from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.measure.quality import validate_embedder
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--schemes", nargs="*", default=SCHEMES)
     options = parser.parse_args()
 
-    checkpoint = open_checkpoint(fetch(roster()[VARIANT], "package").path)
+    checkpoint = fetch(roster()[VARIANT], "package").open()
     pairs = texts.load_pairs(("stsb",))
     reference = embedder_reference(checkpoint, [*pairs.left, *pairs.right])
     sentences = list(dict.fromkeys(reference.texts))  # as they are validated: each once

@@ -20,7 +20,6 @@ from benchmarks.contestants import code_hash
 from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.bar import Bar
-from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime.ort.packed import packed, prepare
@@ -80,7 +79,7 @@ def synthetic() -> Fetched:
 def openelm_3b() -> Artifact:
     """Made once, and its weights packed, both as a whole and in segments."""
     fetched = synthetic()
-    checkpoint = open_checkpoint(fetched.path, fetched.tokenizer)
+    checkpoint = fetched.open()
     folder, source = WORK / VARIANT / code_hash()[:12], {"kind": fetched.kind, "synthetic": True}
     with Bar() as bar:
         made = convert_all(checkpoint, [SCHEME], folder, source=source, progress=bar)

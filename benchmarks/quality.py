@@ -37,9 +37,11 @@ from benchmarks.contestants import (
 from benchmarks.pareto import draw
 from llmkg_lab.base import cache
 from llmkg_lab.data import texts
+from llmkg_lab.measure.protocol import Protocol
 from llmkg_lab.measure.quality import divergence, score_windows
 from llmkg_lab.reference import outputs as reference
 from llmkg_lab.reference.outputs import DecoderReference
+from llmkg_lab.roster.catalog import Evaluation
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 CORPORA = ("wikitext2", "lee_background")
@@ -57,11 +59,11 @@ def main() -> None:
     parser.add_argument("--genai", nargs="*", default=tuple(GENAI), choices=GENAI)
     options = parser.parse_args()
 
-    text = texts.load(CORPORA)
-    weights = [Weights(seed, text) for seed in options.seeds]
+    read = Protocol(Evaluation(CORPORA, options.tokens, WINDOW))
+    weights = [Weights(seed, read.text) for seed in options.seeds]
     rescaled = tqdm(weights, desc="PyTorch's logits", unit="seed")
-    references = [reference_of(w, options.tokens) for w in rescaled]
-    protocol = describe(references[0], text)
+    references = [reference_of(w, read) for w in rescaled]
+    protocol = describe(references[0], read.text)
     points = earlier(protocol)
     with tqdm(entries(options.schemes, options.types, options.genai), unit="model") as bar:
         for title, make in bar:
@@ -86,12 +88,10 @@ def entries(
     return made + [(f"genai {name}", partial(Weights.genai, name=name)) for name in genai]
 
 
-def reference_of(weights: Weights, tokens: int) -> DecoderReference:
+def reference_of(weights: Weights, read: Protocol) -> DecoderReference:
     """The rescaled weights in PyTorch on the evaluation half."""
-    tokenizer = Tokenizer.from_folder(weights.float32)
-    ids = tokenizer.encode(weights.text.evaluation)
-    cut = texts.windows(ids, WINDOW, tokens)
-    return reference.decoder_reference(weights.checkpoint, cut, [], 0)
+    windows = read.reading(Tokenizer.from_folder(weights.float32)).windows
+    return reference.decoder_reference(weights.checkpoint, windows, [], 0)
 
 
 def measure(contestant: Contestant, reference: DecoderReference) -> tuple[Contestant, dict]:

@@ -11,7 +11,6 @@ from benchmarks.common import WORK, arguments, float32_folder, start
 from benchmarks.contestants import code_hash
 from benchmarks.embedders import FIGURE, METRICS, SCHEMES, SENTENCES, beside_pytorch, sentences
 from benchmarks.measure import Benchmark
-from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.sources import fetch
@@ -22,7 +21,7 @@ BENCHMARK = Benchmark("rankers", "ms-marco-MiniLM-L6-v2, scoring pairs", TITLES)
 
 def main(options: Namespace) -> None:
     fetched = fetch(find_variant("ms_marco_minilm_l6_v2"), "synthetic:full")
-    checkpoint, conditions = open_checkpoint(fetched.path), {"threads": options.threads}
+    checkpoint, conditions = fetched.open(), {"threads": options.threads}
     folder = float32_folder(checkpoint, WORK / "ms-marco" / fetched.revision)
     out = WORK / "ms-marco" / code_hash()[:12]
     made = convert_all(checkpoint, SCHEMES, out, source={"kind": fetched.kind})

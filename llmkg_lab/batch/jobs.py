@@ -26,7 +26,19 @@ from llmkg_lab.roster.strict_yaml import nearest
 from llmkg_lab.scheme import Scheme
 
 PACKAGE = Path(__file__).parents[1]
-FRONT = {"batch", "cli"}
+# What a report depends on: the rooms and modules that notebooks import, and what executes them.
+# A report is stale when any of them was edited. A test compares the list with the imports.
+BEHIND_REPORTS = (
+    *("artifact.py", "scheme.py", "base", "checkpoint", "data", "graph", "measure", "models"),
+    *("quantize", "reference", "report", "roster", "sources"),
+    *("batch/execute.py", "batch/notebook.py"),
+    *("conversion/folder.py", "conversion/genai.py", "conversion/to_onnx.py"),
+    *("results/collect.py", "results/result.py", "results/verdict.py"),
+    *("runtime/text/chat.py", "runtime/text/sampling.py", "runtime/text/tokenizer.py"),
+    *("runtime/ort/decoder.py", "runtime/ort/encoder.py", "runtime/ort/ranker.py"),
+    *("runtime/ort/packed.py", "runtime/ort/packed_cache.py", "runtime/ort/segments.py"),
+    *("runtime/ort/session.py", "runtime/sequence.py"),
+)
 OWN_OPTIONS = {"variant": "name it", "out": "--out", "schemes": "--scheme", "source": "--source"}
 
 
@@ -208,13 +220,22 @@ def _stamp(path: Path) -> int | None:
 
 
 def _code_hash() -> str:
-    """SHA-256 of the package's code, without what only shows and starts runs."""
+    """Return the SHA-256 of the code that reports depend on."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
-        name = path.relative_to(PACKAGE)
-        if name.parts[0] not in FRONT:
-            digest.update(name.as_posix().encode() + path.read_bytes())
+    for path in _code_behind_reports():
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _code_behind_reports() -> list[Path]:
+    """Return the files of BEHIND_REPORTS, and of the packages that they are in."""
+    files = set()
+    for place in map(PACKAGE.joinpath, BEHIND_REPORTS):
+        files |= {path for path in place.rglob("*") if path.suffix in (".py", ".yaml")}
+        files |= {place} if place.is_file() else set()
+        inside = place.relative_to(PACKAGE).parents
+        files |= {PACKAGE / folder / "__init__.py" for folder in inside}
+    return sorted(files)
 
 
 def _write_plan(job: Job, code: str) -> None:

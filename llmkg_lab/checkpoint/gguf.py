@@ -87,7 +87,7 @@ class GGUFCheckpoint(Checkpoint):
 
     def sidecars(self) -> dict[str, bytes]:
         length = self.config["max_position_embeddings"]
-        files = gguf_tokenizer.build(self._metadata, length)
+        files = gguf_tokenizer.build(self._metadata, length, self.chat_template)
         if self.form.generates:
             special = {key: self.config[key] for key in self.config if key.endswith("_token_id")}
             files["generation_config.json"] = json.dumps(special, indent=2).encode()

@@ -24,10 +24,11 @@ SPECIAL = {
 }
 
 
-def build(metadata: Metadata, max_length: int) -> dict[str, bytes]:
+def build(metadata: Metadata, max_length: int, chat_template: str = "") -> dict[str, bytes]:
     """tokenizer.json and tokenizer_config.json, for a model of ``max_length`` positions.
 
     None of them where the file has no tokenizer.
+    chat_template: of the config, where the file itself has none.
     Raises CheckpointError on a kind of tokenizer that is not known, and on broken metadata.
     """
     kind = metadata.get("tokenizer.ggml.model", str)
@@ -56,8 +57,8 @@ def build(metadata: Metadata, max_length: int) -> dict[str, bytes]:
     }
     if kind != "bert":  # else transformers makes token_type_ids, which a decoder refuses
         config["model_input_names"] = ["input_ids", "attention_mask"]
-    if "tokenizer.chat_template" in metadata:
-        config["chat_template"] = metadata.get("tokenizer.chat_template", str)
+    if template := metadata.get("tokenizer.chat_template", str, chat_template):
+        config["chat_template"] = template
     return {
         "tokenizer.json": tokenizer.to_str().encode(),
         "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),

@@ -5,7 +5,8 @@ graph will read; the checkpoint is checked against it before any work is done. T
 time over a ``Stream``, which moves the weights.
 """
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from llmkg_lab.artifact import (
     Artifact,
     ArtifactError,
     Calibration,
+    Manifest,
     Source,
     StoredScheme,
     publishing,
@@ -106,8 +108,8 @@ def convert_all(
 ) -> dict[str, Artifact]:
     """Make one artifact for each scheme, in ``folder``/<scheme>.
 
-    An artifact that is there already, whole and made from the same weights by the same
-    version, is kept: a report that is run again starts where it was cut off.
+    An artifact that is there already, whole and made from the same weights and tokenizer by the
+    same version, is kept: a report that is run again starts where it was cut off.
     """
     artifacts = {}
     for name in schemes:
@@ -126,5 +128,15 @@ def _existing(out: Path, checkpoint: Checkpoint, scheme: Scheme, source: dict) -
     manifest = artifact.manifest
     wanted = Source(**source, fingerprint=checkpoint.fingerprint())
     same = manifest.source == wanted and manifest.scheme.name == scheme.name
+    same = same and _holds(manifest, checkpoint.sidecars())  # the tokenizer may be another
     same = same and not manifest.warning  # by now there may be text
     return artifact if same and manifest.versions == versions() else None
+
+
+def _holds(manifest: Manifest, contents: Mapping[str, bytes]) -> bool:
+    """Whether an artifact's files have these contents."""
+    files = manifest.files
+    return all(
+        name in files and files[name].sha256 == hashlib.sha256(content).hexdigest()
+        for name, content in contents.items()
+    )

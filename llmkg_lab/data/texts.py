@@ -115,21 +115,20 @@ def load_pairs(corpora: Sequence[str]) -> Pairs:
     )
 
 
-def windows(ids: Sequence[int], size: int, tokens: int, bos: int | None = None) -> np.ndarray:
-    """Cut the first ``tokens`` of ``ids`` into windows that do not overlap.
+def windows(ids: Sequence[int], size: int, tokens: int, opening: Sequence[int] = ()) -> np.ndarray:
+    """Cut the beginning of ``ids`` into windows that do not overlap, ``tokens`` in all.
 
-    bos: put before each window's own tokens, for models that were trained with it; it counts
-        among the ``size`` tokens of a window.
+    opening: what each window begins with, before its own tokens; it counts among its ``size``.
     Returns (tokens // size, size) int64. Raises TextError where ``ids`` is too short.
     """
-    count, own = tokens // size, size - (bos is not None)
+    count, own = tokens // size, size - len(opening)
     if count == 0 or len(ids) < count * own:
         raise TextError(
             f"the text has {len(ids):,} tokens; windows of {size} of {tokens:,} were asked for",
             "ask for fewer tokens, or for a longer corpus",
         )
     cut = np.asarray(ids[: count * own], np.int64).reshape(count, own)
-    return cut if bos is None else np.insert(cut, 0, bos, axis=1)
+    return np.hstack([np.tile(np.array(opening, np.int64), (count, 1)), cut])
 
 
 def _first(corpora: Sequence[str], known: dict[str, tuple[Callable, ...]]) -> tuple:

@@ -14,8 +14,9 @@ import numpy as np
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.progress import Progress, silent, track
-from llmkg_lab.data.texts import Pairs, Text
+from llmkg_lab.data.texts import Pairs
 from llmkg_lab.measure.estimate import CONFIDENCE, RESAMPLES
+from llmkg_lab.measure.protocol import Reading
 from llmkg_lab.measure.values import Estimate
 from llmkg_lab.reference.outputs import DecoderReference, EmbedderReference, RankerReference
 
@@ -75,12 +76,12 @@ class Quality:
 def validate_decoder(
     decoder: Decoder,
     reference: DecoderReference,
-    text: Text,
+    reading: Reading,
     progress: Progress = silent,
 ) -> Quality:
     """Compare a decoder with its reference on the windows and prompts of the reference.
 
-    text: what the windows were cut from, for the protocol.
+    reading: where these come from, for the result.
     A window's first token has no prediction before it: the logits at positions 0 … w-2 are
     scored against the tokens 1 … w-1. Windows do not overlap, so tokens near a window's start
     have little context and perplexity is higher than with a sliding window.
@@ -95,7 +96,7 @@ def validate_decoder(
         outputs = {"predictions": continued, "references": reference.continuations}
         metrics |= _estimates(Continuation(keep_in_memory=True).compute(**outputs))
         samples["continuations"] = _padded(continued, len(reference.continuations[0]))
-    return Quality(metrics, samples, _decoder_protocol(reference, text))
+    return Quality(metrics, samples, _decoder_protocol(reference, reading))
 
 
 def score_windows(
@@ -244,18 +245,17 @@ def _estimates(metrics: Mapping[str, Mapping]) -> dict[str, Estimate]:
     return {name: Estimate(**fields) for name, fields in metrics.items()}
 
 
-def _decoder_protocol(reference: DecoderReference, text: Text) -> dict:
+def _decoder_protocol(reference: DecoderReference, reading: Reading) -> dict:
     windows, tokens = reference.windows.shape
-    bos = reference.checkpoint.config.get("bos_token_id")
     return {
-        "corpus": text.name,
-        "origin": text.origin,
-        "sha256": text.sha256,
+        "corpus": reading.text.name,
+        "origin": reading.text.origin,
+        "sha256": reading.text.sha256,
         "half": "second",
         "windows": windows,
         "window": tokens,
         "stride": tokens,
-        "bos": bool((reference.windows[:, 0] == bos).all()),
+        "opening": list(reading.opening),  # tokens that the tokenizer puts before each window
         "tokens_scored": windows * (tokens - 1),
         "prompts": len(reference.prompts),
         "reference": _reference_name(),

@@ -35,9 +35,7 @@ def result_of(
     fingerprint = next(iter(artifacts.values())).manifest.source.fingerprint
     return Result(
         variant=Subject(variant.id, variant.title, variant.family),
-        source=Origin(
-            fetched.kind, fetched.detail, fetched.revision, fetched.synthetic, fingerprint
-        ),
+        source=Origin(**fetched.origin, fingerprint=fingerprint),
         environment=environment(),
         schemes={
             name: SchemeResult(

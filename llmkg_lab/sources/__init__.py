@@ -11,11 +11,14 @@ from pathlib import Path
 from llmkg_lab.base.progress import Progress, silent
 from llmkg_lab.roster.catalog import SourceSpec, Variant
 from llmkg_lab.roster.strict_yaml import nearest
-from llmkg_lab.sources import hub as _hub  # noqa: F401  (the modules register their kinds)
-from llmkg_lab.sources import local as _local  # noqa: F401
-from llmkg_lab.sources import synthetic
-from llmkg_lab.sources.base import SOURCES, Fetched, SourceError, UnavailableError
-from llmkg_lab.sources.borrowed import with_tokenizer
+from llmkg_lab.sources import local, synthetic
+from llmkg_lab.sources.base import (
+    SOURCES,
+    Fetched,
+    SourceError,
+    UnavailableError,
+    source_named,
+)
 
 __all__ = [
     "Fetched",
@@ -49,14 +52,14 @@ def fetch(
     passed_over: list[tuple[SourceSpec, UnavailableError]] = []
     for spec in _wanted(variant, source):
         try:
-            fetched = SOURCES[spec.kind].fetch(spec, cache, progress)
+            fetched = source_named(spec.kind).fetch(spec, cache, progress)
         except UnavailableError as error:
             passed_over.append((spec, error))
         else:
             why = "; ".join(f"{other}: {error.message}" for other, error in passed_over)
             detail = f"{fetched.detail}; passed over: {why}" if why else fetched.detail
-            fetched = replace(fetched, detail=detail)
-            return with_tokenizer(fetched, variant.tokenizer_source, cache, progress)
+            fetched = replace(fetched, detail=detail, chat_template=variant.chat_template)
+            return _with_tokenizer(fetched, variant, cache, progress)
     raise _none_available(variant, passed_over)
 
 
@@ -73,21 +76,30 @@ def fetch_repo(
     """
     path, name = Path(repo_or_path), str(repo_or_path)
     if path.exists():
-        spec = SourceSpec("local", {"path": str(path)})
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) and not name.startswith("."):
-        spec = SourceSpec("hub", {"repo": name} | ({"revision": revision} if revision else {}))
-    else:
+        return local.at(path)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) or name.startswith("."):
         raise SourceError(
             f"{name} is neither a path here nor a repository",
             "name a folder with config.json, a .gguf file, or OWNER/NAME on the Hub",
         )
-    return SOURCES[spec.kind].fetch(spec, Path(cache) if cache else None, progress)
+    spec = SourceSpec("hub", {"repo": name} | ({"revision": revision} if revision else {}))
+    return source_named("hub").fetch(spec, Path(cache) if cache else None, progress)
 
 
 def availability(variant: Variant, cache: Path | None = None) -> list[tuple[SourceSpec, bool, str]]:
     """Each of a variant's sources: can it serve now, and if not, why. Downloads nothing."""
-    reasons = [(spec, SOURCES[spec.kind].missing(spec, cache)) for spec in variant.sources]
+    reasons = [(spec, source_named(spec.kind).missing(spec, cache)) for spec in variant.sources]
     return [(spec, not reason, reason) for spec, reason in reasons]
+
+
+def _with_tokenizer(
+    fetched: Fetched, variant: Variant, cache: Path | None, progress: Progress
+) -> Fetched:
+    if variant.tokenizer_source is None:
+        return fetched
+    from llmkg_lab.sources.borrowed import with_tokenizer  # imports the Hub's client
+
+    return with_tokenizer(fetched, variant.tokenizer_source, cache, progress)
 
 
 def _wanted(variant: Variant, source: str) -> list[SourceSpec]:

@@ -1,12 +1,14 @@
 """What every kind of source has in common."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.progress import Progress
+from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
 from llmkg_lab.roster.catalog import SourceSpec
 
 
@@ -23,11 +25,25 @@ class Fetched:
     """A checkpoint on this machine and where it came from."""
 
     path: Path  # a folder, or one .gguf file
-    kind: str  # hub | local | package
+    kind: str  # hub | local | package | synthetic
     detail: str  # for people: which source, and why not an earlier one
     revision: str | None  # the commit on the Hub, or the package's version
     synthetic: bool = False
     tokenizer: Path | None = None  # a folder, where the checkpoint's own has no tokenizer
+    chat_template: str = ""  # Jinja, for a tokenizer that does not say how to write a chat
+
+    def open(self) -> Checkpoint:
+        """Open the checkpoint with its tokenizer and chat template. No weights are read yet.
+
+        Raises CheckpointError where there is nothing to open or it is broken.
+        """
+        return open_checkpoint(self.path, self.tokenizer, self.chat_template)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What manifests and results say of where the checkpoint came from."""
+        names = ("kind", "detail", "revision", "synthetic")
+        return {name: getattr(self, name) for name in names}
 
 
 class Source(Protocol):
@@ -40,14 +56,16 @@ class Source(Protocol):
         """Bring the files here. Raises UnavailableError, or SourceError on a broken transfer."""
 
 
-SOURCES: dict[str, Source] = {}
+SOURCES = {  # the class of each kind, by its module
+    "hub": "hub.HubSource",
+    "local": "local.LocalSource",
+    "package": "local.PackageSource",
+    "synthetic": "synthetic.SyntheticSource",
+}
 
 
-def source(kind: str) -> Callable[[type[Source]], type[Source]]:
-    """Register a class as the source of this kind."""
-
-    def register(cls: type[Source]) -> type[Source]:
-        SOURCES[kind] = cls()
-        return cls
-
-    return register
+@cache
+def source_named(kind: str) -> Source:
+    """Return the source of a kind. Its module is imported now: the Hub's client takes a while."""
+    module, name = SOURCES[kind].split(".")
+    return getattr(import_module(f"llmkg_lab.sources.{module}"), name)()

@@ -7,7 +7,7 @@ from huggingface_hub import constants, snapshot_download
 
 from llmkg_lab.base.progress import Progress
 from llmkg_lab.roster.catalog import SourceSpec
-from llmkg_lab.sources.base import SOURCES, Fetched, SourceError
+from llmkg_lab.sources.base import Fetched, SourceError, source_named
 from llmkg_lab.sources.hub import patiently
 from llmkg_lab.sources.hub_errors import explain
 from llmkg_lab.sources.hub_files import TOKENIZER, tokenizer_files
@@ -17,22 +17,18 @@ OWN = ("tokenizer.json", "tokenizer.model")
 
 
 def with_tokenizer(
-    fetched: Fetched, spec: SourceSpec | None, cache: Path | None, progress: Progress
+    fetched: Fetched, spec: SourceSpec, cache: Path | None, progress: Progress
 ) -> Fetched:
-    """The same with the tokenizer of ``spec``, unless the checkpoint has one or ``spec`` is None.
+    """Return the same with the tokenizer of ``spec``, unless the checkpoint has one of its own.
 
     Raises SourceError where that tokenizer cannot be had.
     """
-    if (
-        spec is None
-        or fetched.path.is_file()
-        or any((fetched.path / name).exists() for name in OWN)
-    ):
+    if fetched.path.is_file() or any((fetched.path / name).exists() for name in OWN):
         return fetched
     if spec.kind == "hub":
         folder = _from_hub(spec, cache)
     else:
-        folder = SOURCES[spec.kind].fetch(spec, cache, progress).path
+        folder = source_named(spec.kind).fetch(spec, cache, progress).path
     return replace(fetched, tokenizer=folder, detail=f"{fetched.detail}; tokenizer of {spec}")
 
 

@@ -27,7 +27,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from llmkg_lab.base.progress import Counter, Progress
 from llmkg_lab.roster.catalog import SourceSpec
-from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError, source
+from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError
 from llmkg_lab.sources.hub_errors import explain, retry_after, root, status
 from llmkg_lab.sources.hub_files import checkpoint_files
 from llmkg_lab.sources.hub_progress import Silenced, bars_of
@@ -38,7 +38,6 @@ LONGEST_PAUSE_S = 60  # beyond it, a user would rather know
 Result = TypeVar("Result")
 
 
-@source("hub")
 class HubSource:
     """A repository on the Hub, in the client's own cache.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llmkg_lab.base.progress import Progress
 from llmkg_lab.roster.catalog import SourceSpec
-from llmkg_lab.sources.base import Fetched, UnavailableError, source
+from llmkg_lab.sources.base import Fetched, UnavailableError
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -14,7 +14,12 @@ def _is_checkpoint(path: Path) -> bool:
     return (path / "config.json").is_file() or len(list(path.glob("*.gguf"))) == 1
 
 
-@source("local")
+def at(path: Path) -> Fetched:
+    """Return what lies at ``path``; opening it tells whether it is a checkpoint."""
+    path = path.resolve()
+    return Fetched(path, "local", f"local {path.name}", revision=None)
+
+
 class LocalSource:
     """A folder as on the Hub, or one .gguf file."""
 
@@ -27,11 +32,9 @@ class LocalSource:
     def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress) -> Fetched:
         if reason := self.missing(spec, cache):
             raise UnavailableError(reason, "name a folder with config.json, or a .gguf file")
-        path = Path(spec.options["path"]).resolve()
-        return Fetched(path, "local", f"local {path.name}", revision=None)
+        return at(Path(spec.options["path"]))
 
 
-@source("package")
 class PackageSource:
     """Weights that an installed Python package carries. The package is never imported."""
 

@@ -22,7 +22,7 @@ from llmkg_lab.models import published as shapes
 from llmkg_lab.models.published import Shape
 from llmkg_lab.roster.catalog import SourceSpec, Variant
 from llmkg_lab.sources import tokenizers
-from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError, source
+from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError
 
 KIND = "synthetic"
 SIZES = ("full", "reduced")
@@ -40,7 +40,6 @@ def spec_of(variant: Variant, wanted: str) -> SourceSpec:
     return SourceSpec(KIND, {"variant": variant.alias_of or variant.id, "size": size})
 
 
-@source(KIND)
 class SyntheticSource:
     """A folder as on the Hub, written once and kept in the cache under the hash of its recipe."""
 

@@ -133,9 +133,9 @@ def test_hub_tables_become_texts_and_pairs(tmp_path):
 
 def test_windows_do_not_overlap():
     assert texts.windows(range(10), 4, 9).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    with_bos = texts.windows(range(10), 4, 8, bos=99)
-    assert with_bos.tolist() == [[99, 0, 1, 2], [99, 3, 4, 5]]
-    assert with_bos.dtype == np.int64
+    opened = texts.windows(range(10), 4, 8, [98, 99])
+    assert opened.tolist() == [[98, 99, 0, 1], [98, 99, 2, 3]]
+    assert opened.dtype == np.int64
 
 
 def test_too_short_a_text_is_refused():

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Pairs, Text, load, windows
+from llmkg_lab.measure.protocol import Reading
 from llmkg_lab.measure.quality import (
     QualityError,
     token_statistics,
@@ -99,7 +100,8 @@ def tiny_reference(tiny_llama):
 
 def tiny_quality(tiny_llama, reference, scheme, folder):
     artifact = convert(open_checkpoint(tiny_llama[1]), Scheme.parse(scheme), folder / scheme)
-    return validate_decoder(Decoder(artifact), reference, TEXT)
+    reading = Reading(TEXT, reference.windows, reference.prompts, ("<s>",))
+    return validate_decoder(Decoder(artifact), reference, reading)
 
 
 def test_a_float_artifact_is_its_reference(tiny_llama, tiny_reference, tmp_path):
@@ -114,7 +116,7 @@ def test_a_float_artifact_is_its_reference(tiny_llama, tiny_reference, tmp_path)
     assert metrics["kl_mean"].n == 447 == quality.detail["tokens_scored"]
     assert quality.samples["kl"].shape == (447,)
     assert quality.detail["sha256"] == TEXT.sha256
-    assert not quality.detail["bos"]
+    assert quality.detail["opening"] == ["<s>"]
 
 
 def test_a_quantized_artifact_costs_what_its_logits_say(tiny_llama, tiny_reference, tmp_path):

@@ -1,7 +1,6 @@
 """Commands that make something of a checkpoint: convert, export."""
 
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,19 +100,12 @@ def export(
 
 def _open_source(name: str) -> tuple["Checkpoint", dict]:
     """A checkpoint by path or by Hub id, and its origin for the manifest."""
-    from llmkg_lab.checkpoint import open_checkpoint
-
-    if Path(name).exists():  # the Hub's client need not be loaded
-        detail = f"local {Path(name).resolve().name}"
-        origin = {"kind": "local", "detail": detail, "revision": None, "synthetic": False}
-        return open_checkpoint(name), origin
     from llmkg_lab.base.bar import Bar
     from llmkg_lab.sources import fetch_repo
 
     with Bar() as progress:
         fetched = fetch_repo(name, progress=progress)
-    origin = asdict(fetched)
-    return open_checkpoint(origin.pop("path"), origin.pop("tokenizer")), origin
+    return fetched.open(), fetched.origin
 
 
 def _timed(

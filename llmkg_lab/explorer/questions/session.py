@@ -20,14 +20,12 @@ from llmkg_lab.artifact import Artifact, ArtifactError
 from llmkg_lab.base import cache, paths
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.progress import Progress, Step, inside, silent
-from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
-from llmkg_lab.data import texts
 from llmkg_lab.explorer.questions.points import OURS, Point, reported
+from llmkg_lab.measure.protocol import Protocol, Reading
 from llmkg_lab.measure.quality import validate_decoder
 from llmkg_lab.measure.values import Estimate
 from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
-from llmkg_lab.report import frame as report
 from llmkg_lab.roster.catalog import Variant, find_variant, roster
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
@@ -36,7 +34,6 @@ from llmkg_lab.sources import Fetched, availability, fetch
 
 DECODERS = 3  # kept open
 MAX_LENGTH = 1024  # tokens of a generation and its prompt
-CHARACTERS = 10  # of text a token at most, on average: more need not be tokenized
 
 
 class ExplorerError(LabError):
@@ -76,9 +73,7 @@ class Session:
                 "the explorer compares next-token distributions; minilm.ipynb measures encoders",
             )
         self.fetched: Fetched = fetch(self.variant, source, progress=progress)
-        self.checkpoint = open_checkpoint(
-            self.fetched.path, self.fetched.tokenizer, self.variant.chat_template
-        )
+        self.checkpoint = self.fetched.open()
         self.folder = paths.outputs() / "explore" / self._folder_name()
         self._decoders: OrderedDict[str, Decoder] = OrderedDict()
 
@@ -140,7 +135,7 @@ class Session:
             self.checkpoint,
             parsed,
             self.folder / parsed.name,
-            source=report.source_of(self.fetched),
+            source=self.fetched.origin,
             progress=progress,
             force=True,
         )
@@ -161,19 +156,14 @@ class Session:
     # Measurements
 
     @cached_property
-    def text(self) -> texts.Text:
-        """What quality is measured on, its second half."""
-        return texts.load(self.variant.evaluation.corpora)
+    def reading(self) -> Reading:
+        """What the variant's report reads too, or its smoke run: random weights teach nothing."""
+        return Protocol(self.variant.evaluation, quick=self.is_synthetic).reading(self.tokenizer)
 
-    @cached_property
+    @property
     def windows(self) -> np.ndarray:
-        """Token ids (windows, tokens) int64, as the variant's report reads them; few where the
-        weights are random and nothing can be learned."""
-        plan = self.variant.evaluation
-        if self.is_synthetic:
-            plan = report.quick_evaluation(plan)
-        ids = self.tokenizer.encode(self.text.evaluation[: CHARACTERS * plan.tokens])
-        return texts.windows(ids, plan.window, plan.tokens)
+        """Token ids (windows, tokens) int64 that quality is measured on."""
+        return self.reading.windows
 
     def reference(self, progress: Progress = silent) -> DecoderReference:
         """PyTorch in float32 on the windows, from the cache where it has run before."""
@@ -186,7 +176,7 @@ class Session:
         def compute() -> cache.Arrays:
             reference = self.reference(progress)
             decoder = self.decoder(scheme, progress)
-            quality = validate_decoder(decoder, reference, self.text, inside(progress, scheme))
+            quality = validate_decoder(decoder, reference, self.reading, inside(progress, scheme))
             content = json.dumps(asdict(quality.metrics["kl_mean"]))
             return {"kl_mean": np.frombuffer(content.encode(), np.uint8)}
 

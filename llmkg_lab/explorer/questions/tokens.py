@@ -9,6 +9,7 @@ import numpy as np
 from llmkg_lab.base import cache
 from llmkg_lab.base.progress import Progress, Step, silent
 from llmkg_lab.explorer.questions.session import ExplorerError, Session
+from llmkg_lab.measure.protocol import opened
 from llmkg_lab.measure.quality import token_statistics
 from llmkg_lab.reference.outputs import decoder_reference
 
@@ -35,10 +36,10 @@ def score(session: Session, scheme: str, text: str, progress: Progress = silent)
 
     Raises ExplorerError where the text has fewer than two tokens.
     """
-    encoding = session.tokenizer.core.encode(text)
-    if len(encoding.ids) < 2:
+    tokens, spans = opened(session.tokenizer, text)
+    if len(tokens) < 2:
         raise ExplorerError("the text has no token to predict", "write a few words")
-    ids = np.array([encoding.ids[:MAX_TOKENS]], np.int64)  # (1, tokens)
+    ids = np.array([tokens[:MAX_TOKENS]], np.int64)  # (1, tokens)
     artifact = session.artifact(scheme, progress)
     files = artifact.manifest.files
     key = {
@@ -65,13 +66,13 @@ def score(session: Session, scheme: str, text: str, progress: Progress = silent)
 
     stored = cache.arrays("token-scores", key, compute)
     return TokenScores(
-        pieces=_pieces(text, encoding.offsets[:MAX_TOKENS]),
+        pieces=_pieces(text, spans[:MAX_TOKENS]),
         kl=stored["kl"],
         nll_reference=stored["nll_reference"],
         nll_candidate=stored["nll_candidate"],
         top_reference=_named(session, stored, "reference"),
         top_candidate=_named(session, stored, "candidate"),
-        was_cut=len(encoding.ids) > MAX_TOKENS,
+        was_cut=len(tokens) > MAX_TOKENS,
     )
 
 

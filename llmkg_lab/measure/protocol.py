@@ -1,0 +1,112 @@
+"""The evaluation protocol: what a model reads when it is measured, whoever measures.
+
+A decoder reads windows of a running text. Each window is a text of its own, so it begins with
+what the model's tokenizer puts before a text: BOS for Llama 2's, nothing for SmolLM's. The
+tokenizer decides, as when transformers tokenizes a text; config.json names a BOS for models that
+were never trained with one. An encoder reads scored pairs of sentences.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import takewhile
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from llmkg_lab.data import texts
+from llmkg_lab.data.texts import Pairs, Text
+from llmkg_lab.measure.speed import Workload
+from llmkg_lab.roster.catalog import Evaluation
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+
+Span = tuple[int, int]  # of characters: first, and behind the last
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a decoder reads: windows of ``text``, and prompts to continue."""
+
+    text: Text
+    windows: np.ndarray  # (windows, tokens) int64
+    prompts: list[list[int]]  # token ids
+    opening: tuple[str, ...] = ()  # the tokens that begin each window and prompt
+
+    def __str__(self) -> str:
+        count, size = self.windows.shape
+        read = f"{count * size:,} tokens in {count} windows of {size}"
+        begins = "its own text, for the tokenizer puts nothing before one"
+        if self.opening:
+            begins = f"{' '.join(self.opening)}, which the tokenizer puts before a text"
+        return f"{self.text.origin}, second half: {read}; each begins with {begins}"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How the models of one evaluation are measured, the same for all who ask.
+
+    quick: a smoke run. It is enough to see that everything works, and far too little to judge by.
+    """
+
+    evaluation: Evaluation
+    quick: bool = False
+
+    @cached_property
+    def plan(self) -> Evaluation:
+        """The evaluation as it is carried out: the same, or what a smoke run does of it."""
+        if not self.quick:
+            return self.evaluation
+        return replace(
+            self.evaluation,
+            tokens=256,
+            window=128,
+            prompts=self.evaluation.prompts[:2],
+            continuation=16,
+            sentences=40,
+        )
+
+    @cached_property
+    def text(self) -> Text:
+        """The running text, of which decoders read the second half. Raises TextError."""
+        return texts.load(self.plan.corpora)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """The scored sentence pairs that encoders read. Raises TextError."""
+        return texts.load_pairs(self.plan.corpora).spread(self.plan.sentences)
+
+    def reading(self, tokenizer: Tokenizer) -> Reading:
+        """Return what a decoder with this tokenizer reads.
+
+        Raises TextError where there is no text, or one that is too short.
+        """
+        plan, opening = self.plan, opening_of(tokenizer)
+        ids = tokenizer.encode(self.text.evaluation, special=False)
+        return Reading(
+            text=self.text,
+            windows=texts.windows(ids, plan.window, plan.tokens, opening),
+            prompts=[opened(tokenizer, prompt)[0] for prompt in plan.prompts],
+            opening=tuple(str(tokenizer.core.id_to_token(token)) for token in opening),
+        )
+
+    @property
+    def effort(self) -> dict[str, Any]:
+        """Arguments of ``speed.measure``: a full measurement, or a few samples of one process."""
+        if not self.quick:
+            return {}
+        few = Workload(prompt_tokens=32, prefills=1, decode_steps=10, embeddings=10, batches=2)
+        return {"workload": few, "processes": 1}
+
+
+def opening_of(tokenizer: Tokenizer) -> list[int]:
+    """Return the ids that a tokenizer puts before a text, whatever the text."""
+    encoding = tokenizer.core.encode("a")
+    pieces = zip(encoding.ids, encoding.special_tokens_mask, strict=True)
+    return [token for token, _ in takewhile(itemgetter(1), pieces)]
+
+
+def opened(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[Span]]:
+    """Return the ids of a text behind its opening, and which characters each one stands for."""
+    opening = opening_of(tokenizer)
+    encoding = tokenizer.core.encode(text, add_special_tokens=False)
+    return [*opening, *encoding.ids], [(0, 0)] * len(opening) + encoding.offsets

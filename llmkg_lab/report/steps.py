@@ -1,0 +1,248 @@
+"""The steps of a conversion report: what the cells of a notebook call, one after another.
+
+A template tells its family's story and holds no steps of its own. Each method here shows one
+section. What a section needs is computed when it is first asked for, and kept.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from IPython.display import HTML
+from matplotlib.figure import Figure
+
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.base.bar import Bar
+from llmkg_lab.base.progress import inside
+from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.conversion.to_onnx import convert_all
+from llmkg_lab.measure.protocol import Protocol, Reading
+from llmkg_lab.measure.quality import Quality, validate_decoder
+from llmkg_lab.measure.speed import Speed, measure
+from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
+from llmkg_lab.report import encoders, figures, frame, tables
+from llmkg_lab.report.parameters import Parameters
+from llmkg_lab.results.collect import result_of
+from llmkg_lab.results.verdict import Judgement, judge
+from llmkg_lab.runtime.ort.decoder import Decoder
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.sources import Fetched, fetch
+
+
+class Report(ABC):
+    """The report on one variant: what all families' reports have in common."""
+
+    def __init__(
+        self,
+        family: str,
+        variant: str,
+        schemes: Sequence[str] | str = (),
+        source: str = "",
+        out: str | Path = "",
+        quick: bool | str = True,
+    ) -> None:
+        """Take a notebook's parameters, and show the headline that ``finish`` fills in.
+
+        family: whose notebook it is; the variant has to be of it.
+        Raises LabError on a parameter that makes no sense.
+        """
+        self._asked = Parameters.read(family, variant, schemes, source, out, quick)
+        self.variant = self._asked.variant
+        self.folder = frame.output_folder(self.variant, self._asked.out)
+        self.protocol = Protocol(self.variant.evaluation, self._asked.quick)
+        self._headline = frame.Headline(self.variant)
+        self._progress = Bar()
+
+    @cached_property
+    def fetched(self) -> Fetched:
+        """The checkpoint on this machine."""
+        return fetch(self.variant, self._asked.source, progress=self._progress)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint, opened."""
+        return self.fetched.open()
+
+    @cached_property
+    def artifacts(self) -> dict[str, Artifact]:
+        """What the checkpoint was converted to, by scheme."""
+        return convert_all(
+            self.checkpoint,
+            self._asked.schemes,
+            self.folder / "artifacts",
+            source=self.fetched.origin,
+            progress=self._progress,
+        )
+
+    @cached_property
+    def qualities(self) -> dict[str, Quality]:
+        """What each scheme lost."""
+        return {name: self.quality_of(name) for name in self.artifacts}
+
+    @cached_property
+    def judgements(self) -> dict[str, Judgement]:
+        """Whether each scheme holds the variant's limits and targets."""
+        limits, targets = self.variant.limits_for, self.variant.targets_for
+        return {name: judge(q, limits(name), targets(name)) for name, q in self.qualities.items()}
+
+    @cached_property
+    def speeds(self) -> dict[str, Speed]:
+        """How fast each scheme runs, and in how much memory."""
+        return {
+            name: measure(artifact, **self.protocol.effort, progress=inside(self._progress, name))
+            for name, artifact in self.artifacts.items()
+        }
+
+    @property
+    def narrowest(self) -> str:
+        """The scheme of the fewest bytes, which examples are taken from."""
+        return min(self.artifacts, key=lambda name: self.artifacts[name].nbytes)
+
+    # What decoders and encoders answer differently
+
+    @property
+    @abstractmethod
+    def first_latency(self) -> tuple[str, str]:
+        """The metric of ``speeds`` that a reader asks for first, and its title."""
+
+    @abstractmethod
+    def quality_of(self, scheme: str) -> Quality:
+        """Compare one scheme's artifact with the reference."""
+
+    @abstractmethod
+    def read(self) -> None:
+        """Compute the reference in PyTorch; print what was read, and how."""
+
+    @abstractmethod
+    def moved(self) -> Figure:
+        """Draw how far outputs lie from the reference's."""
+
+    @abstractmethod
+    def examples(self) -> HTML:
+        """Show outputs beside the reference's."""
+
+    # The sections, in the order of the notebook
+
+    def found(self) -> HTML:
+        """Show where the checkpoint came from and what it holds."""
+        return tables.checkpoint(self.fetched, self.checkpoint)
+
+    def converted(self) -> HTML:
+        """Convert to every scheme; show sizes and rounding errors."""
+        return tables.sizes(self.artifacts)
+
+    def sizes(self) -> Figure:
+        """Draw what the bytes went to."""
+        return figures.sizes(self.artifacts)
+
+    def validated(self) -> HTML:
+        """Validate every scheme; show its metrics and its verdict."""
+        return tables.qualities(self.qualities, self.judgements)
+
+    def measured(self) -> HTML:
+        """Measure every scheme in fresh processes; show times and memory."""
+        return tables.speeds(self.speeds)
+
+    def latency(self) -> Figure:
+        """Draw the latency that a reader asks for first."""
+        return figures.latency(self.speeds, *self.first_latency)
+
+    def finish(self) -> None:
+        """Write result.json, and put the verdict at the top of the page."""
+        measured = self.qualities, self.judgements, self.speeds
+        result = result_of(self.variant, self.fetched, self.artifacts, *measured, self.folder)
+        result.save(self.folder)
+        self._headline.update(result)
+
+    def print_verdicts(self) -> None:
+        """Print whether each scheme is within its limits: the same on every machine."""
+        for name, judgement in self.judgements.items():
+            print(f"{name}: {'within' if judgement.verdict.usable else 'beyond'} its limits")
+
+
+class DecoderReport(Report):
+    """The report on a language model, compared token by token."""
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the artifacts, which all share."""
+        return Tokenizer.from_folder(next(iter(self.artifacts.values())).folder)
+
+    @cached_property
+    def reading(self) -> Reading:
+        """What all schemes and the reference read."""
+        return self.protocol.reading(self.tokenizer)
+
+    @cached_property
+    def reference(self) -> DecoderReference:
+        """What PyTorch makes of it."""
+        read, length = self.reading, self.protocol.plan.continuation
+        return decoder_reference(
+            self.checkpoint, read.windows, read.prompts, length, self._progress
+        )
+
+    @property
+    def first_latency(self) -> tuple[str, str]:
+        """The time for one token, and its title."""
+        return "decode_ms", "Decoding: time for one token"
+
+    def quality_of(self, scheme: str) -> Quality:
+        """Compare one scheme's logits and continuations with the reference's."""
+        progress = inside(self._progress, scheme)
+        decoder = Decoder(self.artifacts[scheme])
+        return validate_decoder(decoder, self.reference, self.reading, progress)
+
+    def read(self) -> None:
+        """Compute the reference; print which windows and prompts were read."""
+        print(f"{self.reading}. {len(self.reference.continuations)} prompts are continued.")
+
+    def moved(self) -> Figure:
+        """Draw each scheme's KL divergence from the reference."""
+        return figures.divergence(self.qualities)
+
+    def strip(self) -> HTML:
+        """Colour the first tokens of the text by what the narrowest scheme makes of them."""
+        name = self.narrowest
+        kl = self.qualities[name].samples["kl"]
+        return figures.token_strip(self.tokenizer, self.reading.windows[0], kl, name)
+
+    def examples(self) -> HTML:
+        """Show continuations beside the reference's."""
+        prompts = self.protocol.plan.prompts
+        return tables.continuations(self.tokenizer, prompts, self.reference, self.qualities)
+
+    def conversation(self) -> HTML:
+        """Show a conversation as the chat template writes it."""
+        return tables.conversation(self.tokenizer)
+
+
+class EncoderReport(Report):
+    """The report on an encoder: an embedder by its vectors, a cross-encoder by its scores."""
+
+    @cached_property
+    def reference(self) -> encoders.Embeddings | encoders.Scores:
+        """What PyTorch makes of the pairs of sentences."""
+        kind = encoders.KINDS[self.variant.task]
+        return kind(self.checkpoint, self.protocol.pairs, self._progress)
+
+    @property
+    def first_latency(self) -> tuple[str, str]:
+        """The time for one text or one pair, and its title."""
+        return encoders.KINDS[self.variant.task].LATENCY
+
+    def quality_of(self, scheme: str) -> Quality:
+        """Compare one scheme's vectors or scores with the reference's."""
+        return self.reference.quality_of(self.artifacts[scheme])
+
+    def read(self) -> None:
+        """Compute the reference; print which pairs were read."""
+        print(self.reference)
+
+    def moved(self) -> Figure:
+        """Draw how far vectors or scores moved."""
+        return self.reference.moved(self.qualities)
+
+    def examples(self) -> HTML:
+        """Show the pairs that moved most."""
+        return self.reference.examples(self.artifacts[self.narrowest], self.narrowest)

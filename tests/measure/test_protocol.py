@@ -1,0 +1,80 @@
+"""The evaluation protocol: reports and the explorer read the same, as transformers tokenizes it."""
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, processors
+from transformers import AutoTokenizer
+
+from llmkg_lab.explorer.questions.session import Session
+from llmkg_lab.measure.protocol import Protocol, opened
+from llmkg_lab.report.steps import DecoderReport
+from llmkg_lab.roster.catalog import Evaluation
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+
+WORDS = ("the", "people", "of", "state", "said", "that", "two", "men", "were", "there")
+
+
+@pytest.fixture
+def plain_text(tmp_path, monkeypatch):
+    """Evaluation text of common words: a window of it, written out, is cut into the same tokens."""
+    rng = np.random.default_rng(0)
+    lines = (" ".join(rng.choice(WORDS, count)) for count in (1200, 1000))
+    (tmp_path / "wikitext2-valid.txt").write_text("\n".join(lines))
+    monkeypatch.setenv("LLMKG_LAB_DATA", str(tmp_path))
+    monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LLMKG_LAB_OUTPUTS", str(tmp_path / "outputs"))
+
+
+@pytest.mark.parametrize(
+    ("variant", "opening"),
+    [
+        ("tinyllama_1_1b", ["<s>"]),
+        ("smollm2_135m", []),  # though its config.json names a BOS
+    ],
+)
+def test_reports_and_the_explorer_read_what_transformers_would(variant, opening, plain_text):
+    session = Session(variant, "synthetic:reduced")
+    report = DecoderReport(session.variant.family, variant, ["int8"], "synthetic:reduced")
+    reading = report.reading
+    np.testing.assert_array_equal(session.windows, reading.windows)
+    assert reading.windows.shape == (2, 128)
+
+    assert session.checkpoint.config["bos_token_id"] is not None
+    folder = report.artifacts["int8"].folder
+    theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    for window in reading.windows:
+        text = theirs.decode(window, skip_special_tokens=True)
+        assert theirs(text).input_ids == window.tolist()
+    prompts = report.protocol.plan.prompts
+    assert reading.prompts == theirs(list(prompts)).input_ids
+
+    assert report.qualities["int8"].detail["opening"] == list(reading.opening) == opening
+    said = "<s>, which the tokenizer puts" if opening else "its own text"
+    assert f"256 tokens in 2 windows of 128; each begins with {said}" in str(reading)
+
+
+def test_what_a_tokenizer_puts_behind_a_text_ends_no_window(plain_text):
+    words = models.WordLevel({word: i for i, word in enumerate(("<s>", "</s>", *WORDS))}, "the")
+    core = tokenizers.Tokenizer(words)
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    ends = [("<s>", 0), ("</s>", 1)]
+    core.post_processor = processors.TemplateProcessing("<s> $A </s>", None, ends)
+    tokenizer = Tokenizer(core, {})
+    plan = Evaluation(("wikitext2",), tokens=64, window=32, prompts=("people said",))
+    reading = Protocol(plan).reading(tokenizer)
+    assert (reading.windows[:, 0] == 0).all()
+    assert (reading.windows[:, 1:] > 1).all()
+    own = tokenizer.encode(reading.text.evaluation, special=False)
+    assert reading.windows[:, 1:].ravel().tolist() == own[:62]  # each token once
+    assert reading.prompts == [[0, 3, 6]]
+    assert opened(tokenizer, "two men") == ([0, 8, 9], [(0, 0), (0, 3), (4, 7)])
+
+
+def test_a_quick_protocol_is_small_in_everything():
+    plan = Evaluation(("wikitext2",), prompts=("a", "b", "c"))
+    quick = Protocol(plan, quick=True)
+    assert (quick.plan.tokens, quick.plan.sentences, quick.plan.prompts) == (256, 40, ("a", "b"))
+    assert quick.plan.corpora == plan.corpora
+    assert quick.effort["processes"] == 1
+    assert (Protocol(plan).plan, Protocol(plan).effort) == (plan, {})
