@@ -36,6 +36,7 @@ lint: .venv/installed-dev  ## style only
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+	$(BIN)/mypy
 
 # One table: make bench TABLES=decoders ROUNDS=3; what there is: python -m benchmarks --help
 bench: .venv/installed .venv-peers/installed  ## speed and memory beside llama.cpp, onnxruntime-genai and PyTorch

@@ -89,7 +89,8 @@ def divergence(qualities: Mapping[str, Quality]) -> Figure:
     figure, (mean, spread) = plt.subplots(1, 2, figsize=(8, 2.8), width_ratios=(2, 3))
     for row, (name, quality) in enumerate(qualities.items()):
         kl = quality.metrics["kl_mean"]
-        bars = [[kl.value - kl.low], [kl.high - kl.value]]
+        low, high = (kl.value if end is None else end for end in (kl.low, kl.high))
+        bars = [[kl.value - low], [high - kl.value]]
         mean.errorbar(kl.value, row, xerr=np.maximum(bars, 0), fmt="o", color=color(name))
         values = np.sort(np.maximum(quality.samples["kl"].ravel(), 1e-9))
         share = 1 - np.arange(len(values)) / len(values)
@@ -165,7 +166,7 @@ def latency(speeds: Mapping[str, Speed], metric: str, title: str) -> Figure:
 
 def _mark_floor(axes: Axes, row: int, speed: Speed) -> None:
     if floor := speed.metrics.get("floor_ms"):
-        label = "memory-bandwidth floor" if row == 0 else None
+        label = "memory-bandwidth floor" if row == 0 else "_"  # named once
         axes.vlines(floor.value, row - 0.4, row + 0.4, color="#cf222e", label=label)
         axes.legend(frameon=False, loc="lower right")
 

@@ -5,6 +5,7 @@ from math import cos, radians, sin
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
@@ -29,7 +30,9 @@ def place(axes: Axes, labels: Sequence[Label], size: float = 7) -> int:
     et al., 1995, ACM Transactions on Graphics 14, compares such methods). Limits and size of the
     figure must be final.
     """
-    axes.figure.draw_without_rendering()  # or the layout is not yet what it will be
+    figure = axes.figure
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # or the layout is not yet what it will be
     scale = axes.figure.dpi / 72
     points = axes.transData.transform([(label.x, label.y) for label in labels])
     half = MARK * scale

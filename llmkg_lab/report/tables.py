@@ -1,7 +1,7 @@
 """The tables of a report, as HTML. Every number was measured by other modules."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from IPython.display import HTML
@@ -176,7 +176,7 @@ def conversation(tokenizer: Tokenizer) -> HTML:
     return HTML(f"<pre>{html.escape(prompt)}</pre><p><small>{tokens} tokens</small></p>")
 
 
-def _text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+def _text(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     return html.escape(tokenizer.decode([int(i) for i in ids]))
 
 

@@ -81,7 +81,7 @@ def model(tmp_path_factory):
 def text():
     numbers = np.random.default_rng(0).integers(0, VOCAB, 24_000)
     lines = (" ".join(map(str, line)) for line in numbers.reshape(-1, 20))
-    return Text("numbers", "drawn at random", "", "\n".join(lines))
+    return Text("numbers", "drawn at random", "0" * 64, "\n".join(lines))
 
 
 @pytest.fixture(scope="module")
