@@ -187,6 +187,7 @@ def test_a_notebook_keeps_one_output_a_cell_with_the_last_state_of_each_step():
     assert outputs == [[], [converted], ["scoring: 3 windows in 0:00"]]
 
 
+@pytest.mark.slow
 def test_a_watched_process_tells_its_step_in_a_file_at_most_twice_a_second(tmp_path):
     path = tmp_path / "progress.json"
     code = WORK.replace("time.sleep(0.02)", "time.sleep(0.05)").replace("range(5)", "range(2000)")

@@ -286,6 +286,7 @@ def write_notebook(path, *cells):
     nbformat.write(new.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cell", "message"),
     [

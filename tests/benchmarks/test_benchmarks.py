@@ -92,6 +92,7 @@ def test_a_run_that_was_cut_off_goes_on_at_the_round(benchmark):
     assert len(ran) == 12
 
 
+@pytest.mark.slow
 def test_a_run_that_others_disturb_is_made_again(benchmark, monkeypatch):
     clock = iter([0.0, 100.0, 100.0, 100.1, 100.1, 900.0])  # others' seconds before and after
     monkeypatch.setattr(measure, "_busy", lambda: next(clock))
@@ -116,6 +117,7 @@ def test_disturbed_runs_count_only_where_there_are_no_others():
     assert rows == ["1 (1 – 1) ×1.00", "3.5 (3 – 4) ×3.00", "6 (5 – 7) ×2.94"]
 
 
+@pytest.mark.slow
 def test_what_this_machine_does_beside_us_is_seen():
     code = "import time; end = time.time() + 1.5\nwhile time.time() < end: pass"
     before = measure._busy()

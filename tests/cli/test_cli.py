@@ -103,6 +103,7 @@ def numbers(tmp_path):
     return {name: str(tmp_path / folder) for name, folder in folders.items()}
 
 
+@pytest.mark.slow
 def test_a_calibrated_scheme_tells_its_steps_apart(tiny_llama_of_numbers, numbers, tmp_path):
     folder = tiny_llama_of_numbers.path
     arguments = ("convert", folder, "--scheme", "int4-gptq", "--out", tmp_path / "out", "--json")
@@ -117,6 +118,7 @@ def test_a_calibrated_scheme_tells_its_steps_apart(tiny_llama_of_numbers, number
     assert sum(made["steps"].values()) < made["seconds"]
 
 
+@pytest.mark.slow
 def test_convert_on_a_terminal_draws_one_line(tiny_llama_of_numbers, numbers, tmp_path):
     arguments = [str(tiny_llama_of_numbers.path), "--scheme", "int4-gptq"]
     command = [*COMMAND, "convert", *arguments, "--out", str(tmp_path / "out"), "--json"]
@@ -270,6 +272,7 @@ def test_rank_orders_passages(tmp_path, monkeypatch):
     assert ranked[0]["passage"] in stdout.splitlines()[1]
 
 
+@pytest.mark.slow
 def test_device_recommends_with_reasons(tmp_path):
     code, stdout, _ = call("device", "--out", tmp_path, "--json")
     assert code == 0

@@ -20,6 +20,7 @@ def tiny(tiny_llama, tmp_path_factory):
     return convert(open_checkpoint(tiny_llama[1]), Scheme.parse("fp32"), out)
 
 
+@pytest.mark.slow
 def test_a_decoder_s_measures_come_with_their_sample_sizes(tiny):
     parents_memory = np.ones(1 << 27)  # 1 GB that the children must not be charged with
     speed = measure(tiny, SHORT, processes=2)

@@ -11,6 +11,8 @@ from llmkg_lab.base import paths
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.sources import fetch
 
+pytestmark = pytest.mark.slow
+
 
 def example(name, *arguments):
     """What a program prints; it must end well and say nothing else."""
@@ -34,7 +36,6 @@ def test_a_checkpoint_of_ones_own_is_converted(checkpoint, tmp_path):
     assert printed.count("The capital of France is …") == 2
 
 
-@pytest.mark.slow
 def test_a_budget_is_chosen_and_kept(checkpoint, tmp_path):
     table = example("choose_by_budget.py", checkpoint, tmp_path)
     rows = [tuple(map(float, row)) for row in re.findall(r"^([\d.]+) +([\d.]+)", table, re.M)]

@@ -92,6 +92,7 @@ def test_units_are_the_matrices_of_the_graph(checkpoint):
     assert [unit.parts for unit in checkpoint.form.units()] == stored
 
 
+@pytest.mark.slow
 def test_what_was_predicted_orders_what_is_measured(checkpoint, text, found, sizes, tmp_path):
     """The divergence of the artifacts as ONNX Runtime runs them, over three budgets."""
     ids = windows(8)
@@ -137,6 +138,7 @@ def test_an_artifact_computes_with_the_layouts_that_were_chosen(checkpoint, text
     }
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_bytes(checkpoint, text, sizes, tmp_path, monkeypatch):
     made = []
     for name in ("one", "two"):  # each with a cache of its own: everything is computed twice

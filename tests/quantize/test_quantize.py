@@ -76,6 +76,7 @@ def test_compiled_rounding_is_numpys_bit_for_bit(weight, layout):
     )
 
 
+@pytest.mark.slow
 def test_rounding_works_where_no_folder_takes_what_was_compiled():
     code = (
         "import numpy as np\n"

@@ -128,6 +128,7 @@ def test_what_failed_or_is_synthetic_recommends_nothing(tmp_path):
     assert "not measured" in found["variant"].reason
 
 
+@pytest.mark.slow
 def test_without_results_memory_and_bandwidth_decide(tmp_path):
     slow, fast = (advice(replace(PROFILE, read_bandwidth_gb_s=b), tmp_path) for b in (3, 300))
     assert slow["variant"].value.startswith("smollm")

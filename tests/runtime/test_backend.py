@@ -63,6 +63,7 @@ def copy(llama, tmp_path):
     return shutil.copytree(llama, tmp_path / "copy")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("runtime", ["onnxruntime", "candle"])
 def test_both_runtimes_write_the_same(runtime, config, llama, expected):
@@ -77,6 +78,7 @@ def test_both_runtimes_write_the_same(runtime, config, llama, expected):
     backend.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("after", [1, 9])
 def test_a_worker_killed_between_tokens_loses_and_doubles_none(
@@ -105,6 +107,7 @@ def test_a_request_that_is_to_blame_changes_no_runtime(llama, caplog):
     backend.close()
 
 
+@pytest.mark.slow
 def test_an_interrupted_worker_is_started_again(llama, expected):
     backend = open_backend(llama, prefer="candle")
     stream = backend.stream_text(PROMPT, GREEDY)
@@ -146,6 +149,7 @@ def test_a_damaged_gguf_is_replaced_when_it_is_opened(copy, expected, caplog):
     assert backend.generate_text(PROMPT, GREEDY) == expected["greedy"]
 
 
+@pytest.mark.slow
 def test_a_type_that_candle_does_not_know_is_replaced(llama, copy, expected, caplog):
     shutil.rmtree(copy / "gguf-F32")
     checkpoint = open_checkpoint(next((llama / "gguf-F32").glob("*.gguf")))

@@ -62,6 +62,7 @@ def test_scores_are_those_of_transformers(checkpoint, make_ranker):
     assert np.ptp(expected) > 0.01  # or nothing would have been compared
 
 
+@pytest.mark.slow
 def test_quantization_moves_scores_and_float32_does_not(checkpoint, make_ranker):
     pairs = texts.load_pairs(["stsb"]).spread(60)
     reference = ranker_reference(checkpoint, pairs.candidates())

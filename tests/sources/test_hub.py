@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from support import hub_server
 from support import tiny_checkpoints as tiny
 
+pytestmark = pytest.mark.slow  # each test starts a client, and stops a server
 REPO = "someone/tiny-llama"
 CHUNK = constants.DOWNLOAD_CHUNK_SIZE  # what the client writes at a time
 FETCH = """

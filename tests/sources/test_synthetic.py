@@ -46,6 +46,7 @@ def test_parameters_of_the_published_minilm():
     assert shapes.known()["all_minilm_l6_v2"].parameters() + 512 == 22_713_728
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_A_FORM)
 def test_a_reduced_checkpoint_becomes_an_artifact(name, tmp_path):
     fetched = reduced(name)
