@@ -153,6 +153,7 @@ def failure(path: Path) -> Failure | None:
 
 
 def code_cells(notebook: dict) -> list[dict]:
+    """The cells that are executed, in order."""
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 

@@ -18,7 +18,7 @@ SWITCHES = {
 
 
 def read_pooling(folder: Path, config: dict) -> dict | None:
-    """mode (mean or cls), normalize and max_length in tokens; None where nothing pools.
+    """Mode (mean or cls), normalize and max_length in tokens; None where nothing pools.
 
     config: config.json, whose positions bound a text where the folder names no length.
     Raises CheckpointError on a pipeline that does something else besides.

@@ -1,4 +1,4 @@
-"""python -m llmkg_lab.cli"""
+"""``python -m llmkg_lab.cli`` is ``llmkg-lab``."""
 
 from llmkg_lab.cli import main
 

@@ -132,4 +132,5 @@ def _relative_error(uses: list[Use]) -> float:
 
 
 def versions() -> dict[str, str]:
+    """The versions of the programs that an artifact's bytes depend on."""
     return {"llmkg_lab": __version__, **{name: version(name) for name in ("numpy", "onnx")}}

@@ -67,8 +67,11 @@ class Pairs:
         return replace(self, left=left, right=right, scores=self.scores[chosen])
 
     def candidates(self, passages: int = 20) -> "Candidates":
-        """A ranking task as large as these pairs: the left sentences of every ``passages``-th pair
-        are queries; each is to be found its own right sentence among its neighbours' ones."""
+        """Make a ranking task as large as these pairs.
+
+        The left sentence of every ``passages``-th pair is a query, for which its own right sentence
+        is to be found among its neighbours' ones.
+        """
         rows = [
             (self.left[first], passage, first // passages)
             for first in range(0, len(self.left) - passages + 1, passages)

@@ -92,7 +92,7 @@ def _norm(layers: Layers, c: BertForm, name: str) -> tuple[str, str]:
 
 
 def _pool(layers: Layers, c: BertForm, x: str, mask: str, pooling: dict) -> None:
-    """x (batch, sequence, hidden) -> sentence_embedding (batch, hidden)."""
+    """X (batch, sequence, hidden) -> sentence_embedding (batch, hidden)."""
     require(pooling, "mode", ("mean", "cls"), "mean")
     graph, axis = layers.graph, layers.constant(np.array([1]), "token_axis")
     if pooling["mode"] == "cls":

@@ -46,8 +46,10 @@ class SourceSpec:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """On what a variant is validated; decoders read the first five fields, embedders
-    ``corpora`` and ``sentences``."""
+    """What a variant is validated on.
+
+    Decoders read the first five fields, encoders ``corpora`` and ``sentences``.
+    """
 
     corpora: tuple[str, ...] = ()  # in order of preference; the first that is there is used
     tokens: int = 2048  # in all

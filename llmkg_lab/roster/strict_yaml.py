@@ -106,7 +106,7 @@ class Node:
         return self.value
 
     def number(self) -> float:
-        """A finite number. (YAML reads 1e-4 as text: it wants 1.0e-4.)"""
+        """A finite number; YAML reads 1e-4 as text, it wants 1.0e-4."""
         is_number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
         if not is_number or not math.isfinite(self.value):
             raise self._wrong("a finite number, such as 0.05 or 1.0e-4")

@@ -1,5 +1,7 @@
-"""Which files of a Hub repository a conversion needs: no second copy of the weights, no other
-framework's, no exports."""
+"""Which files of a Hub repository a conversion needs.
+
+It needs no second copy of the weights, no other framework's, no exports.
+"""
 
 import re
 from collections.abc import Iterable

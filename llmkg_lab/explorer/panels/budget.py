@@ -19,6 +19,8 @@ STEPS = 150  # of the slider, at least
 
 
 class Budget(Panel):
+    """What a number of bytes buys, before anything is converted."""
+
     title = "Budget"
     note = (
         "How small may it be? Each matrix gets the bits that its sensitivity earns. The slider "

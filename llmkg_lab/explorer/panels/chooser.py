@@ -13,6 +13,8 @@ from llmkg_lab.explorer.view import style
 
 
 class Chooser(Panel):
+    """Which model is explored, and what it is."""
+
     title = "Trade-off explorer"
     note = (
         "What does each bit of a small language model cost? Every figure below is of the model "

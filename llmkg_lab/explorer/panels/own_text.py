@@ -26,6 +26,8 @@ CEILINGS = {KL: 1.0, ADDED: 1.0, LOSS: 8.0}  # nats at which a colour is full
 
 
 class OwnText(Panel):
+    """How a text of one's own is predicted, token by token."""
+
     title = "Your text"
     note = (
         "Where does it hurt? Each token is coloured by what quantization did to its prediction. "

@@ -14,6 +14,8 @@ from llmkg_lab.scheme import Scheme
 
 
 class Pareto(Panel):
+    """Which scheme is worth its bytes."""
+
     title = "Pareto front"
     note = (
         "Which scheme is worth its bytes? Each point is an artifact as it runs, against PyTorch in "

@@ -17,6 +17,8 @@ CELL = {"width": "auto", "height": "24px", "min_width": "0", "margin": "0", "pad
 
 
 class SensitivityMap(Panel):
+    """Where each matrix hurts, layer by layer."""
+
     title = "Sensitivity"
     note = (
         "Where do bits matter? Shade: KL divergence of the whole model when only this matrix is "

@@ -19,6 +19,8 @@ INTERVAL = 0.1  # seconds between two pictures of what was written
 
 
 class SideBySide(Panel):
+    """What the original and a scheme write, beside each other."""
+
     title = "Side by side"
     note = (
         "Does it matter to a reader? Both continue one prompt with the same sampling and seed. "

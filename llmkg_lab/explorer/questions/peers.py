@@ -12,8 +12,10 @@ OURS_THERE = f"{OURS}, benchmark"
 
 @dataclass(frozen=True)
 class Peers:
-    """The benchmark's points, ours among them as OURS_THERE; and a note: its protocol, or how
-    to get it where there is none."""
+    """The benchmark's points, ours among them as OURS_THERE, and a note.
+
+    The note tells the benchmark's protocol, or how to get one where there is none.
+    """
 
     points: list[Point]
     note: str

@@ -96,6 +96,7 @@ Numbers = Iterable[tuple[str, str, str]]  # value, unit, what it is
 
 
 def stylesheet() -> str:
+    """The style sheet that all panels share, as HTML."""
     return f"<style>{CSS}</style>"
 
 
@@ -117,10 +118,12 @@ def numbers(items: Numbers) -> str:
 
 
 def warning(text: str) -> str:
+    """A box that warns, as HTML."""
     return f'<div class="lab-warning" role="status">{html.escape(text)}</div>'
 
 
 def error(text: str) -> str:
+    """A box that tells of an error, as HTML."""
     return f'<div class="lab-error" role="alert">{html.escape(text)}</div>'
 
 

@@ -115,15 +115,20 @@ class _Walk:
 
     @cached_property
     def _streams(self) -> list["torch.Tensor"]:
-        """What goes into the layer in the original model and in the quantized one,
-        (windows, tokens, hidden) each."""
+        """What goes into the layer in the original model and in the quantized one.
+
+        (windows, tokens, hidden) each.
+        """
         layout = self._layouts[self._checkpoint.form.table]
         table = round_to_nearest(self._net.table.numpy(), layout).dequantize()
         return [self._net.embed(self._windows), self._net.embed(self._windows, table)]
 
     def _through(self, i: int, found: Solved) -> None:
-        """Both streams through layer ``i``. Matrices that ``found`` lacks are solved on the way,
-        each for what goes into it when all before it are quantized."""
+        """Move both streams through layer ``i``.
+
+        Matrices that ``found`` lacks are solved on the way, each for what goes into it when all
+        before it are quantized.
+        """
         import torch
 
         layer, net = self._net.layers[i], self._net

@@ -38,7 +38,8 @@ class LayerwiseLlama:
     def attend(self, i: int, x: Tensor) -> Tensor:
         """What goes into the output projection of layer ``i``.
 
-        x: normed, (windows, tokens, hidden)."""
+        x: normed, (windows, tokens, hidden).
+        """
         attention = self.layers[i].self_attn
         projection, attention.o_proj = attention.o_proj, nn.Identity()
         context = self._context(x)

@@ -107,8 +107,11 @@ class Decoder(SequenceDecoder):
 
 
 class Embedder:
-    """Texts to vectors. A sentence embedder's graph pools and normalizes; of a plain encoder's
-    hidden states, the normalized mean over a text's tokens is taken here."""
+    """Texts to vectors.
+
+    A sentence embedder's graph pools and normalizes; of a plain encoder's hidden states, the
+    normalized mean over a text's tokens is taken here.
+    """
 
     def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
         self.artifact = artifact

@@ -31,6 +31,7 @@ Stats = dict[str, list[int]]  # size and time of change (ns) by name
 
 
 def root() -> Path:
+    """The folder that packed weights are kept in."""
     return paths.cache() / "packed"
 
 
