@@ -30,7 +30,7 @@ SENTENCES, LONGEST = 256, 100  # words: what llama.cpp's default batch of 512 to
 CUDA = "CUDAExecutionProvider"
 METRICS = {
     "single_ms": "a text of 16 tokens, ms",
-    "per_second": "texts a second",
+    "per_second": "texts per second",
     "load_s": "load, s",
     "peak_mb": "peak memory, MB",
     "private_mb": "private memory, MB",

@@ -24,7 +24,7 @@ def draw(points: Sequence[dict], path: Path) -> None:
         1, len(groups), figsize=(9, 5.4), sharey=True, squeeze=False, width_ratios=widths
     )
     low, high = (pick(p["kl"]["value"] for p in points) for pick in (min, max))
-    panels[0, 0].set(yscale="log", ylim=(low / 1.6, high * 1.6), ylabel="KL, nats a token")
+    panels[0, 0].set(yscale="log", ylim=(low / 1.6, high * 1.6), ylabel="KL, nats per token")
     panels[0, 0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     panels[0, 0].yaxis.set_minor_formatter(ticker.NullFormatter())
     panels[0, 0].yaxis.set_major_formatter(ticker.FuncFormatter(lambda y, _: f"{y:g}"))

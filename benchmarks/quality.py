@@ -173,7 +173,7 @@ def publish(points: Sequence[dict], protocol: dict) -> None:
 def table(points: Sequence[dict]) -> str:
     """Markdown, one row a quantized model; in bold what nothing smaller beats."""
     by_seed = any(len(entry["seeds"]) > 1 for entry in points)
-    titles = ["runtime", "model", "MB", "bits a weight", "KL, nats a token", "by seed"]
+    titles = ["runtime", "model", "MB", "bits per weight", "KL, nats per token", "by seed"]
     titles += ["perplexity", "by seed", "same top token"]
     ruler = ["---", "---", *["---:"] * 7]
     rows, best = [titles, ruler], float("inf")

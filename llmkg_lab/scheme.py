@@ -2,17 +2,17 @@
 
 int4              4 bits, blocks of 32 along the input axis, zero points
 int4-b128-sym     blocks of 128, symmetric (no zero points)
-int4-s16          scales stored as float16: 0.5 bits a weight less in blocks of 32
+int4-s16          scales stored as float16: 0.5 bits per weight less in blocks of 32
 int4-e8b64sym     the embedding table at 8 bits in blocks of 64, symmetric
 int4-eq           channels equalized first: the same function, easier to quantize, no text needed
 int4-mse          and each block's scale searched for the least squared error
 int4-b64-gptq     and the codes solved on calibration text (GPTQ), not rounded to nearest
 int4-gptq-dwq     and the scales then trained on the whole model's predictions: some minutes more
 int4-e4           the embedding table (and a head that shares it) at 4 bits too
-int8-dyn          of encoders: a scale a row, and products in integers, as activations are rounded
-                  to 8 bits with one scale for all of them: faster, and less exact
+int8-dyn          of encoders: one scale per row, and products in integers, as activations are
+                  rounded to 8 bits with one scale for all of them: faster, and less exact
 budget:100MB      each matrix of a decoder at the width that its sensitivity earns, in 100 MB in all
-budget:5.2bpw     the same in 5.2 bits a parameter; as the name of a folder, budget-5.2bpw
+budget:5.2bpw     the same in 5.2 bits per parameter; as the name of a folder, budget-5.2bpw
 fp16              half-precision weights, computed in float32
 """
 
@@ -65,7 +65,7 @@ class Budget:
     """What the graph and its weights may take together."""
 
     amount: float
-    unit: str  # mb: 10⁶ bytes | bpw: bits a parameter
+    unit: str  # mb: 10⁶ bytes | bpw: bits per parameter
 
     def nbytes(self, parameters: int) -> int:
         """In bytes, for a model of so many parameters."""

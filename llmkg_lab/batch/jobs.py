@@ -111,7 +111,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
         try:
             parsed[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise BatchError(f"--set {pair}: the value is no YAML: {error}") from error
+            raise BatchError(f"--set {pair}: the value is not YAML: {error}") from error
     return parsed
 
 

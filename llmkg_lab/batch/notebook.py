@@ -18,7 +18,7 @@ from llmkg_lab.base.errors import LabError
 PLAN = "run.yaml"  # what to run: the notebook's parameters, and the variant in full
 PROGRESS = "progress.json"  # the step at hand in the cell at hand, as base.bar writes it
 STATES = RUNNING, FAILED, REPORT = "running.ipynb", "failed.ipynb", "report.ipynb"
-OTHERS = {"explore"}  # notebooks that are no family's
+OTHERS = {"explore"}  # notebooks that are not a family's
 METADATA = "llmkg_lab"  # our key in a failed notebook's metadata
 
 

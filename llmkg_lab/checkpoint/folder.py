@@ -48,7 +48,7 @@ class FolderCheckpoint(Checkpoint):
             config |= said
         elif (path := folder / "sentencepiece.bpe.model").exists():
             raise CheckpointError(
-                f"{path} alone is no tokenizer that can be read",
+                f"{path} alone is not a tokenizer that can be read",
                 "open it in transformers and save it: that writes tokenizer.json",
             )
         else:
@@ -66,7 +66,7 @@ class FolderCheckpoint(Checkpoint):
             try:
                 config["chat_template"] = template.read_text(encoding="utf-8")
             except ValueError as error:
-                raise CheckpointError(f"{template} is no UTF-8: {error}") from None
+                raise CheckpointError(f"{template} is not UTF-8: {error}") from None
         if self.chat_template:
             config.setdefault("chat_template", self.chat_template)
         return config
@@ -77,7 +77,7 @@ def _checked(path: Path) -> bytes:
     try:
         Tokenizer.from_buffer(content)
     except Exception as error:  # tokenizers has no type of its own for it
-        raise CheckpointError(f"{path} is no tokenizer: {error}", "fetch it again") from None
+        raise CheckpointError(f"{path} is not a tokenizer: {error}", "fetch it again") from None
     return content
 
 

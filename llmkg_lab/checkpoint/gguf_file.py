@@ -102,7 +102,7 @@ def read_header(path: Path) -> tuple[Metadata, dict[str, StoredTensor]]:
             return _header(_Cursor(file, size), path)
     except (ValueError, OverflowError) as error:
         raise CheckpointError(
-            f"{path} ({size:,} bytes) is no whole GGUF file: {error}",
+            f"{path} ({size:,} bytes) is not a whole GGUF file: {error}",
             "the download may be cut off: fetch it again",
         ) from None
 

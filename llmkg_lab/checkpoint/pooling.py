@@ -50,7 +50,7 @@ def _modules(path: Path) -> list[tuple[str, str]]:
         raise CheckpointError(f"{path} cannot be read: {error!r}", "fetch it again") from None
     for _, name in found:
         if name != "" and (not isinstance(name, str) or PurePath(name).name != name):
-            raise CheckpointError(f"{path} names {name!r}, which is no folder beside it")
+            raise CheckpointError(f"{path} names {name!r}, which is not a folder beside it")
     return found
 
 
@@ -79,7 +79,7 @@ def _max_length(folder: Path, positions: object) -> int:
     lengths |= {name: length for name, length in said.items() if length is not None}
     for name, length in lengths.items():
         if not isinstance(length, int | float) or not length >= 1:  # NaN is not
-            raise CheckpointError(f"{name} is {length!r}, which is no length")
+            raise CheckpointError(f"{name} is {length!r}, which is not a length")
     return int(min(lengths.values()))
 
 

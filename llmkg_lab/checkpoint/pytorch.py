@@ -41,7 +41,7 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
         state = _tensors(path)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it asks for {wanted[1]}" if wanted else "it is no plain state of tensors"
+        reason = f"it asks for {wanted[1]}" if wanted else "it is not a plain state of tensors"
         raise CheckpointError(
             f"{path} is refused: {reason}",
             "a pickle with code in it may do anything: get the model as safetensors",

@@ -65,7 +65,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
             pass
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} ({path.stat().st_size:,} bytes{_promise(path)}) is no whole safetensors "
+            f"{path} ({path.stat().st_size:,} bytes{_promise(path)}) is not a whole safetensors "
             f"file: {error}",
             "the download may be cut off: fetch it again",
         ) from None

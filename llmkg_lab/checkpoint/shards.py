@@ -50,7 +50,7 @@ def _files(folder: Path, single: str) -> dict[Path, list[str]]:
         # A hostile index may point anywhere. Where a shard is a link, as in the Hub's cache, it
         # is the folder's maker who points, and he may.
         if not isinstance(shard, str) or PurePath(shard).name != shard:
-            raise CheckpointError(f"{index} names {shard!r}, which is no file beside it")
+            raise CheckpointError(f"{index} names {shard!r}, which is not a file beside it")
         if not (folder / shard).is_file():
             raise CheckpointError(f"{folder} lacks the shard {shard}", "fetch it again")
         files.setdefault(folder / shard, []).append(name)

@@ -78,7 +78,7 @@ def from_model(path: Path, config: dict) -> tuple[Tokenizer, dict]:
     """The tokenizer of a tokenizer.model, and what tokenizer_config.json should say at least.
 
     config: tokenizer_config.json as it is, which may add tokens and turn BOS and EOS on or off.
-    Raises CheckpointError on models that are no plain BPE, and on broken ones.
+    Raises CheckpointError on models that are not plain BPE, and on broken ones.
     """
     from sentencepiece import sentencepiece_model_pb2  # imports protobuf, and is rarely needed
 

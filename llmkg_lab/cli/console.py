@@ -74,7 +74,7 @@ def print_conversion(conversion: dict) -> None:
     steps = ", ".join([*before, f"{writing} at {conversion['megabytes_per_second']:,.0f} MB/s"])
     out.print(
         f"[bold]{conversion['scheme']}[/]: {conversion['bytes'] / 1e6:.1f} MB, "
-        f"{conversion['bits_per_weight']:.2f} bits a weight, in {conversion['seconds']:.1f} s "
+        f"{conversion['bits_per_weight']:.2f} bits per weight, in {conversion['seconds']:.1f} s "
         f"({steps}) → ",
         Text(conversion["artifact"]),
         sep="",
@@ -91,7 +91,7 @@ def print_conversion(conversion: dict) -> None:
         )
         for group in conversion["groups"]
     ]
-    out.print(table(("group", "tensors", "MB", "bits a weight", "RMS error"), rows), "")
+    out.print(table(("group", "tensors", "MB", "bits per weight", "RMS error"), rows), "")
 
 
 def roster_table(rows: Sequence[dict]) -> Table:

@@ -110,7 +110,7 @@ def watching(jobs: Sequence[Job]) -> Iterator[Callable[[], object]]:
 
 
 def print_summary(outcomes: Sequence[Outcome]) -> None:
-    """One line a variant and scheme (size, quality, speed, verdict), then what failed and why."""
+    """One line per variant and scheme (size, quality, speed, verdict), then what failed and why."""
     rows = [row for outcome in outcomes for row in _rows(outcome)]
     columns = ("variant", "scheme", "MB", "quality", "speed", "verdict")
     console.out.print(console.table(columns, rows))

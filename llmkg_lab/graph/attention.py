@@ -89,7 +89,7 @@ class CachedAttention:
     def _lengths(self, mask: str) -> None:
         graph = self.layers.graph
         self._axis = self._constant("axis", 1)
-        count = graph.op("ReduceSum", mask, self._axis, keepdims=0)  # tokens a sequence: (batch,)
+        count = graph.op("ReduceSum", mask, self._axis, keepdims=0)  # tokens per sequence: (batch,)
         last = graph.op("Sub", count, self._constant("one", 1))
         self._last = graph.op("Cast", last, to=TensorProto.INT32)
         axis = self.layers.constant(np.array(1), "mask_axis")

@@ -75,7 +75,7 @@ class Form(ABC):
 
         Args:
             config: The content of config.json.
-            names: The checkpoint's tensors, None where there is no checkpoint yet.
+            names: The checkpoint's tensors, None where there is not a checkpoint yet.
 
         Raises:
             UnsupportedError: A key asks for what nothing here computes, or is missing.

@@ -44,7 +44,7 @@ def color(scheme: str) -> str:
 
 
 def sizes(artifacts: Mapping[str, Artifact]) -> Figure:
-    """Bytes by group of tensors, one bar a scheme."""
+    """Bytes by group of tensors, one bar per scheme."""
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.45 * len(artifacts)))
     names = [group.name for group in next(iter(artifacts.values())).manifest.groups]
     left = np.zeros(len(artifacts))
@@ -54,7 +54,7 @@ def sizes(artifacts: Mapping[str, Artifact]) -> Figure:
         left += widths
     for row, (artifact, total) in enumerate(zip(artifacts.values(), left, strict=True)):
         axes.annotate(
-            f" {total:.0f} MB, {artifact.bits_per_weight:.2f} bits a weight",
+            f" {total:.0f} MB, {artifact.bits_per_weight:.2f} bits per weight",
             (total, row),
             va="center",
         )
@@ -96,7 +96,7 @@ def divergence(qualities: Mapping[str, Quality]) -> Figure:
         share = 1 - np.arange(len(values)) / len(values)
         spread.plot(values, 100 * share, color=color(name), label=name)
     mean.set(yticks=range(len(qualities)), yticklabels=qualities, xscale="log")
-    mean.set(title="Mean KL divergence, 95 % interval", xlabel="nats a token")
+    mean.set(title="Mean KL divergence, 95 % interval", xlabel="nats per token")
     mean.invert_yaxis()
     spread.set(xscale="log", yscale="log", xlim=(1e-7, None), ylim=(0.05, 110))
     spread.set(title="Share of tokens above a KL divergence", xlabel="nats", ylabel="% of tokens")
@@ -139,7 +139,7 @@ def cosines(qualities: Mapping[str, Quality]) -> Figure:
 
 
 def scores(qualities: Mapping[str, Quality], reference: np.ndarray) -> Figure:
-    """Each pair's score against the reference's; the diagonal is no change."""
+    """Each pair's score against the reference's; the diagonal means no change."""
     figure, axes = plt.subplots(figsize=(4.5, 3.5))
     axes.axline((float(reference.mean()),) * 2, slope=1, color="#8c959f", linewidth=0.8)
     for name, quality in qualities.items():

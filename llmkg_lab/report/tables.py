@@ -75,11 +75,11 @@ def checkpoint(fetched: Fetched, checkpoint: Checkpoint) -> HTML:
 
 
 def sizes(artifacts: Mapping[str, Artifact]) -> HTML:
-    """Size, bits a weight and rounding error by scheme and by group of tensors."""
+    """Size, bits per weight and rounding error by scheme and by group of tensors."""
     rows = []
     for name, artifact in artifacts.items():
         row = {"scheme": name, "MB": f"{artifact.nbytes / 1e6:.1f}"}
-        row["bits a weight"] = f"{artifact.bits_per_weight:.2f}"
+        row["bits per weight"] = f"{artifact.bits_per_weight:.2f}"
         for group in artifact.manifest.groups:
             error = f"<br><small>{group.rms_error:.2%}</small>" if group.rms_error else ""
             row[f"{group.name}, MB"] = f"{group.bytes / 1e6:.1f}{error}"
@@ -93,7 +93,7 @@ def headline(schemes: Mapping[str, SchemeResult]) -> HTML:
     rows = []
     for name, entry in schemes.items():
         row = {"scheme": name, "MB": f"{entry.bytes / 1e6:.1f}"}
-        row["bits a weight"] = f"{entry.bits_per_weight:.2f}"
+        row["bits per weight"] = f"{entry.bits_per_weight:.2f}"
         for metric in HEADLINE:
             if measured := entry.quality.get(metric) or entry.speed.get(metric):
                 row[METRICS[metric].heading] = METRICS[metric].text(measured.value)
@@ -104,7 +104,7 @@ def headline(schemes: Mapping[str, SchemeResult]) -> HTML:
 
 
 def qualities(qualities: Mapping[str, Quality], judgements: Mapping[str, Judgement]) -> HTML:
-    """One row a scheme, one column a metric, each value over its 95 % interval."""
+    """One row per scheme, one column per metric, each value over its 95 % interval."""
     measured = {name: quality.metrics for name, quality in qualities.items()}
     counts = {f"{m.n:,} {m.unit}" for metrics in measured.values() for m in metrics.values()}
     rows = _metric_rows(measured)
@@ -114,7 +114,7 @@ def qualities(qualities: Mapping[str, Quality], judgements: Mapping[str, Judgeme
 
 
 def speeds(speeds: Mapping[str, Speed]) -> HTML:
-    """One row a scheme, one column a metric, each median over its 10th to 90th percentile."""
+    """One row per scheme, one column per metric, each median over its 10th to 90th percentile."""
     first = next(iter(speeds.values()))
     note = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in first.conditions.items())
     return rows_table(_metric_rows({name: s.metrics for name, s in speeds.items()}), note)

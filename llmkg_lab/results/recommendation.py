@@ -14,7 +14,7 @@ from llmkg_lab.results.result import results
 from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import Variant
 
-FAST = 20.0  # tokens a second: as fast as one reads along
+FAST = 20.0  # tokens per second: as fast as one reads along
 ROOM = 0.5  # of the available memory, for weights and cache
 BITS = 5.1  # a weight, of an int4 artifact with its table at 8 bits
 
@@ -74,7 +74,7 @@ def _by_measurement(measured: list[Fact], profile: Profile) -> list[Recommendati
         (fact for fact in pool if fact.variant == largest),
         key=lambda fact: (round(fact.perplexity_ratio, 3), fact.nbytes),
     )
-    speed = f"{best.tokens_per_second:.0f} tokens a second measured here"
+    speed = f"{best.tokens_per_second:.0f} tokens per second measured here"
     return [
         Recommendation("variant", best.variant, f"the largest that is fast: {speed}", True),
         Recommendation(
@@ -108,7 +108,9 @@ def _by_profile(profile: Profile) -> list[Recommendation]:
         return [Recommendation("variant", smallest.id, reason, False), _scheme(profile), threads]
     fast = [e for e in fitting if _speed(e[0], profile) >= FAST]
     chosen = _largest(fast) if fast else min(fitting, key=lambda e: e[0])
-    rate = f"at most {_speed(chosen[0], profile):.0f} tokens a second, by bandwidth (not measured)"
+    rate = (
+        f"at most {_speed(chosen[0], profile):.0f} tokens per second, by bandwidth (not measured)"
+    )
     return [
         Recommendation("variant", chosen[1].id, f"{rate}; half of the memory holds it", False),
         _scheme(profile),

@@ -1,4 +1,4 @@
-"""The roster: one YAML file a variant in ``params/<family>/``, read into a typed ``Variant``.
+"""The roster: one YAML file per variant in ``params/<family>/``, read into a typed ``Variant``.
 
 A file holds only what the checkpoint cannot tell. ``params/defaults.yaml`` holds, by task, what
 variants share (schemes, limits, targets, evaluation); a variant's file may override any of it.
@@ -256,7 +256,7 @@ def _hub(node: Node) -> dict[str, str]:
     fields = node.fields(("revision",), ("hub",))
     repo = fields["hub"].text()
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo, re.ASCII):
-        raise fields["hub"].error(f"{repo!r} is no repository", "write OWNER/NAME")
+        raise fields["hub"].error(f"{repo!r} is not a repository", "write OWNER/NAME")
     options = {"repo": repo}
     if "revision" in fields:
         options["revision"] = fields["revision"].text()

@@ -207,9 +207,9 @@ class CandleBackend(CachedBackend):
     name = "candle"
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        # candding looks names that are no folder up on the Hub
+        # candding looks names that are not folders up on the Hub
         if not folder.is_dir():
-            raise InferenceError(f"{folder} is no folder", "give the path of an export or model")
+            raise InferenceError(f"{folder} is not a folder", "give the path of an export or model")
         self.folder = folder
         threads = threads or default_threads()
         self._decoder: WorkerDecoder | None = None

@@ -117,7 +117,9 @@ def _wanted(variant: Variant, source: str) -> list[SourceSpec]:
     kind = source.partition(":")[0]
     if kind in SOURCES:
         raise SourceError(f"{source!r}: only synthetic weights have a size", f"write {kind}")
-    raise SourceError(f"{source!r} is no kind of source and no path", nearest(source, SOURCES))
+    raise SourceError(
+        f"{source!r} is neither a kind of source nor a path", nearest(source, SOURCES)
+    )
 
 
 def _none_available(

@@ -80,7 +80,7 @@ def _refusal(
             return f"{repo} is gated", f"accept its terms at {page}, then {LOG_IN}"
         return f"{repo} is gated and your token has no access", f"accept its terms at {page}"
     if isinstance(error, RepositoryNotFoundError):
-        return f"there is no repository {repo}, or it is private", f"check the name, or {LOG_IN}"
+        return f"there is not a repository {repo}, or it is private", f"check the name, or {LOG_IN}"
     if isinstance(error, RevisionNotFoundError):
         return f"{repo} has no revision {revision!r}", f"choose a branch, tag or commit at {page}"
     if isinstance(error, RemoteEntryNotFoundError):

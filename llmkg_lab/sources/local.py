@@ -63,6 +63,6 @@ class PackageSource:
             raise UnavailableError(f"{pin} is wanted, {package.version} is installed", install)
         path = Path(str(package.locate_file(options["path"])))
         if not _is_checkpoint(path):
-            problem = f"{pin} is installed, but {options['path']} in it is no checkpoint"
+            problem = f"{pin} is installed, but {options['path']} in it is not a checkpoint"
             raise UnavailableError(problem, install.replace("install", "install --force-reinstall"))
         return path

@@ -103,7 +103,7 @@ def _normal(rng: np.random.Generator, shape: tuple[int, ...], deviation: float) 
 
 
 def _outliers(rng: np.random.Generator, columns: int) -> np.ndarray:
-    """A factor a column: one in a hundred input channels has three times the weights."""
+    """One factor per column: one in a hundred input channels has three times the weights."""
     return np.where(rng.random(columns) < 0.01, np.float32(3), np.float32(1))
 
 

@@ -157,7 +157,7 @@ def truncated(folder):
     write_safetensors(folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    return r"\(134,876 bytes, and its header promises 134,976\) is no whole safetensors file"
+    return r"\(134,876 bytes, and its header promises 134,976\) is not a whole safetensors file"
 
 
 def no_config(folder):

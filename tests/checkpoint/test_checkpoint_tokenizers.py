@@ -248,7 +248,7 @@ def test_a_template_beside_the_config_is_folded_in(minilm_folder, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tokenizer.json", b"{}", "tokenizer.json is no tokenizer"),
+        ("tokenizer.json", b"{}", "tokenizer.json is not a tokenizer"),
         ("tokenizer.model", b"\x00", "tokenizer.model makes no tokenizer"),
         ("tokenizer.model", b"", "another kind than Llama's"),
     ],

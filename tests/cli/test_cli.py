@@ -154,7 +154,7 @@ def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):
         (["verify", "{out}"], "is not an artifact"),
         (["generate", "{minilm_int8}", "Hello"], "it generates no text"),
         (["generate", "{smollm2}", "Hello", "--top-p", "2"], "top_p is 2"),
-        (["generate", "{smollm2}", "Hello", "--memory", "much"], "--memory 'much' is no size"),
+        (["generate", "{smollm2}", "Hello", "--memory", "much"], "--memory 'much' is not a size"),
         (["generate", "{smollm2}", "Hello", "--runtime", "torch"], "there is no runtime 'torch'"),
         (["rank", "{minilm_int8}", "question", "passage"], "it gives a pair no single score"),
         (["embed", "{smollm2}", "Hello"], "is a text-generation model: it embeds no texts"),

@@ -44,7 +44,9 @@ def test_a_product_is_that_of_the_rounded_integers(tmp_path):
 def test_embeddings_are_near_those_in_float32(minilm_folder, make_artifact, tmp_path):
     artifact = convert(open_checkpoint(minilm_folder), Scheme.parse("int8-dyn"), tmp_path / "dyn")
     assert artifact.manifest.scheme.name == "int8-dyn"
-    assert artifact.nbytes < make_artifact("minilm", "int8").nbytes  # a scale a row, not a block
+    assert (
+        artifact.nbytes < make_artifact("minilm", "int8").nbytes
+    )  # one scale per row, not a block
     exact = Embedder(make_artifact("minilm", "fp32")).embed(TEXTS)
     embedder = Embedder(artifact)
     together = embedder.embed(TEXTS)

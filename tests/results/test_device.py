@@ -76,7 +76,7 @@ def test_limits_of_a_control_group_count(files, memory, share, tmp_path):
 
 
 def write_result(outputs, variant, cpu="Some CPU", synthetic=False, **schemes):
-    """schemes: name -> (bytes, tokens a second, perplexity ratio, verdict)"""
+    """schemes: name -> (bytes, tokens per second, perplexity ratio, verdict)"""
     folder = outputs / "smollm" / variant
     folder.mkdir(parents=True)
     result = records.parse((DATA / "result-decoder.json").read_bytes(), Result)

@@ -240,7 +240,9 @@ def test_what_does_not_fit_the_disk_is_not_begun(hub, client):
 
 
 def test_what_is_not_there_is_named(client):
-    assert "there is no repository someone/else, or it is private" in client("someone/else").stderr
+    assert (
+        "there is not a repository someone/else, or it is private" in client("someone/else").stderr
+    )
     assert "has no revision 'v9'\n  → choose a branch" in client(revision="v9").stderr
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 def convert(
     checkpoint: CheckpointName,
-    out: Annotated[Path, typer.Option(help="One artifact a scheme is made in OUT/SCHEME.")],
+    out: Annotated[Path, typer.Option(help="One artifact per scheme is made in OUT/SCHEME.")],
     scheme: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,7 +67,7 @@ def convert(
 )
 def export(
     checkpoint: CheckpointName,
-    out: Annotated[Path, typer.Option(help="One artifact a type is made in OUT/gguf-TYPE.")],
+    out: Annotated[Path, typer.Option(help="One artifact per type is made in OUT/gguf-TYPE.")],
     kind: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,8 +81,9 @@ def export(
 ) -> None:
     """Write a checkpoint as GGUF, the format of llama.cpp and Candle.
 
-    Quantized types store 32 weights a block: Q8_0 in 8.5 bits a weight, Q4_0 in 4.5. Vectors stay
-    F32; a matrix whose rows are no multiple of 32 long stays F16, as the table of types shows.
+    Quantized types store 32 weights per block: Q8_0 in 8.5 bits per weight, Q4_0 in 4.5. Vectors
+    stay F32; a matrix whose rows are not a multiple of 32 long stays F16, as the table of types
+    shows.
     """
     from llmkg_lab.conversion import to_gguf as gguf
 

@@ -70,7 +70,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Continue a text, or answer a question with --chat; the text appears as it grows."""
-    if memory:  # NumPy's OpenBLAS takes 40 MB a thread when it is loaded, which the limit counts
+    if memory:  # NumPy's OpenBLAS takes 40 MB per thread when it is loaded, which the limit counts
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmkg_lab.runtime.selection import open_backend
     from llmkg_lab.runtime.text.generate import GenerationConfig
@@ -141,10 +141,10 @@ def rank(
 
 
 def _limit_memory(text: str) -> int:
-    """Hold this process to ``text``, such as 500MB; bytes. Raises LabError on what is no size."""
+    """Hold this process to ``text``, such as 500MB; bytes. Raises LabError on anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
     if match is None:
-        raise LabError(f"--memory {text!r} is no size", "give it as in 500MB or 2GB")
+        raise LabError(f"--memory {text!r} is not a size", "give it as in 500MB or 2GB")
     nbytes = int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
     if sys.platform.startswith("linux"):
         from llmkg_lab.runtime.ort.residency import limit_data

@@ -86,7 +86,7 @@ def _summary(scores: TokenScores) -> str:
     cut = f"; only its first {MAX_TOKENS} tokens" if scores.was_cut else ""
     return (
         f'<p class="lab-note">{len(scores.kl)} predictions{cut}. Mean KL '
-        f"{scores.kl.mean():.3g} nats; loss {reference:.3f} → {candidate:.3f} nats a token "
+        f"{scores.kl.mean():.3g} nats; loss {reference:.3f} → {candidate:.3f} nats per token "
         f"(perplexity × {np.exp(candidate - reference):.3f}).</p>"
     )
 

@@ -36,7 +36,7 @@ class Pareto(Panel):
         self.state.observe(lambda _: self._draw(), "points")
 
     def run(self, schemes: list[str]) -> Job:
-        """Convert where there is no artifact yet, and measure."""
+        """Convert where there is not an artifact yet, and measure."""
         session = self.state.opened
 
         def work(job: Job) -> None:
@@ -83,7 +83,7 @@ class Pareto(Panel):
                 "artifact": point.label,
                 "made by": point.maker,
                 "MB": f"{point.nbytes / 1e6:.2f}",
-                "KL, nats a token": f"{point.kl:.4g}",
+                "KL, nats per token": f"{point.kl:.4g}",
                 "95 % interval": _interval(point),
                 "tokens": f"{point.tokens:,}",
                 "unbeaten": "yes" if point in best else "",

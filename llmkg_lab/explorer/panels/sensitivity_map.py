@@ -119,7 +119,7 @@ class SensitivityMap(Panel):
             button.tooltip = f"{name}: {loss} at {grid.layout_name(layout)}"
         if values:
             low, high = (f"{edge(values.values()):.1g}" for edge in (min, max))
-            label = "KL divergence, nats a token (logarithmic)"
+            label = "KL divergence, nats per token (logarithmic)"
             self.legend.value = style.scale(style.SHADES, low, high, label)
 
     def _bits(self) -> None:

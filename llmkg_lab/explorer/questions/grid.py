@@ -1,4 +1,4 @@
-"""Sensitivities laid out as a map: a row a kind of matrix, a column a layer."""
+"""Sensitivities laid out as a map: one row per kind of matrix, one column per layer."""
 
 import re
 from collections.abc import Mapping
@@ -72,6 +72,6 @@ def levels(values: Mapping[str, float]) -> dict[str, int]:
 
 
 def losses(sensitivities: Sensitivities, layout: Layout) -> dict[str, float]:
-    """Divergence of the model with only this matrix in ``layout``, nats a token, by name."""
+    """Divergence of the model with only this matrix in ``layout``, nats per token, by name."""
     found = {name: option_of(sensitivities, name, layout) for name in sensitivities.matrices}
     return {name: option.kl for name, option in found.items() if option}

@@ -16,7 +16,7 @@ class Point:
     label: str  # its scheme, or the peer's type
     maker: str  # OURS, or the peer's name
     nbytes: int
-    kl: float  # mean, nats a token
+    kl: float  # mean, nats per token
     low: float | None  # 95 % interval
     high: float | None
     tokens: int  # scored

@@ -14,7 +14,7 @@ class Prediction:
     """The size and the divergence of the best mix that fits a budget."""
 
     nbytes: int  # that the mix takes
-    kl: float  # nats a token
+    kl: float  # nats per token
     next_megabyte: float  # nats that another 10⁶ bytes would take off it
     next_gain_at: int | None = None  # bytes from which it falls, where that is nothing
     layouts: dict[str, Layout] = field(default_factory=dict)  # by matrix; none where refused

@@ -62,14 +62,14 @@ def choices() -> dict[str, tuple[str, str]]:
 class Session:
     """A variant's checkpoint, opened.
 
-    Raises ExplorerError for what is no decoder, SourceError or CheckpointError.
+    Raises ExplorerError for what is not a decoder, SourceError or CheckpointError.
     """
 
     def __init__(self, variant: str, source: str = "", progress: Progress = silent) -> None:
         self.variant: Variant = find_variant(variant)
         if self.variant.task != "text-generation":
             raise ExplorerError(
-                f"{self.variant.id} is no language model",
+                f"{self.variant.id} is not a language model",
                 "the explorer compares next-token distributions; minilm.ipynb measures encoders",
             )
         self.fetched: Fetched = fetch(self.variant, source, progress=progress)

@@ -205,7 +205,7 @@ def _log_kl(axes: Axes, values: Sequence[float]) -> None:
     positive = [value for value in values if value > 0] or [1e-3, 1]
     axes.set_yscale("log")
     axes.set_ylim(min(positive) / 1.6, max(positive) * 1.8)
-    axes.set_ylabel("KL divergence, nats a token")
+    axes.set_ylabel("KL divergence, nats per token")
     decades = np.log10(max(positive) / min(positive))
     steps = (1.0,) if decades > 2 else (1.0, 2.0, 5.0)
     axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=steps))

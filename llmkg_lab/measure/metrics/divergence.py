@@ -11,7 +11,7 @@ from llmkg_lab.measure.estimate import estimate, extreme
 
 DESCRIPTION = """
 Kullback-Leibler divergence of a quantized decoder's next-token distribution from the
-reference's, KL(reference || candidate) in nats a token, with agreement of the most likely token
+reference's, KL(reference || candidate) in nats per token, with agreement of the most likely token
 and perplexity of both on the same text. Intervals draw blocks of neighbouring tokens.
 """
 

@@ -17,7 +17,7 @@ change the first and not the second; a search index feels the second.
 """
 
 INPUTS = """
-One row a text; the texts should differ from one another.
+One row per text; the texts should differ from one another.
     predictions, references: the candidate's and the reference's embedding, float.
 Returns cosine_mean, cosine_min, neighbours10 (0 to 1).
 """
@@ -77,5 +77,5 @@ def _shared_neighbours(candidate: np.ndarray, reference: np.ndarray) -> np.ndarr
 def _neighbours(vectors: np.ndarray) -> np.ndarray:
     vectors = _normalized(vectors)
     similarity = vectors @ vectors.T  # (texts, texts)
-    np.fill_diagonal(similarity, -np.inf)  # a text is no neighbour of itself
+    np.fill_diagonal(similarity, -np.inf)  # a text is not a neighbour of itself
     return np.argpartition(-similarity, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]

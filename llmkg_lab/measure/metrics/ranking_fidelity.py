@@ -18,7 +18,7 @@ Kendall's tau, and NDCG at 10 with the reference's probability of relevance as t
 """
 
 INPUTS = """
-One row a pair of query and passage.
+One row per pair of query and passage.
     predictions, references: the candidate's and the reference's score, a logit.
     query: an integer; rows with the same one are ranked against each other.
 Returns score_pearson, score_spearman, kendall, ndcg10. Intervals draw whole queries.

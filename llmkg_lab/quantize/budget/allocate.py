@@ -31,7 +31,7 @@ class Allocation:
 
     layouts: dict[str, Layout]
     nbytes: int  # of the whole artifact, graph and data
-    kl: float  # predicted, nats a token
+    kl: float  # predicted, nats per token
     next_megabyte: float  # what another 10⁶ bytes would take off it
     next_gain_at: int | None  # bytes from which it falls, where the next megabyte brings nothing
 
@@ -50,7 +50,7 @@ def allocate(sensitivities: Sensitivities, nbytes: int) -> Allocation:
     """The layouts of the least predicted divergence that fit into ``nbytes``.
 
     nbytes: of the whole artifact, its graph and its data file.
-    Raises SchemeError where nothing fits, or where what fits is no acceptable model; the hint
+    Raises SchemeError where nothing fits, or where what fits is not an acceptable model; the hint
     is the smallest budget that gives one.
     """
     found = mix(sensitivities, nbytes)
@@ -69,7 +69,7 @@ def mix(sensitivities: Sensitivities, nbytes: int) -> Allocation | None:
 
 
 def frontier(sensitivities: Sensitivities) -> list[tuple[int, float]]:
-    """Sizes (bytes) and predicted divergences (nats a token) of the best mixes, by size.
+    """Sizes (bytes) and predicted divergences (nats per token) of the best mixes, by size.
 
     Each point is one step from the last. No mix lies below the line through them; where a step is
     wide, as the table's is, those between its ends may lie well above.
@@ -134,7 +134,7 @@ def _refusal(nbytes: int, points: np.ndarray, reason: str) -> SchemeError:
     """points: (points, 2), the frontier."""
     enough = points[points[:, 1] <= ACCEPTABLE]
     if not len(enough):
-        hint = f"no mix stays within {ACCEPTABLE} nats a token: use int8"
+        hint = f"no mix stays within {ACCEPTABLE} nats per token: use int8"
     else:
         hint = f"budget:{np.ceil(enough[0, 0] / 1e5) / 10:g}MB is the smallest acceptable one"
     return SchemeError(f"a budget of {nbytes / 1e6:.1f} MB: {reason}", hint)

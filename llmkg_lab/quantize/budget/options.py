@@ -36,7 +36,7 @@ class Option:
 
     layout: Layout
     nbytes: int  # of codes, scales and zero points, and of what aligns them in the file
-    kl: float  # nats a token, of the model with only this matrix quantized
+    kl: float  # nats per token, of the model with only this matrix quantized
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def measure(
 
     checkpoint: as it came: that its channels will be equalized is taken into account.
     text: its calibration half is read; by default the first corpus that is here.
-    Raises SchemeError for what is no such decoder, TextError without a text that is long enough.
+    Raises SchemeError for what is not such a decoder, TextError without a text that is long enough.
     """
     calibration = calibration_text(checkpoint, text, TOKENS)
     key = {

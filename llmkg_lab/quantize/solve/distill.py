@@ -140,7 +140,7 @@ class Student:
     def step(self, ids: Tensor, goal: Tensor, rate: float) -> float:
         """One step on a window: ids (1, tokens), goal: log-probabilities (tokens, vocab).
 
-        Returns the divergence before the step, in nats a token.
+        Returns the divergence before the step, in nats per token.
         """
         states = [self._table[ids]]
         with torch.no_grad():

@@ -27,7 +27,7 @@ class CandleDecoder(SequenceDecoder):
     def __init__(self, artifact: Artifact) -> None:
         if artifact.model_path.suffix != ".gguf" or artifact.manifest.architecture != "llama":
             raise InferenceError(
-                f"{artifact.folder} is no GGUF file of a Llama", "make one with llmkg-lab export"
+                f"{artifact.folder} is not a GGUF file of a Llama", "make one with llmkg-lab export"
             )
         self.artifact = artifact
         self._candle = _import()
@@ -36,7 +36,7 @@ class CandleDecoder(SequenceDecoder):
         self._form = form
         self._frequencies = form.rope.inverse_frequencies(form.head_dim)
         self._weights, _ = self._candle.utils.load_gguf(str(artifact.model_path))
-        self._floats = {  # what is no matrix product's right-hand side
+        self._floats = {  # what is not a matrix product's right-hand side
             name: weight.dequantize()
             for name, weight in self._weights.items()
             if len(weight.shape) == 1 or name == "token_embd.weight"

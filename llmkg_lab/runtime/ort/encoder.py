@@ -1,4 +1,4 @@
-"""An encoder's sessions: one for a text on all cores, one for many texts, a core a batch.
+"""An encoder's sessions: one for a text on all cores, one for many texts, one core per batch.
 
 Cores that share a batch wait for each other after every operator. With a batch each they never
 do: a few hundredths faster on a quiet machine, twice as fast where other work takes the cores

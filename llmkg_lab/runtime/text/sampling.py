@@ -45,7 +45,7 @@ class Sampler:
             _check_finite(scores[token])
             return token
         tokens, probabilities = self.distribution(logits, history)
-        # The inverse of the cumulative distribution: one random number a token, for any k and p.
+        # The inverse of the cumulative distribution: one random number per token, for any k and p.
         cumulative = probabilities.cumsum()
         drawn = cumulative.searchsorted(self._random.random() * cumulative[-1], side="right")
         return int(tokens[drawn])
