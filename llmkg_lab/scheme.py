@@ -68,7 +68,7 @@ class Budget:
     unit: str  # mb: 10⁶ bytes | bpw: bits per parameter
 
     def nbytes(self, parameters: int) -> int:
-        """In bytes, for a model of so many parameters."""
+        """The budget in bytes, for a model of so many parameters."""
         return int(self.amount * (1e6 if self.unit == "mb" else parameters / 8))
 
 

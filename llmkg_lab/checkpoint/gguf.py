@@ -95,7 +95,7 @@ class GGUFCheckpoint(Checkpoint):
 
     @property
     def pooling(self) -> dict | None:
-        """As the metadata says. llama.cpp normalizes embeddings, so that is what a file means."""
+        """How the metadata pools; llama.cpp normalizes embeddings, so that is what a file means."""
         stored = self._metadata.get(f"{self.form.gguf.architecture}.pooling_type", int, 0)
         mode = next((mode for mode, number in POOLING.items() if number == stored), None)
         if mode is None:

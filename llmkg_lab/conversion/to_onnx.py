@@ -1,4 +1,4 @@
-"""From checkpoint to artifact: plan, check, stream, publish.
+"""The way from a checkpoint to an artifact: plan, check, stream, publish.
 
 The architecture builds its graph twice. The first time over a ``Plan``, which tells what the
 graph will read; the checkpoint is checked against it before any work is done. The second

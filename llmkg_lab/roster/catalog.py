@@ -91,7 +91,7 @@ class Variant:
 
 
 def _bounds_for(bounds: Bounds, name: str) -> Mapping[str, float]:
-    """Of the scheme itself or of its base; ``budget`` is the base of all budgets."""
+    """The bounds of the scheme itself, or of its base; ``budget`` is the base of all budgets."""
     scheme = Scheme.parse(name)
     return bounds.get(scheme.name) or bounds.get(scheme.base) or {}
 

@@ -157,7 +157,7 @@ class FallbackDecoder:
         sampler: Sampler | None = None,
         stop_ids: Collection[int] = (),
     ) -> Iterator[int]:
-        """As ``ort.Decoder.generate``."""
+        """Generate as ``ort.Decoder.generate`` does, on whichever runtime goes on."""
         rest = max_tokens, sampler or Sampler(), stop_ids
         return self._stream(self._start(list(prompt_ids), *rest), list(prompt_ids), *rest)
 

@@ -69,7 +69,7 @@ def _normalized(vectors: np.ndarray) -> np.ndarray:
 
 
 def _shared_neighbours(candidate: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Of each text's nearest others, the share that both embeddings have, (texts,)."""
+    """The share of each text's nearest others that both embeddings have, (texts,)."""
     mine, theirs = _neighbours(candidate), _neighbours(reference)  # (texts, NEIGHBOURS)
     return (mine[:, :, None] == theirs[:, None, :]).sum((1, 2)) / NEIGHBOURS
 

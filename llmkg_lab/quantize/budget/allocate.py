@@ -37,7 +37,7 @@ class Allocation:
 
 
 class _Step(NamedTuple):
-    """From one corner of a matrix's hull to the next."""
+    """The step from one corner of a matrix's hull to the next."""
 
     slope: float  # divergence removed a byte
     matrix: int
@@ -87,7 +87,7 @@ class _Mixes:
         self._steps = _steps(self._fronts)
 
     def points(self) -> list[tuple[int, float]]:
-        """As ``frontier`` returns them."""
+        """The mixes as ``frontier`` returns them."""
         nbytes, kl = self._size([0] * len(self._fronts)), sum(f[0].kl for f in self._fronts)
         points = [(nbytes, kl)]
         for step in self._steps:

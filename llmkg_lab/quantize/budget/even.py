@@ -36,7 +36,7 @@ def warning_of(scheme: Scheme, error: TextError) -> str:
 def record_of(
     scheme: Scheme, method: str, error: TextError, layouts: dict[str, Layout], nbytes: int
 ) -> dict:
-    """For the manifest, in the place of what calibration would record.
+    """The manifest's record, in the place of what calibration would say.
 
     method: what stands in; layouts and nbytes, a bound: of a budget.
     """

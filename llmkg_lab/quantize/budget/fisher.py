@@ -270,7 +270,7 @@ def _price(x: Tensor, weight: Tensor, gradient: Tensor, solved: Tensor) -> list[
 
 
 def _correction(confirmed: Sequence[Mapping]) -> dict[str, float]:
-    """By kind, the geometric mean of what was measured over what was predicted."""
+    """The geometric mean of what was measured over what was predicted, by kind."""
     ratios: dict[str, list[float]] = {}
     for entry in confirmed:
         if entry["predicted"] > 0 and entry["measured"] > 0:

@@ -99,13 +99,13 @@ class Matrix:
         return values.flatten(1)[:, : self.stored.columns]
 
     def gradient(self, by_weight: Tensor) -> Tensor:
-        """Of the loss by the factors, (rows, blocks), from that by the weight (rows, columns)."""
+        """The loss's gradient by the factors, (rows, blocks), from that by the weight."""
         padding = self._steps.shape[1] * self._steps.shape[2] - self.stored.columns
         padded = nn.functional.pad(by_weight, (0, padding)).view(self._steps.shape)
         return (padded * self._steps).sum(2) * self._scales
 
     def result(self, factors: Tensor | None) -> Quantized:
-        """As the file will hold it."""
+        """The matrix as the file will hold it."""
         if factors is None:
             return self.stored
         scales = (self._scales * factors).numpy()

@@ -138,7 +138,7 @@ def _read(folder: Path) -> dict | None:
 
 
 def _stats(folder: Path, names: list[str] | Stats) -> Stats:
-    """Of the files that are there."""
+    """The size of the files that are there."""
     found = {}
     for name in names:
         with contextlib.suppress(OSError):
