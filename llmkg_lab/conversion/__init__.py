@@ -1,1 +1,1 @@
-"""The way from a checkpoint to an artifact: ONNX, GGUF, and what other runtimes read beside them."""
+"""The way from a checkpoint to an artifact: ONNX, GGUF, and what lies beside them."""

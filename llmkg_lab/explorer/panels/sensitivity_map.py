@@ -149,7 +149,7 @@ class SensitivityMap(Panel):
             self.state.matrix = change["new"]
 
     def _layout(self, name: str) -> Layout:
-        """The layout in which the budget stores the matrix; by default the one that the map shows."""
+        """The layout in which the budget stores the matrix, or else the one that the map shows."""
         return self.state.predict().layouts.get(self._cell_name(name)) or self.layouts.value
 
     def _cell_name(self, name: str) -> str:
