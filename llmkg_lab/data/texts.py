@@ -223,7 +223,10 @@ def _package_file(package: str, name: str) -> Path:
 
 def _hub(repository: str, config: str | None, split: str) -> dict[str, Iterable]:
     """A data set's columns, from the Hub or from the cache of earlier downloads."""
-    import datasets  # takes seconds, and most runs find their data elsewhere
+    try:
+        import datasets  # takes seconds, and most runs find their data elsewhere
+    except ModuleNotFoundError:  # converting takes no more than its extra
+        raise TextError("the package datasets is not installed ('llmkg-lab[lab]')") from None
     from huggingface_hub import HfApi
 
     try:

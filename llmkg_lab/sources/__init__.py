@@ -11,7 +11,7 @@ from pathlib import Path
 from llmkg_lab.base.progress import Progress, silent
 from llmkg_lab.roster.catalog import SourceSpec, Variant
 from llmkg_lab.roster.strict_yaml import nearest
-from llmkg_lab.sources import local, synthetic
+from llmkg_lab.sources import hub_cache, local
 from llmkg_lab.sources.base import (
     SOURCES,
     Fetched,
@@ -88,8 +88,14 @@ def fetch_repo(
 
 def availability(variant: Variant, cache: Path | None = None) -> list[tuple[SourceSpec, bool, str]]:
     """Each of a variant's sources: can it serve now, and if not, why. Downloads nothing."""
-    reasons = [(spec, source_named(spec.kind).missing(spec, cache)) for spec in variant.sources]
+    reasons = [(spec, _missing(spec, cache)) for spec in variant.sources]
     return [(spec, not reason, reason) for spec, reason in reasons]
+
+
+def _missing(spec: SourceSpec, cache: Path | None) -> str:
+    if spec.kind == "hub" and hub_cache.cannot_hold(spec.options["repo"], cache):
+        return hub_cache.NOT_HERE
+    return source_named(spec.kind).missing(spec, cache)
 
 
 def _with_tokenizer(
@@ -105,8 +111,11 @@ def _with_tokenizer(
 def _wanted(variant: Variant, source: str) -> list[SourceSpec]:
     if not source:
         return list(variant.sources)
-    if source.partition(":")[0] == synthetic.KIND:
-        return [synthetic.spec_of(variant, source)]
+    kind = source.partition(":")[0]
+    if kind == "synthetic":
+        from llmkg_lab.sources.synthetic import spec_of  # imports NumPy
+
+        return [spec_of(variant, source)]
     if source in SOURCES:
         if specs := [spec for spec in variant.sources if spec.kind == source]:
             return specs
@@ -114,7 +123,6 @@ def _wanted(variant: Variant, source: str) -> list[SourceSpec]:
         raise SourceError(f"{variant.id} has no source of kind {source}", f"it has {kinds}")
     if Path(source).exists():
         return [SourceSpec("local", {"path": source})]
-    kind = source.partition(":")[0]
     if kind in SOURCES:
         raise SourceError(f"{source!r}: only synthetic weights have a size", f"write {kind}")
     raise SourceError(

@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.progress import Progress
-from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
 from llmkg_lab.roster.catalog import SourceSpec
+
+if TYPE_CHECKING:
+    from llmkg_lab.checkpoint import Checkpoint
 
 
 class SourceError(LabError):
@@ -32,11 +34,13 @@ class Fetched:
     tokenizer: Path | None = None  # a folder, where the checkpoint's own has no tokenizer
     chat_template: str = ""  # Jinja, for a tokenizer that does not say how to write a chat
 
-    def open(self) -> Checkpoint:
+    def open(self) -> "Checkpoint":
         """Open the checkpoint with its tokenizer and chat template. No weights are read yet.
 
         Raises CheckpointError where there is nothing to open or it is broken.
         """
+        from llmkg_lab.checkpoint import open_checkpoint  # NumPy, and readers of every format
+
         return open_checkpoint(self.path, self.tokenizer, self.chat_template)
 
     @property

@@ -15,6 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from llmkg_lab.sources.hub_cache import NOT_HERE
+
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 LOG_IN = "set HF_TOKEN or run `hf auth login`"
 RUN_AGAIN = "run again: files that are complete are kept"
@@ -50,10 +52,7 @@ def explain(
     if status(error) is not None:
         return _refusal(error, repo, revision, endpoint)
     if isinstance(error, OfflineModeIsEnabled):
-        return (
-            "offline mode is on and the cache holds no complete copy",
-            "unset HF_HUB_OFFLINE, or fetch it once with a network",
-        )
+        return NOT_HERE, "unset HF_HUB_OFFLINE, or fetch it once with a network"
     if isinstance(error, httpx2.ConnectError | httpx2.TimeoutException | TimeoutError):
         return (
             f"the Hub cannot be reached at {endpoint}",

@@ -24,6 +24,16 @@ except LabError as error:
     sys.exit(str(error))
 """
 
+AVAILABLE = """
+import json, sys
+from dataclasses import replace
+from llmkg_lab.roster.catalog import SourceSpec, find_variant
+from llmkg_lab.sources import availability
+hub = SourceSpec("hub", {"repo": sys.argv[1]})
+((_, available, reason),) = availability(replace(find_variant("smollm2_360m"), sources=(hub,)))
+print(json.dumps([available, reason, "huggingface_hub.hf_api" in sys.modules]))
+"""
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
@@ -174,6 +184,18 @@ def test_offline_the_cache_serves(hub, client):
     assert client(HF_HUB_OFFLINE="1").stdout == first
     assert client(HF_ENDPOINT="http://127.0.0.1:9").stdout == first  # no network, unannounced
     assert not hub.requests
+
+
+def test_what_can_serve_offline_is_told_and_the_client_asked_only_where_it_may(client, tmp_path):
+    def available():
+        return json.loads(client(command=["-c", AVAILABLE, REPO], HF_HUB_OFFLINE="1").stdout)
+
+    reason = "offline mode is on and the cache holds no complete copy"
+    assert available() == [False, reason, False]
+    path, _ = json.loads(client().stdout)
+    assert available() == [True, "", True]
+    os.unlink(f"{path}/model.safetensors")
+    assert available() == [False, reason, True]  # a folder alone is no copy
 
 
 def test_a_pinned_commit_is_used_as_it_is(hub, client):
