@@ -2,7 +2,7 @@
 
 Of a Llama the channels are equalized (the method ``eq``), of a BERT the scales are searched for the
 least squared error (``mse``): each is what does better on the model that it was measured on, see
-docs/quantization.md. Weights alone do not tell the matrices that matter from the others; so a
+docs/lab-notes/quantization.md. Weights alone do not tell the matrices that matter from the others; so a
 budget is filled evenly.
 """
 

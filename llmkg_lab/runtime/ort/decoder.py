@@ -27,7 +27,7 @@ class Decoder(SequenceDecoder):
     reuse_prompts: a prompt's beginning that the cache holds from the last generation is not
         computed again. Off by default, because it makes tokens depend on what ran before: the
         logits are the same but for the order of sums, which int8 activations blow up
-        (docs/speed.md).
+        (docs/lab-notes/speed.md).
     profile: as ``open_session`` takes it.
     """
 

@@ -2,7 +2,7 @@
 
 Cores that share a batch wait for each other after every operator. With a batch each they never
 do: a few hundredths faster on a quiet machine, twice as fast where other work takes the cores
-(docs/speed.md). Both sessions map the same weights and share an arena.
+(docs/lab-notes/speed.md). Both sessions map the same weights and share an arena.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +17,7 @@ from llmkg_lab.base.machine import default_threads
 from llmkg_lab.runtime.ort.packed import open_artifact
 from llmkg_lab.runtime.ort.session import CPU
 
-BATCH_TOKENS = 128  # a run; more were no faster on two cores (docs/speed.md)
+BATCH_TOKENS = 128  # a run; more were no faster on two cores (docs/lab-notes/speed.md)
 ENOUGH = 2  # batches for each core, from which on none waits long for the last
 
 Inputs = dict[str, np.ndarray]
