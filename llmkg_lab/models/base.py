@@ -98,6 +98,20 @@ class Form(ABC):
         """All couplings; none where nobody worked them out."""
         return iter(())
 
+    def facts(self) -> dict[str, object]:
+        """The dimensions in words, for a table; lists hold one number per layer."""
+        names = {
+            "layers": "layers",
+            "hidden size": "hidden",
+            "heads": "heads",
+            "key-value heads": "kv_heads",
+            "feed-forward width": "feed_forward",
+            "positions": "positions",
+            "vocabulary": "vocab",
+        }
+        found = {title: getattr(self, name, None) for title, name in names.items()}
+        return {title: value for title, value in found.items() if value is not None}
+
     @classmethod
     @abstractmethod
     def reduced(cls, config: Config) -> dict[str, Any]:

@@ -49,25 +49,18 @@ def rows_table(
 
 def checkpoint(fetched: Fetched, checkpoint: Checkpoint) -> HTML:
     """What was found: source, format, dtypes, shape of the model."""
-    config, tensors = checkpoint.config, checkpoint.tensors.values()
+    tensors = checkpoint.tensors.values()
     dtypes: dict[str, int] = {}
     for tensor in tensors:
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
-    keys = (
-        *("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"),
-        *("num_transformer_layers", "model_dim", "num_query_heads", "num_kv_heads"),  # OpenELM
-    )
     facts = {
         "source": fetched.detail,
         "revision": fetched.revision or "none recorded",
         "format": checkpoint.format,
         "tensors": ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.items()),
-        "bytes": f"{sum(tensor.nbytes for tensor in tensors):,}",
-        "architecture": config.get("model_type", ""),
-        **{
-            key.removeprefix("num_").replace("_", " "): config[key] for key in keys if key in config
-        },
-        "vocabulary": config["vocab_size"],
+        "bytes": f"{checkpoint.nbytes:,}",
+        "architecture": checkpoint.form.model_type,
+        **checkpoint.form.facts(),
         "SHA-256": checkpoint.fingerprint(),
     }
     rows = [{"": key, " ": html.escape(str(value))} for key, value in facts.items()]

@@ -24,6 +24,8 @@ from llmkg_lab.explorer.questions.peers import OURS_THERE, peers_of
 from llmkg_lab.explorer.questions.points import Point
 from llmkg_lab.explorer.questions.tokens import TokenScores, _pieces
 from llmkg_lab.explorer.view import charts
+from llmkg_lab.models import published as shapes
+from llmkg_lab.models.llama import TABLE
 from llmkg_lab.quantize.budget.options import Option, Sensitivities
 from llmkg_lab.report import labels
 from llmkg_lab.scheme import Layout
@@ -139,9 +141,12 @@ def test_a_budget_buys_the_most_sensitive_matrix_first(sensitivities):
 
 
 def test_the_map_orders_matrices_and_its_shades_their_losses(sensitivities):
-    cells = {cell.name: cell for cell in grid.cells_of(sensitivities)}
+    units = shapes.known()["smollm_135m"].reduced().form.units()
+    cells = {cell.name: cell for cell in grid.cells_of(sensitivities, units)}
     assert (cells[NAMES[3]].kind, cells[NAMES[3]].layer) == ("down", 1)
-    assert grid.cell_of("model.embed_tokens.weight").layer == grid.OUTSIDE
+    everything = Sensitivities(dict.fromkeys([*NAMES, TABLE], ()), 0, {})
+    units = shapes.known()["smollm_135m"].reduced().form.units()
+    assert grid.cells_of(everything, units)[0] == grid.Cell(TABLE, "table", grid.OUTSIDE)
     levels = grid.levels(grid.losses(sensitivities, NARROW))
     assert [levels[name] for name in NAMES] == [8, 7, 5, 3, 1, 0]
     assert grid.layouts_of(sensitivities) == [NARROW, WIDE]

@@ -56,12 +56,12 @@ class Chooser(Panel):
         session = self.state.session
         if session is None:
             return ""
-        config = session.checkpoint.config
+        form = session.checkpoint.form
         items = [
             (f"{session.parameters / 1e6:,.1f}", "M", "parameters"),
-            (str(config["num_hidden_layers"]), "", "layers"),
-            (str(config["hidden_size"]), "", "hidden size"),
-            (f"{config['vocab_size']:,}", "", "vocabulary"),
+            (str(form.layers), "", "layers"),
+            (str(form.hidden), "", "hidden size"),
+            (f"{form.vocab:,}", "", "vocabulary"),
         ]
         facts = f'<p class="lab-note"><b>{html.escape(session.title)}</b> · '
         facts += f"{html.escape(session.fetched.detail)}</p>{style.numbers(items)}"

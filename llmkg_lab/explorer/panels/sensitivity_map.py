@@ -62,7 +62,9 @@ class SensitivityMap(Panel):
         self.view.show("")
         if found is None:
             return
-        self.cells = {cell.name: cell for cell in grid.cells_of(found)}
+        assert self.state.session is not None
+        units = self.state.session.checkpoint.form.units()
+        self.cells = {cell.name: cell for cell in grid.cells_of(found, units)}
         self.buttons = {name: self._button(cell) for name, cell in self.cells.items()}
         layouts = grid.layouts_of(found)
         narrow = [layout for layout in layouts if layout.bits == 4] or layouts

@@ -1,23 +1,23 @@
 """Sensitivities laid out as a map: one row per kind of matrix, one column per layer."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from llmkg_lab.models.base import Unit
 from llmkg_lab.quantize.budget.options import Option, Sensitivities
 from llmkg_lab.scheme import Layout
 
 LEVELS = 9  # shades of the map
 OUTSIDE = -1  # the layer of what belongs to none: tables and heads
-KINDS = {  # of the tensors by which the graph's matrices are named; a fused product by its first
-    "q_proj": "q, k, v",
-    "o_proj": "o",
-    "gate_proj": "gate, up",
-    "down_proj": "down",
-    "embed_tokens": "table",
-    "lm_head": "head",
+KINDS = {  # of matrices as the graph stores them, in words
+    "qkv": "q, k, v",
+    "o": "o",
+    "gate_up": "gate, up",
+    "down": "down",
+    "table": "table",
+    "head": "head",
 }
 
 
@@ -30,16 +30,15 @@ class Cell:
     layer: int  # OUTSIDE where it belongs to none
 
 
-def cell_of(name: str) -> Cell:
-    """Where a matrix stands, by its tensor's name."""
-    layer = re.search(r"\blayers\.(\d+)\.", name)
-    part = name.removesuffix(".weight").rpartition(".")[2]
-    return Cell(name, KINDS.get(part, part), int(layer[1]) if layer else OUTSIDE)
+def cells_of(sensitivities: Sensitivities, units: Iterable[Unit]) -> list[Cell]:
+    """The matrices that were priced, in the order of the graph.
 
-
-def cells_of(sensitivities: Sensitivities) -> list[Cell]:
-    """All matrices, in the order of the graph."""
-    return [cell_of(name) for name in sensitivities.matrices]
+    Args:
+        sensitivities: What was priced.
+        units: All of the model's matrices, as its form has them.
+    """
+    priced = (unit for unit in units if unit.name in sensitivities.matrices)
+    return [Cell(unit.name, KINDS[unit.kind], unit.layer) for unit in priced]
 
 
 def layouts_of(sensitivities: Sensitivities) -> list[Layout]:

@@ -1,9 +1,9 @@
 """What stands in for a calibrated scheme where there is no text to calibrate on.
 
 Of a Llama the channels are equalized (the method ``eq``), of a BERT the scales are searched for the
-least squared error (``mse``): each is what does better on the model that it was measured on, see
-docs/lab-notes/quantization.md. Weights alone do not tell the matrices that matter from the others; so a
-budget is filled evenly.
+least squared error (``mse``): each is what does better on the model that it was measured on (see
+docs/lab-notes/quantization.md). Weights alone do not tell the matrices that matter from the others;
+so a budget is filled evenly.
 """
 
 import itertools
