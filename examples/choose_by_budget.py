@@ -3,7 +3,7 @@
     python examples/choose_by_budget.py CHECKPOINT OUT [MEGABYTES]
 
 For decoders of the Llama form. Sensitivities are measured once for each checkpoint and kept in the
-cache: about a minute for 135 million parameters on two cores. Without MEGABYTES the program only
+cache: 76 s for 135 million parameters on two cores. Without MEGABYTES the program only
 says what there is to choose from.
 """
 
