@@ -17,7 +17,6 @@ COMMANDS = {
     "import llmkg_lab": ("-c", "import llmkg_lab"),
     "llmkg-lab --help": (*CLI, "--help"),
     "llmkg-lab list": (*CLI, "list"),
-    "llmkg-lab device": (*CLI, "device"),
 }
 LIMITS = {"llmkg-lab --help": 0.35, "llmkg-lab list": 1.0}  # seconds
 METRICS = {"seconds": "seconds", "peak_mb": "peak memory, MB"}
