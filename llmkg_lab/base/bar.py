@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -26,6 +27,14 @@ from llmkg_lab.base.progress import Pace, Snapshot, Step, clock
 FILE = "LLMKG_LAB_PROGRESS"  # names a file that is to hold the step at hand, for another process
 INTERVAL = 0.5  # seconds between two pictures of a step, at least
 LONG = 3.0  # seconds after which a log is told of a step
+
+
+@dataclass(frozen=True)
+class Took:
+    """What the steps of one name took together, and how many units they did."""
+
+    seconds: float = 0.0
+    units: int = 0
 
 
 class View(Protocol):
@@ -51,11 +60,11 @@ class Bar:
     serves in one cell after another.
 
     Attributes:
-        took: seconds of each step that is over, by name, whatever it was a part of.
+        took: what each step took that is over, by its name, whatever it was a part of.
     """
 
     def __init__(self) -> None:
-        self.took: dict[str, float] = {}
+        self.took: dict[str, Took] = {}
         self._pace: Pace | None = None
         self._views: list[View] = [_view()]
         if name := os.environ.get(FILE):
@@ -78,8 +87,9 @@ class Bar:
 
     def _end(self) -> None:
         if self._pace:
-            name, seconds = self._pace.step.name, time.monotonic() - self._pace.began
-            self.took[name] = self.took.get(name, 0.0) + seconds
+            step, seconds = self._pace.step, time.monotonic() - self._pace.began
+            known = self.took.get(step.name, Took())
+            self.took[step.name] = Took(known.seconds + seconds, known.units + step.done)
             for view in self._views:
                 view.end(self._pace)
             self._pace = None

@@ -124,7 +124,7 @@ def _timed(
     with Bar() as progress:
         artifact = make(checkpoint, wanted, out, source=origin, progress=progress, force=force)
     seconds = time.perf_counter() - start
-    read = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    writing = progress.took["writing"]
     return {
         "artifact": str(out),
         "scheme": artifact.manifest.scheme.name,
@@ -132,6 +132,6 @@ def _timed(
         "bits_per_weight": artifact.bits_per_weight,
         "groups": to_builtins(artifact.manifest.groups),
         "seconds": seconds,
-        "steps": progress.took,
-        "megabytes_per_second": read / 1e6 / progress.took["writing"],
+        "steps": {name: took.seconds for name, took in progress.took.items()},
+        "megabytes_per_second": writing.units / 1e6 / writing.seconds,
     }
