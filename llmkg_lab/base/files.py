@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, their SHA-256, and folders that go at once."""
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import shutil
@@ -56,6 +57,49 @@ def remove(path: Path) -> None:
         return
     with contextlib.suppress(OSError):
         doomed.unlink()
+
+
+def exchange(staged: Path, target: Path) -> None:
+    """Put a complete folder in the place of ``target``; what lay there then lies in ``staged``.
+
+    On Linux from one moment to the next; elsewhere ``target`` is away between two renames.
+    """
+    if not target.exists():
+        staged.rename(target)
+    elif not _exchanged(staged, target):
+        aside = _beside(target, f".{target.name}.")
+        target.rename(aside)
+        try:
+            staged.rename(target)
+        except BaseException:
+            aside.rename(target)
+            raise
+        aside.rename(staged)
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Make ``target`` a folder of the same files, as links to them: no byte is copied.
+
+    Where the file system has no links they are copied.
+    """
+
+    def link(old: str, new: str) -> None:
+        try:
+            os.link(old, new)
+        except OSError:
+            shutil.copy2(old, new)
+
+    shutil.copytree(source, target, copy_function=link, dirs_exist_ok=True)
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Whether the system swapped two names in one step (renameat2 of Linux)."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange_both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(swap(here, os.fsencode(a), here, os.fsencode(b), exchange_both) == 0)
 
 
 def _beside(path: Path, prefix: str) -> Path:

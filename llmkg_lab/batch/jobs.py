@@ -24,6 +24,7 @@ from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import Variant
 from llmkg_lab.roster.strict_yaml import nearest
 from llmkg_lab.scheme import Scheme
+from llmkg_lab.sources import SOURCES
 
 PACKAGE = Path(__file__).parents[1]
 # What a report depends on: the rooms and modules that notebooks import, and what executes them.
@@ -39,6 +40,7 @@ BEHIND_REPORTS = (
     *("runtime/ort/packed.py", "runtime/ort/packed_cache.py", "runtime/ort/segments.py"),
     *("runtime/ort/session.py", "runtime/sequence.py"),
 )
+FREE = "free some space there, or choose another --out"
 OWN_OPTIONS = {"variant": "name it", "out": "--out", "schemes": "--scheme", "source": "--source"}
 
 
@@ -52,13 +54,19 @@ class Job:
 
     variant: Variant
     template: Path
-    folder: Path
+    outputs: Path
+    name: str  # the report's folder relative to the outputs
     parameters: Mapping[str, object]
 
     @property
-    def name(self) -> str:
-        """The folder relative to the outputs, as the workflow names it."""
-        return f"{self.variant.family}/{self.variant.id}"
+    def folder(self) -> Path:
+        """Where the report lies."""
+        return self.outputs / self.name
+
+    @property
+    def work(self) -> Path:
+        """Where it is made."""
+        return self.outputs / notebook.WORK / self.name
 
 
 @dataclass(frozen=True)
@@ -131,20 +139,70 @@ def plan(
     for name in settings:
         if name in OWN_OPTIONS:
             raise BatchError(f"{name} is not set this way", f"use: {OWN_OPTIONS[name]}")
+    asked = [Scheme.parse(name).name for name in dict.fromkeys(schemes)]
     shared = {
-        "schemes": [Scheme.parse(name).name for name in dict.fromkeys(schemes)],
         "source": str(Path(source).resolve()) if source and Path(source).exists() else source,
         "quick": False,
         **settings,
     }
     jobs = []
     for variant in variants:
-        folder = outputs.resolve() / variant.family / variant.id
-        parameters = {"variant": variant.id, "out": str(folder), **shared}
-        jobs.append(Job(variant, notebook.template(variant.family), folder, parameters))
+        apart = apart_of(str(shared["source"]), shared["quick"])
+        name = "/".join([*apart, variant.family, variant.id])
+        folder = outputs.resolve() / name
+        parameters = {
+            "variant": variant.id,
+            "out": str(folder),
+            "schemes": _schemes(folder, asked, variant, shared["quick"]),
+            **shared,
+        }
+        template = notebook.template(variant.family)
+        jobs.append(Job(variant, template, outputs.resolve(), name, parameters))
     for template in {job.template for job in jobs}:
-        notebook.check_parameters(template, ["variant", "out", *shared])
+        notebook.check_parameters(template, ["variant", "out", "schemes", *shared])
     return jobs
+
+
+def apart_of(source: str, quick: object) -> tuple[str, ...]:
+    """The folders between the outputs and a family's, of reports that do not compare with others.
+
+    They are ``quick`` for smoke runs, and a name for each source that was asked for: ``synthetic``,
+    ``hub``, ``package``, or of a path its last part and a hash of the whole.
+    """
+    name = source.removesuffix(":full").replace(":", "-")  # synthetic, synthetic-reduced
+    if source and source.partition(":")[0] not in SOURCES:
+        digest = hashlib.sha256(source.encode()).hexdigest()[:8]
+        name = f"{Path(source).name}-{digest}"
+    return (*(["quick"] if quick is not False else []), *([name] if name else []))
+
+
+def apart(outputs: Path, variant: Variant) -> dict[str, Verdict | RunState]:
+    """How the runs of a variant's other reports ended, by the folder that they lie apart in."""
+    name = f"{variant.family}/{variant.id}"
+    found = sorted({*outputs.glob(f"*/{name}"), *outputs.glob(f"quick/*/{name}")})
+    states = {path: last_state(path) for path in found}
+    return {
+        path.relative_to(outputs).parents[1].as_posix(): state
+        for path, state in states.items()
+        if state is not RunState.NOT_RUN
+    }
+
+
+def _schemes(folder: Path, asked: Sequence[str], variant: Variant, quick: object) -> list[str]:
+    """What a report is to hold: what it held, and what is asked for, by default the variant's own.
+
+    A smoke run leaves the variant's calibrated schemes out: they take minutes.
+    """
+    own = [name for name in variant.schemes if quick is False or not _calibrates(name)]
+    try:
+        earlier = Result.find(folder)
+    except ResultError:
+        earlier = None
+    return list(dict.fromkeys([*(earlier.schemes if earlier else ()), *(asked or own)]))
+
+
+def _calibrates(scheme: str) -> bool:
+    return Scheme.parse(scheme).method == "gptq"
 
 
 def run(
@@ -163,28 +221,39 @@ def run(
     failed. On Ctrl-C all children are ended and KeyboardInterrupt goes on; the next run takes
     up what is missing.
     """
-    names = [job.name for job in jobs]
+    names = {job.name: job.template for job in jobs}
     code = _code_hash()
     with workflow.locked(outputs) as lock:
         for job in jobs:
             _write_plan(job, code)
-        before = {job.name: stamps(job.folder) for job in jobs}
-        forced = [job.name for job in jobs if force or not _artifacts_are_whole(job)]
+        before = {job.name: stamps(job) for job in jobs}
+        forced = [job.name for job in jobs if force or not _is_whole(job)]
         try:
             whole = workflow.run(
                 names, outputs, forced=forced, parallel=parallel, lock=lock, follow=follow
             )
-        finally:  # a job that was begun took its result away, however it ended
-            registry.build(outputs)[0].save(outputs)
+        finally:  # reports that were finished count, however the batch ended
+            _save_registry(outputs)
     outcomes = [_outcome(job, before[job.name], outputs) for job in jobs]
     if not whole and all(outcome.result for outcome in outcomes):
         raise BatchError("Snakemake failed beside the notebooks", f"see {outputs / workflow.LOG}")
     return outcomes
 
 
-def stamps(folder: Path) -> dict[str, int | None]:
-    """When a variant's notebooks were last written, by file name; None where there is none."""
-    return {name: _stamp(folder / name) for name in notebook.STATES}
+def _save_registry(outputs: Path) -> None:
+    try:
+        registry.build(outputs)[0].save(outputs)
+    except OSError as error:
+        raise BatchError(f"{outputs / registry.NAME}: {error.strerror}", FREE) from error
+
+
+def stamps(job: Job) -> dict[str, int | None]:
+    """When a job's notebooks were last written, by file name; None where there is none."""
+    return {
+        notebook.RUNNING: _stamp(job.work / notebook.RUNNING),
+        notebook.FAILED: _stamp(job.folder / notebook.FAILED),
+        notebook.REPORT: _stamp(job.folder / notebook.REPORT),
+    }
 
 
 def last_state(folder: Path) -> Verdict | RunState:
@@ -240,38 +309,43 @@ def _code_behind_reports() -> list[Path]:
 
 def _write_plan(job: Job, code: str) -> None:
     """Write run.yaml where it changed, and clear what a killed run left to be followed."""
-    job.folder.mkdir(parents=True, exist_ok=True)
     what = {"parameters": dict(job.parameters), "variant": asdict(job.variant), "code": code}
     content = yaml.safe_dump(what, sort_keys=False)
-    path = job.folder / notebook.PLAN
-    if not path.exists() or path.read_text() != content:
-        files.write(path, content)
-    for name in (notebook.RUNNING, notebook.PROGRESS):
-        (job.folder / name).unlink(missing_ok=True)
+    path = job.work / notebook.PLAN
+    try:
+        job.work.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text() != content:
+            files.write(path, content)
+        for name in (notebook.RUNNING, notebook.PROGRESS):
+            (job.work / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise BatchError(f"{path}: {error.strerror}", FREE) from error
 
 
-def _artifacts_are_whole(job: Job) -> bool:
-    """Whether the artifacts that result.json speaks of are there: Snakemake does not know them."""
+def _is_whole(job: Job) -> bool:
+    """Whether the report is there, and its artifacts: Snakemake knows of neither."""
+    if not all((job.folder / name).is_file() for name in (notebook.REPORT, "report.html")):
+        return False
     try:
         result = Result.find(job.folder)
         for scheme in result.schemes.values() if result else ():
             Artifact.open(job.folder / scheme.artifact)
     except (ResultError, ArtifactError):
         return False
-    return True
+    return result is not None
 
 
 def _outcome(job: Job, before: Mapping[str, int | None], outputs: Path) -> Outcome:
-    now = stamps(job.folder)
+    now = stamps(job)
+    if now[notebook.FAILED] and now[notebook.FAILED] != before[notebook.FAILED]:
+        failure = notebook.failure(job.folder / notebook.FAILED)
+        return Outcome(job, RunState.FAILED, None, failure)
     try:
         result = Result.find(job.folder)
     except ResultError as error:
         return Outcome(job, RunState.UNREADABLE, None, notebook.Failure(0, "", error.message))
-    if now[notebook.REPORT] and result:
+    if result and (job.work / notebook.DONE).exists():
         same = now[notebook.REPORT] == before[notebook.REPORT]
         return Outcome(job, RunState.UP_TO_DATE if same else RunState.DONE, result)
-    if now[notebook.FAILED] != before[notebook.FAILED]:
-        failure = notebook.failure(job.folder / notebook.FAILED)
-        return Outcome(job, RunState.FAILED, None, failure)
     failure = notebook.Failure(0, "", f"it did not run: see {outputs / workflow.LOG}")
     return Outcome(job, RunState.NOT_RUN, None, failure)

@@ -16,6 +16,9 @@ from llmkg_lab.base import paths
 from llmkg_lab.base.errors import LabError
 
 PLAN = "run.yaml"  # what to run: the notebook's parameters, and the variant in full
+BATCH = "LLMKG_LAB_BATCH"  # the process that started a run, in its environment: number:start
+WORK = ".batch"  # in the outputs folder: where runs work, one folder per report
+DONE = "done"  # a stamp: what run.yaml asks for has been made
 PROGRESS = "progress.json"  # the step at hand in the cell at hand, as base.bar writes it
 STATES = RUNNING, FAILED, REPORT = "running.ipynb", "failed.ipynb", "report.ipynb"
 OTHERS = {"explore"}  # notebooks that are not a family's

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +19,7 @@ import psutil
 
 from llmkg_lab.base import machine, paths
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.batch.notebook import BATCH, DONE, WORK
 
 LOG = "batch.log"  # what Snakemake and the notebooks printed, in the outputs folder
 POLL_SECONDS = 0.5
@@ -51,7 +52,7 @@ def locked(outputs: Path) -> Iterator[IO]:
 
 
 def run(
-    reports: Sequence[str],
+    reports: Mapping[str, Path],
     outputs: Path,
     *,
     forced: Sequence[str],
@@ -67,7 +68,11 @@ def run(
     with (outputs / LOG).open("w") as log:
         process = subprocess.Popen(
             _command(reports, outputs, forced, parallel),
-            env=os.environ | {"LLMKG_LAB_OUTPUTS": str(outputs.resolve())},  # whatever their folder
+            env=os.environ
+            | {
+                "LLMKG_LAB_OUTPUTS": str(outputs.resolve()),  # whatever their folder
+                BATCH: f"{os.getpid()}:{psutil.Process().create_time()}",
+            },
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -87,20 +92,21 @@ def run(
 
 
 def _command(
-    reports: Sequence[str], outputs: Path, forced: Sequence[str], parallel: int
+    reports: Mapping[str, Path], outputs: Path, forced: Sequence[str], parallel: int
 ) -> list[str]:
     # As many threads as cores between all notebooks: threads that wait for one another in turns are
     # slower than one, PyTorch's several times. Snakemake tells each notebook's libraries.
     threads = max(1, machine.physical_cores() // parallel)
+    templates = {name: str(template) for name, template in reports.items()}
     options: dict[str, list[object]] = {
         "--snakefile": [paths.workflow() / "Snakefile"],
         "--profile": [paths.workflow() / "profiles" / "local"],
         "--directory": [outputs],
         "--cores": [parallel * threads],
-        "--config": ["reports=" + json.dumps(list(reports)), f"threads={threads}"],
+        "--config": [f"reports={json.dumps(templates)}", f"threads={threads}"],
     }
     if forced:
-        options["--forcerun"] = [f"{report}/report.ipynb" for report in forced]
+        options["--forcerun"] = [f"{WORK}/{report}/{DONE}" for report in forced]
     arguments = [str(part) for option, values in options.items() for part in (option, *values)]
     return [sys.executable, "-m", "snakemake", *arguments]
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Console
@@ -106,11 +106,17 @@ def roster_table(rows: Sequence[dict]) -> Table:
                 f"{row['parameters'] / 1e6:,.0f} M" if row["parameters"] else "",
                 row["license"],
                 _sources(row["sources"]),
-                state(row["last_run"]),
+                _states(row["last_run"], row["apart"]),
             )
             for row in rows
         ],
     )
+
+
+def _states(main: str, apart: Mapping[str, str]) -> Text:
+    """The state of a variant's report, and of those that lie apart (synthetic, quick …)."""
+    others = [f" · {where}: {word}" for where, word in apart.items()]
+    return Text.assemble(state(main), *((other, "dim") for other in others))
 
 
 def _sources(sources: Sequence[dict]) -> Text:

@@ -35,7 +35,7 @@ class Watched:
 
     def update(self) -> None:
         """Look at the files again; a notebook is parsed only if it was saved since."""
-        now = stamps(self.job.folder)
+        now = stamps(self.job)
         if saved := now[notebook.RUNNING]:
             self._update_running(saved)
         elif now[notebook.FAILED] and now[notebook.FAILED] != self.before[notebook.FAILED]:
@@ -44,11 +44,11 @@ class Watched:
             self.state = last_state(self.job.folder)
 
     def _update_running(self, saved: int) -> None:
-        if saved != self.saved and (run := notebook.run_of(self.job.folder / notebook.RUNNING)):
+        if saved != self.saved and (run := notebook.run_of(self.job.work / notebook.RUNNING)):
             self.state, self.run, self.saved = RunState.RUNNING, run, saved
         if self.run:
             self.elapsed = self.run.seconds()
-            at_hand = Snapshot.load(self.job.folder / notebook.PROGRESS)
+            at_hand = Snapshot.load(self.job.work / notebook.PROGRESS)
             entered = self.run.entered.timestamp()
             self.at_hand = at_hand if at_hand and at_hand.at >= entered else None
 
@@ -160,7 +160,7 @@ def _lines(watch: Watch) -> Callable[[], object]:
 
 def _watched(job: Job) -> Watched:
     expected = timing.expected(job.folder, job.parameters, job.variant)
-    return Watched(job, expected, stamps(job.folder))
+    return Watched(job, expected, stamps(job))
 
 
 def _brief(measured: Mapping[str, Estimate | Measurement]) -> str:

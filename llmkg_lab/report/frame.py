@@ -32,6 +32,8 @@ class Headline:
         warning = ""
         if source.synthetic:
             warning = "<p><b>The weights are synthetic: quality figures mean nothing.</b></p>"
+        if result.quick is True:
+            warning += "<p><b>A smoke run: its figures are far too few to judge by.</b></p>"
         revision = source.revision or "no revision"
         origin = f"{source.detail} · {revision} · SHA-256 {source.fingerprint[:12]}…"
         self._handle.update(

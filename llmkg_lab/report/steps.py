@@ -151,7 +151,14 @@ class Report(ABC):
     def finish(self) -> None:
         """Write result.json, and put the verdict at the top of the page."""
         measured = self.qualities, self.judgements, self.speeds
-        result = result_of(self.variant, self.fetched, self.artifacts, *measured, self.folder)
+        result = result_of(
+            self.variant,
+            self.fetched,
+            self.artifacts,
+            *measured,
+            self.folder,
+            quick=self.protocol.quick,
+        )
         result.save(self.folder)
         self._headline.update(result)
 

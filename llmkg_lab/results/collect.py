@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+from msgspec import UNSET
+
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.machine import cpu_name
 from llmkg_lab.base.version import __version__
@@ -27,10 +29,13 @@ def result_of(
     judgements: Mapping[str, Judgement],
     speeds: Mapping[str, Speed],
     out: Path,
+    *,
+    quick: bool = False,
 ) -> Result:
     """Put a report's measurements together; the mappings are by scheme.
 
     out: the folder that result.json will lie in, to which the paths of artifacts are relative.
+    quick: whether it was a smoke run.
     """
     fingerprint = next(iter(artifacts.values())).manifest.source.fingerprint
     return Result(
@@ -54,6 +59,7 @@ def result_of(
             for name, artifact in artifacts.items()
         },
         verdict=Verdict.worst(judgement.verdict for judgement in judgements.values()),
+        quick=quick or UNSET,
     )
 
 

@@ -22,6 +22,7 @@ from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import Variant
 
 FORMAT = "llmkg-lab/registry/1"
+OWN_SOURCES = ("hub", "package", "local")  # that a variant names: its own weights
 NAME = "registry.json"
 Category = Literal["Tiny", "Small", "Medium", "Large"]
 SIZES: tuple[tuple[float, Category], ...] = (  # in parameters, below
@@ -102,9 +103,11 @@ class Registry(Record, frozen=True, tag_field="format", tag=FORMAT):
 
 
 def build(outputs: str | Path) -> tuple[Registry, dict[str, str]]:
-    """Read the ``<family>/<variant>/result.json`` of every variant of the roster.
+    """Read the result.json of every variant of the roster.
 
-    Results elsewhere in ``outputs``, as those of notebooks run by hand, are not looked at.
+    It lies in ``<family>/<variant>`` and, where a source was asked for, in a folder of its name,
+    such as ``hub/<family>/<variant>``. Results elsewhere in ``outputs``, as those of smoke runs and
+    of notebooks run by hand, are not looked at.
     Raises CatalogError where the roster cannot be read.
 
     Returns:
@@ -113,8 +116,12 @@ def build(outputs: str | Path) -> tuple[Registry, dict[str, str]]:
     outputs = Path(outputs)
     models: dict[str, Model] = {}
     left_out: dict[str, str] = {}
-    for variant in catalog.roster().values():  # in tier order
-        folder = outputs / variant.family / variant.id
+    places = [
+        (variant, outputs / apart / variant.family / variant.id)
+        for variant in catalog.roster().values()  # in tier order
+        for apart in ("", *OWN_SOURCES)
+    ]
+    for variant, folder in places:
         try:
             result = Result.find(folder)
         except ResultError as error:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Self
 
+from msgspec import UNSET, UnsetType
+
 from llmkg_lab.artifact import Group, StoredScheme
 from llmkg_lab.base import files, records
 from llmkg_lab.base.errors import LabError
@@ -67,6 +69,7 @@ class Result(Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT):
     environment: dict[str, str | int | None]  # the machine and the versions
     schemes: dict[str, SchemeResult]  # by name
     verdict: Verdict  # the worst
+    quick: bool | UnsetType = UNSET  # a smoke run: its figures are far too few to judge by
 
     @classmethod
     def find(cls, folder: Path) -> Self | None:

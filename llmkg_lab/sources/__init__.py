@@ -21,6 +21,7 @@ from llmkg_lab.sources.base import (
 )
 
 __all__ = [
+    "SOURCES",
     "Fetched",
     "SourceError",
     "UnavailableError",

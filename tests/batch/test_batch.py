@@ -108,7 +108,7 @@ def test_one_failure_does_not_stop_the_others(finished):
     }
     assert outcomes["strict"]["schemes"]["fp32"]["verdict"] == "pass"
     assert outcomes["strict"]["schemes"]["int8"]["verdict"] == "fail"
-    started = re.findall(r"variant=(\w+)", (outputs / "batch.log").read_text())
+    started = re.findall(r"report=\S+/(\w+)", (outputs / "batch.log").read_text())
     assert started == ["absent", "good", "strict"]  # tier by tier
     assert "good · running · " in stderr
     assert "convert" in stderr
@@ -138,7 +138,7 @@ def test_a_report_is_complete(finished):
 def test_a_failed_run_keeps_its_notebook_and_says_where(finished):
     outputs, (_, stdout, _) = finished
     folder = outputs / "tiny" / "absent"
-    assert names(folder) == {"failed.ipynb", "run.yaml"}
+    assert names(folder) == {"failed.ipynb"}
     failure = json.loads(stdout)[0]["failure"]
     assert (failure["cell"], failure["step"]) == (4, "fetch")
     assert failure["error"].startswith("UnavailableError: absent: no source is available")
@@ -183,7 +183,7 @@ def test_what_is_done_is_not_run_again(finished, environment):
 def start_paused(environment, outputs):
     """A run that holds still while an artifact is half written, and all its child processes."""
     process = start(environment, "run", "good", "--out", outputs, "--set", "pause=100")
-    half = outputs / "tiny" / "good" / "artifacts"
+    half = outputs / ".batch" / "tiny" / "good" / "new" / "artifacts"
     before = set(half.glob(".slow*/half"))
     deadline = time.monotonic() + 60
     while not set(half.glob(".slow*/half")) - before:
@@ -214,22 +214,24 @@ def test_an_interrupted_batch_leaves_nothing_half_written_and_goes_on(finished, 
     assert "goes on where it stopped" in stderr
     assert "Traceback" not in stderr
     assert psutil.wait_procs(children, timeout=5)[1] == []  # none is alive
-    assert names(good) == {"artifacts", "run.yaml"}
-    assert names(good / "artifacts") == {"fp32", "int8"}
-    assert "tiny/good" not in (outputs / "registry.json").read_text()
+    work = outputs / ".batch" / "tiny" / "good"
+    assert names(work) == {"lock", "new", "run.yaml"}
+    assert names(good) == {"report.ipynb", "report.html", "result.json", "run.yaml", "artifacts"}
+    assert names(good / "artifacts") == names(work / "new" / "artifacts") == {"fp32", "int8"}
+    assert "tiny/good" in (outputs / "registry.json").read_text()
 
     process, children = start_paused(environment, outputs)
     for each in [psutil.Process(process.pid), *children]:  # as when the machine goes down
         each.kill()
     process.communicate()
-    assert "running.ipynb" in names(good)
+    assert "running.ipynb" in names(work)
 
     (strict / "artifacts" / "int8" / "config.json").unlink()  # reason enough to run again, too
     command = ("run", "good", "strict", "--out", outputs, "--jobs", "2", "--json")
     _, stdout, stderr = call(environment, *command)
     assert [outcome["state"] for outcome in json.loads(stdout)] == ["done", "done"], stderr
-    assert re.search(r"strict · running · .* · time left 0:\d\d\n", stderr)  # as long as last time
-    assert not re.search(r"good · running · .* · time left \d", stderr)  # its report was lost
+    for name in ("good", "strict"):
+        assert re.search(rf"{name} · running · .* · time left 0:\d\d\n", stderr)  # as last time
     assert names(good) == {"report.ipynb", "report.html", "result.json", "run.yaml", "artifacts"}
     assert names(good / "artifacts") == {"fp32", "int8"}
     assert verify(strict / "artifacts" / "int8") == []
@@ -258,7 +260,7 @@ def ask(**options):
         (lambda: batch.select(), "give --all"),
         (lambda: batch.select(tier=9), "no variant is chosen"),
         (lambda: batch.parse_settings(["pause"]), "write KEY=VALUE"),
-        (lambda: batch.parse_settings(["pause=[1"]), "no YAML"),
+        (lambda: batch.parse_settings(["pause=[1"]), "not YAML"),
         (lambda: ask(settings={"paus": 1}), "did you mean 'pause'"),
         (lambda: ask(settings={"out": "x"}), "use: --out"),
         (lambda: ask(schemes=["int5"]), "unknown scheme 'int5'"),
@@ -275,6 +277,23 @@ def test_settings_are_typed_as_yaml(in_process):
     job = ask(settings={"pause": 3}, schemes=["INT8"])[0]
     expected = {"variant": "good", "schemes": ["int8"], "source": "", "quick": False, "pause": 3}
     assert job.parameters == expected | {"out": str(Path("outputs/tiny/good").resolve())}
+
+
+def test_reports_that_do_not_compare_lie_apart(in_process, tmp_path):
+    def folder(**options):
+        (job,) = batch.plan(batch.select(["good"]), tmp_path, **options)
+        return job.name
+
+    assert folder() == "tiny/good"
+    assert folder(settings={"quick": True}) == "quick/tiny/good"
+    assert folder(source="synthetic") == folder(source="synthetic:full") == "synthetic/tiny/good"
+    assert folder(source="synthetic:reduced") == "synthetic-reduced/tiny/good"
+    assert folder(source="hub", settings={"quick": True}) == "quick/hub/tiny/good"
+    for name in ("a", "b"):
+        (tmp_path / name / "model").mkdir(parents=True)
+    places = [folder(source=str(tmp_path / name / "model")) for name in ("a", "b")]
+    assert [re.sub(r"-\w{8}/", "/", path) for path in places] == ["model/tiny/good"] * 2
+    assert places[0] != places[1]
 
 
 def write_notebook(path, *cells):
@@ -296,13 +315,13 @@ def write_notebook(path, *cells):
 )
 def test_a_notebook_may_fail_without_an_error_of_its_own(cell, message, tmp_path):
     write_notebook(tmp_path / "template.ipynb", cell)
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "run.yaml").write_text("parameters: {}\n")
+    folder, work = tmp_path / "out", tmp_path / "work"
+    work.mkdir()
+    (work / "run.yaml").write_text("parameters: {}\n")
     with pytest.raises(NotebookError, match=message):
-        execute(tmp_path / "template.ipynb", folder)
-    assert names(folder) == {"failed.ipynb", "run.yaml"}
-    assert notebook.failure(folder / "failed.ipynb").cell == 2
+        execute(tmp_path / "template.ipynb", work, folder)
+    assert names(folder) == {"failed.ipynb"}
+    assert notebook.failure(folder / "failed.ipynb").cell == 3  # behind the two of parameters
 
 
 def test_progress_survives_a_half_written_notebook(finished, tmp_path):

@@ -1,10 +1,11 @@
 """Time left: what the last run of the same kind tells, what the step at hand tells, and no more."""
 
-from dataclasses import replace
+from dataclasses import shutil
 from datetime import UTC, datetime, timedelta
 
 import nbformat
 import pytest
+import replace
 import yaml
 
 from llmkg_lab.base.progress import Snapshot
@@ -92,6 +93,7 @@ def write_report(job):
     cells = [nbformat.v4.new_code_cell(f"# papermill_description={cell.step}") for cell in LAST]
     for cell, then in zip(cells, LAST, strict=True):
         cell.metadata["papermill"] = {"status": "completed", "duration": then.seconds}
+    shutil.copyfile(job.work / notebook.PLAN, job.folder / notebook.PLAN)
     parameters = yaml.safe_load((job.folder / notebook.PLAN).read_text())["parameters"]
     papermill = {"parameters": parameters, "duration": 170.0}
     report = nbformat.v4.new_notebook(cells=cells, metadata={"papermill": papermill})

@@ -39,7 +39,8 @@ def list_variants(
         row = {name: getattr(variant, name) for name in facts}
         shape = shapes.known().get(variant.alias_of or variant.id)  # none of a user's own variant
         row["parameters"] = shape and shape.parameters()
-        rows.append(row | {"sources": sources, "last_run": state})
+        apart = batch.apart(outputs, variant)
+        rows.append(row | {"sources": sources, "last_run": state, "apart": apart})
     if as_json:
         console.print_json(rows)
     else:
@@ -69,7 +70,9 @@ def run(
     ] = None,
     scheme: Annotated[
         list[str] | None,
-        typer.Option(help="Instead of the variant's own schemes. Repeatable."),
+        typer.Option(
+            help="Added to what the report holds; by default the variant's own. Repeatable."
+        ),
     ] = None,
     setting: Annotated[
         list[str] | None,
@@ -90,8 +93,10 @@ def run(
     """Convert, validate and measure variants: one notebook each, kept as its report.
 
     Makes `report.ipynb`, `report.html`, `result.json` and `artifacts/` in OUT/FAMILY/VARIANT, and
-    `OUT/registry.json`. What is done already is not run again unless its notebook, parameters or
-    the package's code changed; after Ctrl-C the same command goes on.
+    `OUT/registry.json`. A report takes the place of an earlier one when it is whole; --scheme adds
+    to what it held. Smoke runs and runs from a source of your choice lie apart, in OUT/quick and
+    OUT/SOURCE. What is done already is not run again unless its notebook, parameters or the
+    package's code changed; after Ctrl-C the same command goes on.
 
     Exits with 1 if a variant failed.
     """
