@@ -101,7 +101,7 @@ class Calibration(Record, frozen=True, omit_defaults=True):
     warning: str | None = None
     damping: float | None = None
     corpus: str | None = None
-    sha256: Hash | None = None  # of the corpus
+    sha256: str | None = None  # of the corpus
     half: str | None = None
     sentences: Count | None = None
     tokens: Count | None = None
