@@ -1,11 +1,11 @@
 """Time left: what the last run of the same kind tells, what the step at hand tells, and no more."""
 
-from dataclasses import shutil
+import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import nbformat
 import pytest
-import replace
 import yaml
 
 from llmkg_lab.base.progress import Snapshot
