@@ -163,8 +163,8 @@ class _Log:
         pass
 
     def end(self, pace: Pace) -> None:
-        assert self._timer is not None
-        self._timer.cancel()
+        if self._timer:  # none where Ctrl-C came as the step began
+            self._timer.cancel()
         if self._told:
             _say(_summary(pace))
 
