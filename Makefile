@@ -21,7 +21,7 @@ test: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks against their outputs
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop
 
-quick: .venv/installed-dev lint  ## the same, and the tests that are quick and take no real weights
+quick: .venv/installed-dev lint  ## what lint looks at, and the tests that are quick and take no real weights
 	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests --ignore tests/interop
 
 lab: .venv/installed  ## JupyterLab on the notebooks
