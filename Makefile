@@ -21,7 +21,7 @@ test: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks against their outputs
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop
 
-quick: .venv/installed-dev lint  ## style, and the tests that take no real weights: under a minute
+quick: .venv/installed-dev lint  ## what lint looks at, and the tests that are quick and take no real weights
 	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests --ignore tests/interop
 
 lab: .venv/installed  ## JupyterLab on the notebooks
@@ -31,7 +31,7 @@ app: .venv/installed  ## the explorer as a page of its own, without the notebook
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[app]'
 	$(BIN)/llmkg-lab explore
 
-lint: .venv/installed-dev  ## style only
+lint: .venv/installed-dev  ## style, floors, spelling and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
