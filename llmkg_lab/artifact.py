@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -26,7 +27,9 @@ from llmkg_lab.base.records import Count, Hash, Record, RecordError, Size
 from llmkg_lab.scheme import Budget, Layout
 
 FORMAT = "llmkg-lab/artifact/1"
+OURS = "llmkg-lab/artifact/"  # of any version
 MANIFEST = "manifest.json"
+SETTLED = 60  # seconds after which a process has locked its temporary folder
 CONFIG = "config.json"
 ALIGNMENT = 64  # bytes of a tensor in the data file; kernels then read mapped weights in place
 # What programs read from a folder; all of it is listed in the manifest
@@ -292,19 +295,27 @@ def verify(folder: str | Path) -> list[str]:
 def publishing(target: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``target`` that takes its place when the block ends well.
 
-    On any error, Ctrl-C included, the temporary folder is removed and ``target`` is as it was.
-    Raises ArtifactError if ``target`` exists and ``force`` is not set, or if the disk is full.
+    On any error, Ctrl-C included, the temporary folder is removed and ``target`` is as it was. What
+    a killed process left of this kind is removed by the next one.
+
+    Args:
+        target: The folder to be.
+        force: Whether an artifact may be replaced; another folder never is, unless it is empty.
+
+    Raises:
+        ArtifactError: ``target`` exists and may not be replaced, or the disk is full.
     """
     target = Path(target)
-    if target.exists() and not force:
-        raise ArtifactError(f"{target} exists", "choose another folder, or overwrite with force")
+    _check_replaceable(target, force)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_orphans(target)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     except OSError as error:
         raise ArtifactError(f"cannot write beside {target}: {error.strerror}") from error
     try:
-        yield staging
+        with _held(staging):
+            yield staging
         staging.chmod(0o755)  # mkdtemp's folder is its owner's alone
         _replace(staging, target)
     except OSError as error:
@@ -313,6 +324,56 @@ def publishing(target: Path, *, force: bool = False) -> Iterator[Path]:
         ) from error
     finally:
         files.remove(staging)
+
+
+def _check_replaceable(target: Path, force: bool) -> None:
+    if not target.exists():
+        return
+    if not force:
+        raise ArtifactError(
+            f"{target} exists", "choose another folder, or overwrite it with --force"
+        )
+    is_empty = target.is_dir() and not any(target.iterdir())
+    if not is_empty and not _is_ours(target):
+        raise ArtifactError(
+            f"{target} is not an artifact", "--force replaces nothing else: choose another folder"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is an artifact of any version, whole or not."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and str(manifest.get("format", "")).startswith(OURS)
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Hold a lock on a folder, which ends with this process; False where another one has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows has none
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _remove_orphans(target: Path) -> None:
+    """Remove the temporary folders for ``target`` whose process is gone."""
+    for path in target.parent.glob(f".{target.name}.*/"):
+        if time.time() - path.stat().st_mtime > SETTLED:
+            with _held(path) as is_orphan:
+                if is_orphan:
+                    files.remove(path)
 
 
 def hashed_files(folder: Path, known: Mapping[str, str]) -> dict[str, File]:

@@ -1,15 +1,17 @@
 """Conversion of real weights: exact, reproducible, and nothing left behind when it fails."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from llmkg_lab.artifact import Artifact, ArtifactError, verify
+from llmkg_lab.artifact import Artifact, ArtifactError, publishing, verify
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert, convert_all
 from llmkg_lab.scheme import Scheme
@@ -142,3 +144,35 @@ def test_what_is_there_already_is_kept(minilm_folder, tmp_path):
     assert verify(again["int8"].folder) == []
     other = convert_all(checkpoint, ["int4"], tmp_path, source={"kind": "hub"})
     assert other["int4"].model_path.stat().st_mtime_ns > stamp
+
+
+def test_force_replaces_artifacts_and_nothing_else(minilm_folder, tmp_path):
+    source = tmp_path / "int8"  # a checkpoint that has the name of a scheme
+    shutil.copytree(minilm_folder, source)
+    checkpoint, int8 = open_checkpoint(source), Scheme.parse("int8")
+    before = sorted(source.rglob("*"))
+    for target in (source, tmp_path, source / "tokenizer.json"):
+        with pytest.raises(ArtifactError, match="is not an artifact"):
+            convert(checkpoint, int8, target, force=True)
+    assert sorted(source.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    made = convert(checkpoint, int8, tmp_path / "empty", force=True)
+    (made.folder / "config.json").unlink()  # broken, and ours
+    convert(checkpoint, int8, made.folder, force=True)
+    assert verify(made.folder) == []
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(minilm_folder, tmp_path):
+    checkpoint, fp32 = open_checkpoint(minilm_folder), Scheme.parse("fp32")
+    orphan, recent = tmp_path / ".fp32.killed", tmp_path / ".fp32.begun"
+    for folder in (orphan, recent):
+        (folder / "onnx").mkdir(parents=True)
+    long_ago = time.time() - 3600
+    os.utime(orphan, (long_ago, long_ago))
+    with publishing(tmp_path / "fp32") as running:
+        os.utime(running, (long_ago, long_ago))
+        convert(checkpoint, fp32, tmp_path / "fp32")
+        assert not orphan.exists()
+        assert running.exists()  # another process is at work in it
+        assert recent.exists()  # and may just have begun there
+        shutil.rmtree(tmp_path / "fp32")
