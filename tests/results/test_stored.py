@@ -156,6 +156,7 @@ def test_a_wrong_result_is_an_error_that_names_it(name, tmp_path):
     assert all(message.startswith(str(path)) for message in said)
 
 
+@pytest.mark.slow
 def test_a_wrong_registry_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "registry.json"
     listed = json.loads((DATA / "registry.json").read_bytes())

@@ -96,6 +96,7 @@ def test_a_worker_killed_between_tokens_loses_and_doubles_none(
     assert backend.generate_text(PROMPT, CONFIGS[config]) == expected[config]
 
 
+@pytest.mark.slow
 def test_a_request_that_is_to_blame_changes_no_runtime(llama, caplog):
     backend = open_backend(llama, prefer="candle")
     with pytest.raises(InferenceError, match="no tokens"):
@@ -118,6 +119,7 @@ def test_an_interrupted_worker_is_started_again(llama, expected):
     backend.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "candle"])
 def test_a_stream_that_another_overtook_ends(runtime, llama, expected):
     backend = open_backend(llama, prefer=runtime)
