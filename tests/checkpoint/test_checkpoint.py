@@ -208,7 +208,7 @@ def the_same_tensor_in_two_shards(folder):
 
 def shard_elsewhere(folder):
     write_config_and_index(folder, {"a": "../secret.safetensors"})
-    return "no file beside it"
+    return "not a file beside it"
 
 
 def empty_index(folder):

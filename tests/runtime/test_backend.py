@@ -191,7 +191,7 @@ def test_what_cannot_be_opened_says_why(llama, copy, tmp_path, caplog):
         open_backend(tmp_path / "nowhere")
     with pytest.raises(InferenceError, match="no runtime 'llama"):
         open_backend(llama, prefer="llama.cpp")
-    with pytest.raises(InferenceError, match="no folder"):
+    with pytest.raises(InferenceError, match="is not a folder"):
         CandleBackend(tmp_path / "all-MiniLM-L6-v2")  # candding would ask the Hub
     with pytest.raises(InferenceError, match="CUDAExecutionProviderX"):
         OrtBackend(backend.active.artifact, provider="CUDAExecutionProviderX")
