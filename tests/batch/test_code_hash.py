@@ -40,6 +40,7 @@ def test_all_that_notebooks_import_is_hashed_and_each_entry_is_imported():
     assert strangers == []
 
 
+@pytest.mark.slow
 def test_what_python_really_loads_is_hashed():
     """The imports alone: what each template's cells begin with, run in one process."""
     lines = [

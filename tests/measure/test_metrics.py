@@ -35,6 +35,7 @@ INPUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", INPUTS)
 def test_evaluate_loads_the_metric_without_a_network(name, monkeypatch):
     import evaluate

@@ -26,6 +26,7 @@ def plain_text(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMKG_LAB_OUTPUTS", str(tmp_path / "outputs"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "opening"),
     [

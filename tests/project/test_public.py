@@ -17,6 +17,7 @@ def run(code):
     return ended.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "before",
     ["", "import llmkg_lab.conversion.to_onnx", "import llmkg_lab.runtime.selection, llmkg_lab"],

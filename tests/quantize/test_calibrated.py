@@ -76,6 +76,7 @@ def test_the_searched_grid_is_never_worse_than_the_range(layout, seed):
     assert np.all(searched <= error(*cover(blocks.min(-1), blocks.max(-1), layout)) * 1.0001)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from(LAYOUTS), st.integers(0, 2**32 - 1))
 def test_refining_never_raises_the_error(layout, seed):
@@ -153,6 +154,7 @@ def test_calibration_resumes_and_repeats_to_the_bit(checkpoint):
         np.testing.assert_array_equal(one.scales, second[name].scales)
 
 
+@pytest.mark.slow
 def test_a_calibrated_artifact_computes_with_the_solved_weights(checkpoint, tmp_path):
     """Bytes are the same twice; logits are nearer to the model's than by round to nearest."""
     random = np.random.default_rng(5)

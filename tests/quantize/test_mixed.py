@@ -115,6 +115,7 @@ def test_what_was_predicted_orders_what_is_measured(checkpoint, text, found, siz
     assert 0.2 < np.exp(np.mean(np.log(ratios))) < 5
 
 
+@pytest.mark.slow
 def test_an_artifact_computes_with_the_layouts_that_were_chosen(checkpoint, text, sizes, tmp_path):
     scheme = scheme_of(sizes[1])
     artifact = convert(checkpoint, scheme, tmp_path / "mixed", calibration=text)
@@ -147,6 +148,7 @@ def test_the_same_inputs_give_the_same_bytes(checkpoint, text, sizes, tmp_path, 
     assert made[0].manifest.files == made[1].manifest.files
 
 
+@pytest.mark.slow
 def test_distilled_scales_diverge_less_at_the_same_size(
     checkpoint, text, sizes, tmp_path, monkeypatch
 ):

@@ -132,6 +132,7 @@ def use_artifact(folder):
     assert isinstance(artifact.manifest.warning, str)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["budget", "calibrated-encoder", "gguf", "uncalibrated"])
 def test_a_wrong_manifest_is_an_error_that_names_it(name, tmp_path):
     manifest = json.loads((DATA / f"manifest-{name}.json").read_bytes())
@@ -146,6 +147,7 @@ def test_a_wrong_manifest_is_an_error_that_names_it(name, tmp_path):
     assert all(str(tmp_path) in message for message in said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["decoder", "encoder"])
 def test_a_wrong_result_is_an_error_that_names_it(name, tmp_path):
     result, path = json.loads((DATA / f"result-{name}.json").read_bytes()), tmp_path / "result.json"
@@ -154,6 +156,7 @@ def test_a_wrong_result_is_an_error_that_names_it(name, tmp_path):
     assert all(message.startswith(str(path)) for message in said)
 
 
+@pytest.mark.slow
 def test_a_wrong_registry_is_an_error_that_names_it(tmp_path):
     path = tmp_path / "registry.json"
     listed = json.loads((DATA / "registry.json").read_bytes())

@@ -96,6 +96,7 @@ def test_a_worker_killed_between_tokens_loses_and_doubles_none(
     assert backend.generate_text(PROMPT, CONFIGS[config]) == expected[config]
 
 
+@pytest.mark.slow
 def test_a_request_that_is_to_blame_changes_no_runtime(llama, caplog):
     backend = open_backend(llama, prefer="candle")
     with pytest.raises(InferenceError, match="no tokens"):
@@ -118,6 +119,7 @@ def test_an_interrupted_worker_is_started_again(llama, expected):
     backend.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "candle"])
 def test_a_stream_that_another_overtook_ends(runtime, llama, expected):
     backend = open_backend(llama, prefer=runtime)
@@ -189,7 +191,7 @@ def test_what_cannot_be_opened_says_why(llama, copy, tmp_path, caplog):
         open_backend(tmp_path / "nowhere")
     with pytest.raises(InferenceError, match="no runtime 'llama"):
         open_backend(llama, prefer="llama.cpp")
-    with pytest.raises(InferenceError, match="not a folder"):
+    with pytest.raises(InferenceError, match="is not a folder"):
         CandleBackend(tmp_path / "all-MiniLM-L6-v2")  # candding would ask the Hub
     with pytest.raises(InferenceError, match="CUDAExecutionProviderX"):
         OrtBackend(backend.active.artifact, provider="CUDAExecutionProviderX")
