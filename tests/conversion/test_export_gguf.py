@@ -88,8 +88,8 @@ def test_any_weights_survive_in_chunks_of_any_size(up, kind, chunk, tmp_path_fac
     read = open_checkpoint(artifact.model_path).read("model.layers.0.mlp.up_proj.weight")
     blocks = up.reshape(-1, 32)
     peak, span = np.abs(blocks).max(1), np.ptp(blocks, 1)
-    # half steps; a scale is float16, so 2^-11 of the range are lost besides; or it is subnormal, and
-    # up to 128 steps of it lose 2^-25 each
+    # half steps; a scale is float16, so 2^-11 of the range are lost besides; or it is subnormal,
+    # and up to 128 steps of it lose 2^-25 each
     step = {
         "F32": 0 * peak,
         "F16": peak / 2**11,
