@@ -4,7 +4,6 @@ import numpy as np
 from onnx import TensorProto
 
 from llmkg_lab.graph.layers import Layers
-from llmkg_lab.models.base import require
 from llmkg_lab.models.bert import BertForm
 
 TOKENS = ["batch_size", "sequence_length"]
@@ -93,7 +92,6 @@ def _norm(layers: Layers, c: BertForm, name: str) -> tuple[str, str]:
 
 def _pool(layers: Layers, c: BertForm, x: str, mask: str, pooling: dict) -> None:
     """x (batch, sequence, hidden) -> sentence_embedding (batch, hidden)."""
-    require(pooling, "mode", ("mean", "cls"), "mean")
     graph, axis = layers.graph, layers.constant(np.array([1]), "token_axis")
     if pooling["mode"] == "cls":
         pooled = graph.op("Gather", x, layers.constant(np.array(0), "cls"), axis=1)
