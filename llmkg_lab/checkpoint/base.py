@@ -5,11 +5,11 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Checkpoint(ABC):
     def __init__(
         self,
         path: Path,
-        config: dict,
+        config: dict[str, Any],
         tensors: Mapping[str, TensorInfo],
         weight_files: Sequence[Path],
     ) -> None:
@@ -80,7 +80,7 @@ class Checkpoint(ABC):
         """Files by name that go beside the graph: the tokenizer's and the generation config."""
 
     @cached_property
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """config.json, as far as it is true of the weights."""
         return self._config
 
@@ -90,8 +90,11 @@ class Checkpoint(ABC):
 
         Raises CheckpointError or UnsupportedError on a key that is refused.
         """
+        return tuple(dict.fromkeys(self._remarks()))
+
+    def _remarks(self) -> Iterator[str]:
         form = self.form  # refuses what it does not compute
-        return tuple(remarks(form.keys, self.config, "config.json"))
+        yield from remarks(form.keys, self.config, "config.json")
 
     @cached_property
     def form(self) -> Form:
@@ -122,7 +125,7 @@ class Checkpoint(ABC):
         return sum(info.nbytes for info in self.tensors.values())
 
     @property
-    def pooling(self) -> dict | None:
+    def pooling(self) -> dict[str, Any] | None:
         """How a sentence embedder pools: mode (mean or cls), normalize, max_length in tokens.
 
         Where a model has them: prompt, which is put before each text, and truncate_dim, the
@@ -176,15 +179,20 @@ def read_sidecar(folder: Path, name: str) -> bytes:
         raise CheckpointError(f"{folder / name} cannot be read: {error.strerror}") from None
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file, which may be a link only within its folder: ``read_sidecar``.
 
     Raises CheckpointError with the file's name.
     """
+    return json_object(read_sidecar(path.parent, path.name), path)
+
+
+def json_object(content: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises CheckpointError with the file's name."""
     try:
-        content = json.loads(read_sidecar(path.parent, path.name))
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", "fetch it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
-    return content
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object")
+    return value

@@ -230,6 +230,17 @@ def check(table: Table, content: Mapping[str, Any], where: object) -> Iterator[s
     yield from remarks(table, content, str(where))
 
 
+def check_ids(content: Mapping[str, Any], where: object) -> None:
+    """Raise CheckpointError where the id of a special token is no id, or no list of them."""
+    for name in ("bos", "eos", "pad"):
+        ids = content.get(f"{name}_token_id")
+        for index in ids if isinstance(ids, list) else [ids]:
+            if index is not None and (not isinstance(index, int) or isinstance(index, bool)):
+                raise CheckpointError(
+                    f"{where}: {name}_token_id is {ids!r}, which is no token's id"
+                )
+
+
 def check_tokenizer(spec: Mapping[str, Any], where: object) -> Iterator[str]:
     """The same for tokenizer.json, with its added tokens and the kinds of its steps."""
     yield from check(TOKENIZER, spec, where)

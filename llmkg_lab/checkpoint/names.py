@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from llmkg_lab.models import FORMS
+from llmkg_lab.models import known_form
 
 TIED = "tie_word_embeddings"  # config.json's key
 # what quantized weights are stored with beside them, or in their place
@@ -20,9 +20,7 @@ def current(config: Mapping[str, Any], stored: Iterable[str]) -> dict[str, str]:
     - Of a table and a head that are tied, the head alone may be stored.
     """
     names = {name: _norm(name) for name in stored}
-    kind = config.get("model_type")
-    form = FORMS.get(kind) if isinstance(kind, str) else None
-    if form is None:
+    if (form := known_form(config)) is None:
         return names
     prefix, parts = form.bare
     if prefix and not any(name.startswith(prefix) for name in names.values()):

@@ -102,8 +102,14 @@ def _pool(layers: Layers, c: BertForm, x: str, mask: str, pooling: dict) -> None
         pooled = graph.op("Div", total, graph.op("ReduceSum", weights, axis, keepdims=1))
     kind = "LpNormalization" if pooling["normalize"] else "Identity"
     attributes = {"p": 2, "axis": -1} if pooling["normalize"] else {}
-    graph.op(kind, pooled, output="sentence_embedding", **attributes)
-    graph.output("sentence_embedding", np.float32, ["batch_size", c.hidden])
+    kept = pooling.get("truncate_dim")
+    if kept is None:
+        graph.op(kind, pooled, output="sentence_embedding", **attributes)
+    else:  # of the normalized vector: what is left has another length
+        whole = graph.op(kind, pooled, **attributes)
+        ends = (layers.constant(np.array([end]), f"kept_{end}") for end in (0, kept))
+        graph.op("Slice", whole, *ends, axis, output="sentence_embedding")
+    graph.output("sentence_embedding", np.float32, ["batch_size", kept or c.hidden])
 
 
 def _classify(layers: Layers, c: BertForm, x: str) -> None:

@@ -61,7 +61,10 @@ class Form(ABC):
     generates: ClassVar[bool]  # whether it is a decoder
     unused: ClassVar[str]  # tensors that no graph needs, a regular expression
     bare: ClassVar[tuple[str, str]] = ("", "")  # what a bare model's tensors lack: prefix, of which
-    ties: ClassVar[tuple[str, str]] = ("", "")  # head, table: tied, unless both are stored and differ
+    ties: ClassVar[tuple[str, str]] = (
+        "",
+        "",
+    )  # head, table: tied, unless both are stored and differ
     keys: ClassVar[Table]  # what becomes of each key of config.json
     gguf: ClassVar[GGUFNames]
     gguf_keys: ClassVar[Table] = {}  # of GGUF's keys that begin with the form's name, without it
@@ -145,15 +148,20 @@ def register(form: F) -> F:
     return form
 
 
+def known_form(config: Config) -> type[Form] | None:
+    """The form that config.json names, None where it is not known."""
+    kind = config.get("model_type")
+    return FORMS.get(kind) if isinstance(kind, str) else None
+
+
 def form_type(config: Config) -> type[Form]:
     """The form that config.json names. Raises UnsupportedError on others, by name."""
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in FORMS:
-        raise UnsupportedError(
-            f"config.json: model_type {kind!r} is not supported",
-            f"supported are {', '.join(FORMS)}",
-        )
-    return FORMS[kind]
+    if (form := known_form(config)) is not None:
+        return form
+    raise UnsupportedError(
+        f"config.json: model_type {config.get('model_type')!r} is not supported",
+        f"supported are {', '.join(FORMS)}",
+    )
 
 
 def named_class(config: Config) -> str | None:

@@ -288,7 +288,9 @@ def _gguf_head_dim(metadata: Metadata, name: str, heads: int) -> int:
             "supported is a rotary embedding over all of them",
         )
     if (values := metadata.size(f"{name}.attention.value_length", head_dim)) != head_dim:
-        raise UnsupportedError(f"{metadata.path}: keys of {head_dim} dimensions, values of {values}")
+        raise UnsupportedError(
+            f"{metadata.path}: keys of {head_dim} dimensions, values of {values}"
+        )
     return head_dim
 
 
