@@ -38,10 +38,13 @@ def _norm(name: str) -> str:
     )
 
 
+def packed(names: Iterable[str]) -> str | None:
+    """The first of the names that only quantized weights have, None where they are plain."""
+    return next((name for name in names if re.fullmatch(PACKED, name)), None)
+
+
 def explain(names: Collection[str], wanted: str) -> tuple[str, str]:
     """What the names of a checkpoint that lacks ``wanted`` tell: a message's end, and a hint."""
-    if packed := [name for name in names if re.fullmatch(PACKED, name)]:
-        return f", but it has {packed[0]}", "its weights are quantized: get the original ones"
     if longer := [name for name in names if name.endswith(f".{wanted}")]:
         prefix = longer[0].removesuffix(wanted)
         return (

@@ -22,7 +22,7 @@ from llmkg_lab.artifact import (
 )
 from llmkg_lab.base.version import __version__
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
-from llmkg_lab.checkpoint.names import explain
+from llmkg_lab.checkpoint.names import explain, packed
 from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import Layers
 from llmkg_lab.graph.store import Plan, Use
@@ -34,6 +34,11 @@ def plan_of(checkpoint: Checkpoint, scheme: Scheme, task: str) -> Plan:
     """What the graph will read, checked against what the checkpoint holds."""
     form, plan = checkpoint.form, Plan()
     _ = checkpoint.warnings  # a key that is refused ends it before any work
+    if found := packed(checkpoint.tensors):
+        raise CheckpointError(
+            f"{checkpoint.path}: its weights are quantized: it holds {found}",
+            "get the model as it was before: a scheme here quantizes it",
+        )
     for name, shape in form.tensors():  # before the graph: a hostile config may ask for millions
         if not re.fullmatch(form.unused, name):
             _check(checkpoint, name, shape)

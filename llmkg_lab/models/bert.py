@@ -44,6 +44,7 @@ KEYS: Table = {
     **followed("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
     **followed("intermediate_size", "max_position_embeddings", "type_vocab_size"),
     **followed("layer_norm_eps", "num_labels", "id2label"),
+    **harmless("scores have no names", "label2id"),
     **refused("another feed-forward", "hidden_act", unless=("gelu",)),
     **refused("positions of another kind", "position_embedding_type", unless=("absolute", None)),
     **refused("the model would not look ahead", "is_decoder", unless=(False, None)),

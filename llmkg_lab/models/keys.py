@@ -124,7 +124,7 @@ CONFIG: Table = {  # keys that config.json may have whatever the form
     ),
     **harmless(
         "it says what a call returns, or how it is carried out, and not what is computed",
-        *("output_hidden_states", "output_attentions", "return_dict", "use_return_dict"),
+        *("output_hidden_states", "output_attentions", "return_dict"),
         *("use_cache", "torchscript", "chunk_size_feed_forward", "tie_last_hidden_states"),
         *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset"),
         *("experts_implementation", "tf_legacy_loss"),
@@ -133,7 +133,7 @@ CONFIG: Table = {  # keys that config.json may have whatever the form
         "only training uses it",
         *("initializer_range", "gradient_checkpointing", "problem_type", "task_specific_params"),
     ),
-    **harmless("scores have no names", "label2id"),
+    **harmless("no class of texts is computed", "id2label", "label2id", "num_labels"),
     **harmless("tokenizer.json puts it where it belongs", "sep_token_id"),
     **harmless(
         "how tokens are chosen is up to whoever generates",

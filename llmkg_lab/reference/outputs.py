@@ -237,7 +237,7 @@ def _embed(
     """Token ids of a batch of texts -> (batch, hidden) float32."""
     import torch
 
-    rows = [torch.tensor(row) for row in ids]
+    rows = [torch.tensor(row, dtype=torch.long) for row in ids]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, tokens)
     mask = torch.tensor([[1] * len(r) + [0] * (padded.shape[1] - len(r)) for r in ids])
     with torch.inference_mode():
