@@ -119,6 +119,8 @@ class Pooling(Record, frozen=True):
     mode: Literal["mean", "cls"]
     normalize: bool
     max_length: Annotated[int, Meta(ge=1)] | None = None  # tokens
+    prompt: str | UnsetType = UNSET  # put before each text
+    truncate_dim: Annotated[int, Meta(ge=1)] | UnsetType = UNSET  # elements kept of an embedding
 
 
 class Source(Record, frozen=True, kw_only=True):
@@ -141,6 +143,7 @@ class Manifest(Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     scheme: StoredScheme
     calibration: Calibration | UnsetType | None = UNSET
     pooling: Pooling | None = None
+    warnings: list[str] | UnsetType = UNSET  # on the checkpoint's files, where there were any
     source: Source
     versions: dict[str, str]
     groups: list[Group]
@@ -179,6 +182,11 @@ class Manifest(Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
     def warning(self) -> str:
         """What a reader must know of how the artifact was made; empty where all is well."""
         return (self.calibration and self.calibration.warning) or ""
+
+    @property
+    def cautions(self) -> list[str]:
+        """All that a reader must know: of how the artifact was made, and of the checkpoint."""
+        return [*filter(None, [self.warning]), *(self.warnings or [])]
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ tensor names that transformers uses.
 from pathlib import Path
 
 from llmkg_lab.checkpoint import safetensors
-from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo
+from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo, read_json
+from llmkg_lab.checkpoint.pooling import Pipeline
 from llmkg_lab.checkpoint.shards import found_in
 
 __all__ = ["Checkpoint", "CheckpointError", "TensorInfo", "open_checkpoint"]
 
 PICKLE = "pytorch_model.bin"
+ADAPTER = "adapter_config.json"
 
 
 def open_checkpoint(
@@ -36,12 +38,15 @@ def open_checkpoint(
 
 
 def _open_folder(path: Path) -> Checkpoint:
-    if found_in(path, safetensors.SINGLE):
-        return safetensors.SafetensorsCheckpoint(path)
-    if found_in(path, PICKLE):
+    pipeline = Pipeline.read(path)
+    inner = pipeline.inner if pipeline else path
+    _refuse_adapters(inner)
+    if found_in(inner, safetensors.SINGLE):
+        return safetensors.SafetensorsCheckpoint(path, pipeline)
+    if found_in(inner, PICKLE):
         from llmkg_lab.checkpoint.pytorch import PyTorchCheckpoint  # imports torch
 
-        return PyTorchCheckpoint(path)
+        return PyTorchCheckpoint(path, pipeline)
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:
         return _open_gguf(files[0])
@@ -54,6 +59,15 @@ def _open_folder(path: Path) -> Checkpoint:
         f"{path} holds no weights: found {names}",
         f"expected {safetensors.SINGLE}, {PICKLE}, an index of either, or a .gguf file",
     )
+
+
+def _refuse_adapters(folder: Path) -> None:
+    if (folder / ADAPTER).exists():
+        base = read_json(folder / ADAPTER).get("base_model_name_or_path")
+        raise CheckpointError(
+            f"{folder} holds an adapter of {base} ({ADAPTER}): with it, the model is another one",
+            "merge it: load both with peft, call merge_and_unload, and save what that returns",
+        )
 
 
 def _open_file(path: Path) -> Checkpoint:

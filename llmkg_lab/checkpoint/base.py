@@ -5,17 +5,18 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from llmkg_lab.base import files
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.models import Form, form_of, task_of
+from llmkg_lab.models.keys import remarks
 
 
 class CheckpointError(LabError):
@@ -40,12 +41,12 @@ class Checkpoint(ABC):
     def __init__(
         self,
         path: Path,
-        config: dict,
+        config: dict[str, Any],
         tensors: Mapping[str, TensorInfo],
         weight_files: Sequence[Path],
     ) -> None:
         self.path = path
-        self.config = config
+        self._config = config
         self.tensors = dict(tensors)
         self.tokenizer_folder = path
         self.chat_template = ""  # Jinja, where the tokenizer's files hold none
@@ -79,6 +80,23 @@ class Checkpoint(ABC):
         """Files by name that go beside the graph: the tokenizer's and the generation config."""
 
     @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, as far as it is true of the weights."""
+        return self._config
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user must know of how the files were read: keys that are not followed, by name.
+
+        Raises CheckpointError or UnsupportedError on a key that is refused.
+        """
+        return tuple(dict.fromkeys(self._remarks()))
+
+    def _remarks(self) -> Iterator[str]:
+        form = self.form  # refuses what it does not compute
+        yield from remarks(form.keys, self.config, "config.json")
+
+    @cached_property
     def form(self) -> Form:
         """What the model is. Raises UnsupportedError where nothing here computes it."""
         return form_of(self.config, self.tensors)
@@ -87,8 +105,14 @@ class Checkpoint(ABC):
     def task(self) -> str:
         """What the model is for, by the class that config.json names and by its pooling."""
         task = task_of(self.config)
-        is_embedder = task == "feature-extraction" and self.pooling
-        return "sentence-embedding" if is_embedder else task
+        if self.pooling is None:
+            return task
+        if task != "feature-extraction":
+            raise CheckpointError(
+                f"{self.path}: modules.json pools the states of a {task} model",
+                "supported are embedders whose config.json names a bare encoder",
+            )
+        return "sentence-embedding"
 
     @property
     def parameters(self) -> int:
@@ -101,8 +125,12 @@ class Checkpoint(ABC):
         return sum(info.nbytes for info in self.tensors.values())
 
     @property
-    def pooling(self) -> dict | None:
-        """How a sentence embedder pools: mode (mean or cls), normalize, max_length in tokens."""
+    def pooling(self) -> dict[str, Any] | None:
+        """How a sentence embedder pools: mode (mean or cls), normalize, max_length in tokens.
+
+        Where a model has them: prompt, which is put before each text, and truncate_dim, the
+        elements that are kept of an embedding.
+        """
         return None
 
     def fingerprint(self) -> str:
@@ -131,14 +159,40 @@ def read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
     return data
 
 
-def read_json(path: Path) -> dict:
-    """A JSON object from a file. Raises CheckpointError with the file's name."""
+def read_sidecar(folder: Path, name: str) -> bytes:
+    """The content of a file around the weights, named relative to the checkpoint's folder.
+
+    Raises CheckpointError where it cannot be read, or is a link out of the folder: whoever made
+    the folder would choose among the reader's own files what an artifact publishes. Links to the
+    blobs of the Hub's cache are followed.
+    """
+    path = (folder / name).resolve()
+    is_blob = path.parent.name == "blobs" and path.parent.with_name("snapshots").is_dir()
+    if not is_blob and not path.is_relative_to(folder.resolve()):
+        raise CheckpointError(
+            f"{folder / name} is a link to {path}, outside its folder",
+            "put the file itself in its place",
+        )
     try:
-        content = json.loads(path.read_bytes())
+        return path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        raise CheckpointError(f"{folder / name} cannot be read: {error.strerror}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file, which may be a link only within its folder: ``read_sidecar``.
+
+    Raises CheckpointError with the file's name.
+    """
+    return json_object(read_sidecar(path.parent, path.name), path)
+
+
+def json_object(content: bytes, path: Path) -> dict[str, Any]:
+    """The JSON object that a file holds. Raises CheckpointError with the file's name."""
+    try:
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", "fetch it again") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not an object")
-    return content
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object")
+    return value

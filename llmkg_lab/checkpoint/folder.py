@@ -1,36 +1,127 @@
 """A checkpoint folder as the Hub has it: config.json and tokenizer files around the weights."""
 
 import json
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Generic, TypeVar
 
 from tokenizers import Tokenizer
 
-from llmkg_lab.checkpoint import spm
-from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo, read_json
-from llmkg_lab.checkpoint.pooling import read_pooling
+from llmkg_lab.checkpoint import claims, keys, names, spm
+from llmkg_lab.checkpoint.base import (
+    Checkpoint,
+    CheckpointError,
+    TensorInfo,
+    read_json,
+    read_sidecar,
+)
+from llmkg_lab.checkpoint.pooling import Pipeline
+from llmkg_lab.checkpoint.shards import read_all
 
-COPIED = ("generation_config.json", "special_tokens_map.json")
+GENERATION, SPECIAL_TOKENS = "generation_config.json", "special_tokens_map.json"
+VOCABULARIES = (  # that a tokenizer may be made of where there is not a tokenizer.json
+    *("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.txt", "vocab.json"),
+)
+TOKENIZER = {  # what says how a tokenizer is to be used
+    "tokenizer_config.json": keys.TOKENIZER_CONFIG,
+    SPECIAL_TOKENS: keys.SPECIAL_TOKENS,
+    "added_tokens.json": keys.ADDED_TOKENS,
+}
+TOKENIZER_FILES = (
+    *("tokenizer.json", "merges.txt", "chat_template.jinja", *VOCABULARIES, *TOKENIZER),
+)
+
+T = TypeVar("T")
 
 
-class FolderCheckpoint(Checkpoint):
-    """The files around the weights."""
+class FolderCheckpoint(Checkpoint, Generic[T]):
+    """The files around the weights, which are in a format of their own.
 
-    def __init__(
-        self, folder: Path, tensors: Mapping[str, TensorInfo], weight_files: Sequence[Path]
-    ) -> None:
-        if not (folder / "config.json").exists():
-            raise CheckpointError(f"{folder} lacks config.json", "a model cannot be built without")
-        super().__init__(folder, read_json(folder / "config.json"), tensors, weight_files)
+    T: what the format has of a tensor.
+    """
+
+    single: ClassVar[str]  # the weights' file, where there is one
+
+    def __init__(self, folder: Path, pipeline: Pipeline | None = None) -> None:
+        self._inner = inner = pipeline.inner if pipeline else folder
+        self._pipeline = pipeline
+        if not (inner / "config.json").exists():
+            raise CheckpointError(f"{inner} lacks config.json", "a model cannot be built without")
+        config = read_json(inner / "config.json")
+        stored, files = read_all(inner, self.single, self._load)
+        self._stored: dict[str, T] = {}
+        for name, today in names.current(config, stored).items():
+            if today in self._stored:
+                raise CheckpointError(f"{inner} holds the tensor {today} a second time, as {name}")
+            self._stored[today] = stored[name]
+        tensors = {name: self._info(name, entry) for name, entry in self._stored.items()}
+        super().__init__(folder, config, tensors, files)
+        self.tokenizer_folder = inner
+
+    @staticmethod
+    @abstractmethod
+    def _load(path: Path) -> Mapping[str, T]:
+        """The tensors of one file by their stored names."""
+
+    @staticmethod
+    @abstractmethod
+    def _info(name: str, stored: T) -> TensorInfo:
+        """What there is to know of a tensor without its values."""
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, as far as it is true of the weights: see ``claims``."""
+        return claims.settled(self, self._config)
+
+    def _remarks(self) -> Iterator[str]:
+        yield from super()._remarks()
+        yield from claims.remarks(self._config, self.config)
+        if (self._inner / GENERATION).exists():
+            generation = read_json(self._inner / GENERATION)
+            yield from keys.check(keys.GENERATION, generation, GENERATION)
+            keys.check_ids(generation, GENERATION)
+        yield from self._tokenizer_remarks()
+        if self._pipeline:
+            yield from self._pipeline.remarks()
 
     def sidecars(self) -> dict[str, bytes]:
-        copied = [name for name in COPIED if (self.path / name).exists()]
-        return self._tokenizer() | {name: (self.path / name).read_bytes() for name in copied}
+        for name in TOKENIZER_FILES:  # read by others as well, which would follow any link
+            if (self.tokenizer_folder / name).exists():
+                read_sidecar(self.tokenizer_folder, name)
+        copied = [name for name in (GENERATION, SPECIAL_TOKENS) if (self._inner / name).exists()]
+        tokenizer = self._as_in_the_pipeline(self._tokenizer())
+        return tokenizer | {name: read_sidecar(self._inner, name) for name in copied}
 
     @property
-    def pooling(self) -> dict | None:
-        return read_pooling(self.path, self.config)
+    def pooling(self) -> dict[str, Any] | None:
+        return self._pipeline.pooling(self._config) if self._pipeline else None
+
+    def _as_in_the_pipeline(self, files: dict[str, bytes]) -> dict[str, bytes]:
+        """A tokenizer's files, changed to what sentence-transformers makes of it."""
+        if self._pipeline is None or not files:
+            return files
+        if self._pipeline.lowers:
+            files = files | {"tokenizer.json": _lowering(files["tokenizer.json"])}
+        if self.pooling is None and self._pipeline.encoder.get("max_seq_length") is not None:
+            # what pairs are cut to; an embedder's length is in its pooling
+            length = self._pipeline.max_length(self._config)
+            config = json.loads(files["tokenizer_config.json"]) | {"model_max_length": length}
+            content = json.dumps(config, indent=2, ensure_ascii=False).encode()
+            files = files | {"tokenizer_config.json": content}
+        return files
+
+    def _tokenizer_remarks(self) -> Iterator[str]:
+        folder = self.tokenizer_folder
+        for name, table in TOKENIZER.items():
+            if (folder / name).exists():
+                yield from keys.check(table, read_json(folder / name), name)
+        if (path := folder / "tokenizer.json").exists():
+            yield from keys.check_tokenizer(read_json(path), path.name)
+        elif not any((folder / name).exists() for name in VOCABULARIES):
+            yield f"{folder} holds no tokenizer: what is made of it takes tokens, and no text"
 
     def _tokenizer(self) -> dict[str, bytes]:
         """tokenizer.json and tokenizer_config.json, none where the folder has no tokenizer."""
@@ -58,7 +149,7 @@ class FolderCheckpoint(Checkpoint):
             "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),
         }
 
-    def _tokenizer_config(self) -> dict:
+    def _tokenizer_config(self) -> dict[str, Any]:
         folder = self.tokenizer_folder
         path, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         config = read_json(path) if path.exists() else {}
@@ -72,6 +163,18 @@ class FolderCheckpoint(Checkpoint):
         return config
 
 
+def _lowering(content: bytes) -> bytes:
+    """A tokenizer.json that lower-cases a text first, as sentence-transformers has it do."""
+    spec = json.loads(content)
+    normalizer = spec.get("normalizer")
+    sequence = (normalizer or {}).get("type") == "Sequence"
+    steps = normalizer["normalizers"] if sequence else [normalizer] if normalizer else []
+    if any(step["type"] == "Lowercase" for step in steps):
+        return content
+    spec["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}
+    return json.dumps(spec, ensure_ascii=False).encode()
+
+
 def _checked(path: Path) -> bytes:
     content = path.read_bytes()
     try:
@@ -81,7 +184,7 @@ def _checked(path: Path) -> bytes:
     return content
 
 
-def _converted(folder: Path) -> tuple[bytes, dict]:
+def _converted(folder: Path) -> tuple[bytes, dict[str, Any]]:
     """tokenizer.json and its config, made by transformers of a BERT's vocab.txt."""
     from transformers import AutoTokenizer  # seconds to import, and rarely needed
 

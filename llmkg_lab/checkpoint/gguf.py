@@ -4,12 +4,14 @@ A quantized tensor is dequantized when it is read: its values on the grid are th
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf.quants import dequantize
 
-from llmkg_lab.checkpoint import gguf_tokenizer
+from llmkg_lab.checkpoint import gguf_tokenizer, keys
 from llmkg_lab.checkpoint.base import Checkpoint, CheckpointError, TensorInfo, read_bytes
 from llmkg_lab.checkpoint.gguf_file import StoredTensor, read_header
 from llmkg_lab.models import FORMS, Form
@@ -72,7 +74,7 @@ class GGUFCheckpoint(Checkpoint):
         data = read_bytes(self.path, offset, nbytes)
         try:
             with np.errstate(all="ignore"):  # who reads refuses what is not finite
-                return dequantize(data, tensor.type)
+                return np.asarray(dequantize(data, tensor.type))
         except NotImplementedError:
             raise CheckpointError(
                 f"{self.path} has tensors of the type {tensor.type.name}",
@@ -93,8 +95,14 @@ class GGUFCheckpoint(Checkpoint):
             files["generation_config.json"] = json.dumps(special, indent=2).encode()
         return files
 
+    def _remarks(self) -> Iterator[str]:
+        form = self.form  # refuses what it does not compute
+        own = {f"{form.gguf.architecture}.{key}": rule for key, rule in form.gguf_keys.items()}
+        table = {**own, **keys.GGUF_TOKENIZER, **keys.GGUF_GENERAL}
+        yield from keys.check(table, self._metadata.values, self.path.name)
+
     @property
-    def pooling(self) -> dict | None:
+    def pooling(self) -> dict[str, Any] | None:
         """How the metadata pools; llama.cpp normalizes embeddings, so that is what a file means."""
         stored = self._metadata.get(f"{self.form.gguf.architecture}.pooling_type", int, 0)
         mode = next((mode for mode, number in POOLING.items() if number == stored), None)
@@ -119,10 +127,12 @@ def _renamed(
     path: Path, form: type[Form], stored: dict[str, StoredTensor]
 ) -> dict[str, StoredTensor]:
     """The tensors by Hugging Face name. Raises CheckpointError on one that has none."""
-    names = {name: form.gguf.hugging_face_name(name) for name in stored}
-    if unknown := [name for name, renamed in names.items() if renamed is None]:
-        raise CheckpointError(
-            f"{path}: the tensor {unknown[0]} has no place in a plain {form.model_type}",
-            "a model with it would be converted wrongly, so it is refused",
-        )
-    return {names[name]: tensor for name, tensor in stored.items()}
+    renamed = {}
+    for name, tensor in stored.items():
+        if (current := form.gguf.hugging_face_name(name)) is None:
+            raise CheckpointError(
+                f"{path}: the tensor {name} has no place in a plain {form.model_type}",
+                "a model with it would be converted wrongly, so it is refused",
+            )
+        renamed[current] = tensor
+    return renamed

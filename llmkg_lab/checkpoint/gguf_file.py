@@ -5,7 +5,6 @@ file that claims 2^60 of them keeps it busy until memory ends.
 """
 
 import math
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ T = TypeVar("T")
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MAX_DIMENSIONS = 4
-SCALARS = {
+SCALARS: dict[GGUFValueType, np.dtype[Any]] = {
     GGUFValueType.UINT8: np.dtype("<u1"),
     GGUFValueType.INT8: np.dtype("<i1"),
     GGUFValueType.UINT16: np.dtype("<u2"),
@@ -51,18 +50,18 @@ class Metadata:
 
     def __init__(self, path: Path, values: dict[str, Any]) -> None:
         self.path = path
-        self._values = values
+        self.values = values
 
     def __contains__(self, key: str) -> bool:
-        return key in self._values
+        return key in self.values
 
-    def get(self, key: str, kind: type[T], default: T | None = _REQUIRED) -> T:
+    def get(self, key: str, kind: type[T], default: T = _REQUIRED) -> T:
         """The value of ``key``. Raises CheckpointError where it is missing or no ``kind``."""
-        if key not in self._values:
+        if key not in self.values:
             if default is _REQUIRED:
                 raise CheckpointError(f"{self.path} lacks the key {key}", "fetch it again")
             return default
-        value = self._values[key]
+        value = self.values[key]
         if type(value) is not kind:
             found = type(value).__name__
             raise CheckpointError(f"{self.path}: {key} is a {found}, not a {kind.__name__}")
@@ -71,7 +70,7 @@ class Metadata:
     def size(self, key: str, default: int | None = None) -> int:
         """A positive whole number: a hostile file may say 0, or a list with one per layer."""
         fallback = () if default is None else (default,)
-        size = self.get(key, int, *fallback)
+        size: int = self.get(key, int, *fallback)
         if size < 1:
             raise CheckpointError(f"{self.path}: {key} is {size}")
         return size
@@ -122,10 +121,10 @@ class _Cursor:
         return self._file.read(count)
 
     def uint32(self) -> int:
-        return struct.unpack("<I", self.take(4))[0]
+        return int.from_bytes(self.take(4), "little")
 
     def uint64(self) -> int:
-        return struct.unpack("<Q", self.take(8))[0]
+        return int.from_bytes(self.take(8), "little")
 
     def text(self) -> str:
         return self.take(self.uint64()).decode()
@@ -137,13 +136,14 @@ class _Cursor:
             return self.array(GGUFValueType(self.uint32()), self.uint64())
         return self.array(kind, 1)[0]
 
-    def array(self, kind: GGUFValueType, count: int) -> list:
+    def array(self, kind: GGUFValueType, count: int) -> list[Any]:
         if kind == GGUFValueType.ARRAY:
             raise ValueError("it holds an array of arrays")
         if kind == GGUFValueType.STRING:
             return [self.text() for _ in range(count)]
         dtype = SCALARS[kind]
-        return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
+        values: list[Any] = np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
+        return values
 
 
 def _header(cursor: _Cursor, path: Path) -> tuple[Metadata, dict[str, StoredTensor]]:

@@ -5,6 +5,7 @@ GGUF keeps a tokenizer's vocabulary and names its algorithm; the algorithm's fix
 """
 
 import json
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -76,7 +77,7 @@ def _byte_level(metadata: Metadata, special: dict[str, str]) -> Tokenizer:
             f"{metadata.path}: pre-tokenizer {split!r}", f"supported are {', '.join(splits)}"
         )
     merges = metadata.items("tokenizer.ggml.merges", str)
-    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    pairs: list[Any] = [tuple(merge.split(" ", 1)) for merge in merges]
     vocabulary = _vocabulary(metadata)
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
     tokenizer.pre_tokenizer, tokenizer.decoder = splits[split], decoders.ByteLevel()

@@ -9,21 +9,31 @@ import torch
 
 from llmkg_lab.checkpoint.base import CheckpointError, TensorInfo
 from llmkg_lab.checkpoint.folder import FolderCheckpoint
-from llmkg_lab.checkpoint.shards import read_all
 
 SINGLE = "pytorch_model.bin"
-DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
 
 
-class PyTorchCheckpoint(FolderCheckpoint):
+class PyTorchCheckpoint(FolderCheckpoint[torch.Tensor]):
     """Read with ``weights_only=True``: a pickle that wants to run code is refused."""
 
     format = "pytorch"
+    single = SINGLE
 
-    def __init__(self, folder: Path) -> None:
-        self._stored, files = read_all(folder, SINGLE, _load)
-        tensors = {name: _info(name, tensor) for name, tensor in self._stored.items()}
-        super().__init__(folder, tensors, files)
+    @staticmethod
+    def _load(path: Path) -> dict[str, torch.Tensor]:
+        return _load(path)
+
+    @staticmethod
+    def _info(name: str, stored: torch.Tensor) -> TensorInfo:
+        dtype = DTYPES.get(stored.dtype, str(stored.dtype).removeprefix("torch."))
+        nbytes = stored.numel() * stored.element_size()
+        return TensorInfo(name, tuple(stored.shape), dtype, nbytes)
 
     def _read(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
         if info.dtype not in DTYPES.values():
@@ -56,7 +66,10 @@ def _load(path: Path) -> dict[str, torch.Tensor]:
 
 def _tensors(path: Path) -> dict[str, torch.Tensor]:
     # PyTorch before 1.6 wrote no zip files; those cannot be mapped
-    return torch.load(path, weights_only=True, mmap=_is_zip(path), map_location="cpu")
+    state: dict[str, torch.Tensor] = torch.load(
+        path, weights_only=True, mmap=_is_zip(path), map_location="cpu"
+    )
+    return state
 
 
 def _is_zip(path: Path) -> bool:
@@ -72,8 +85,3 @@ def _is_named_tensor(item: tuple[object, object]) -> bool:
         and tensor.layout == torch.strided
         and tensor.device.type == "cpu"
     )
-
-
-def _info(name: str, tensor: torch.Tensor) -> TensorInfo:
-    dtype = DTYPES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
-    return TensorInfo(name, tuple(tensor.shape), dtype, tensor.numel() * tensor.element_size())

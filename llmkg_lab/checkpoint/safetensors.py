@@ -4,16 +4,21 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from llmkg_lab.checkpoint.base import CheckpointError, TensorInfo, read_bytes
 from llmkg_lab.checkpoint.folder import FolderCheckpoint
-from llmkg_lab.checkpoint.shards import read_all
 
 SINGLE = "model.safetensors"
-DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,21 +32,22 @@ class _Entry:
     dtype: str
 
 
-class SafetensorsCheckpoint(FolderCheckpoint):
+class SafetensorsCheckpoint(FolderCheckpoint[_Entry]):
     """Weights in model.safetensors, or in shards with model.safetensors.index.json."""
 
     format = "safetensors"
+    single = SINGLE
 
-    def __init__(self, folder: Path) -> None:
-        self._entries, files = read_all(folder, SINGLE, _read_header)
-        tensors = {
-            name: TensorInfo(name, entry.shape, entry.dtype, entry.nbytes)
-            for name, entry in self._entries.items()
-        }
-        super().__init__(folder, tensors, files)
+    @staticmethod
+    def _load(path: Path) -> dict[str, _Entry]:
+        return _read_header(path)
+
+    @staticmethod
+    def _info(name: str, stored: _Entry) -> TensorInfo:
+        return TensorInfo(name, stored.shape, stored.dtype, stored.nbytes)
 
     def _read(self, info: TensorInfo, start: int, stop: int) -> np.ndarray:
-        entry = self._entries[info.name]
+        entry = self._stored[info.name]
         if entry.dtype not in DTYPES:
             raise CheckpointError(
                 f"{entry.path}: {info.name} is of type {entry.dtype}",
@@ -54,8 +60,9 @@ class SafetensorsCheckpoint(FolderCheckpoint):
         if entry.dtype == "BF16":  # the upper half of a float32
             wide = stored.astype(np.uint32)
             wide <<= 16
-            return wide.view(np.float32)
-        return stored.astype(np.float32, copy=False)
+            return np.asarray(wide.view(np.float32))
+        with np.errstate(over="ignore"):  # who reads refuses what is not finite
+            return np.asarray(stored, np.float32)
 
 
 def _read_header(path: Path) -> dict[str, _Entry]:
@@ -82,7 +89,7 @@ def _read_header(path: Path) -> dict[str, _Entry]:
     }
 
 
-def _header(path: Path) -> tuple[int, dict[str, dict]]:
+def _header(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
     """Where the weights start in the file, and what is said of each tensor."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")

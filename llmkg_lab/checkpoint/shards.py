@@ -17,7 +17,7 @@ def found_in(folder: Path, single: str) -> bool:
 def read_all(
     folder: Path, single: str, read: Callable[[Path], Mapping[str, T]]
 ) -> tuple[dict[str, T], list[Path]]:
-    """``read`` applied to every weight file: what it found by today's tensor name, and the files.
+    """``read`` applied to every weight file: what it found by the stored name, and the files.
 
     Raises CheckpointError where the index and the shards disagree.
     """
@@ -29,8 +29,7 @@ def read_all(
             raise CheckpointError(
                 f"{path} lacks the tensor {missing[0]}, which its index names", "fetch both again"
             )
-        for stored_name, tensor in tensors.items():
-            name = _current(stored_name)
+        for name, tensor in tensors.items():
             if name in found:
                 raise CheckpointError(f"{path} holds the tensor {name} a second time")
             found[name] = tensor
@@ -59,10 +58,3 @@ def _files(folder: Path, single: str) -> dict[Path, list[str]]:
 
 def _index(folder: Path, single: str) -> Path:
     return folder / f"{single}.index.json"
-
-
-def _current(name: str) -> str:
-    """Today's name of a tensor: checkpoints of 2018 call a norm's parts gamma and beta."""
-    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
-        "LayerNorm.beta", "LayerNorm.bias"
-    )

@@ -6,7 +6,7 @@ the first word and the BOS token without a word.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 
@@ -74,7 +74,7 @@ def add_ends(tokenizer: Tokenizer, start: list[str], end: list[str]) -> None:
         )
 
 
-def from_model(path: Path, config: dict) -> tuple[Tokenizer, dict]:
+def from_model(path: Path, config: dict[str, Any]) -> tuple[Tokenizer, dict[str, Any]]:
     """The tokenizer of a tokenizer.model, and what tokenizer_config.json should say at least.
 
     config: tokenizer_config.json as it is, which may add tokens and turn BOS and EOS on or off.
@@ -117,7 +117,7 @@ def _build(model: "ModelProto") -> Tokenizer:
     return bpe(tokens, scores, kinds, prefix=model.normalizer_spec.add_dummy_prefix)
 
 
-def _add_own(path: Path, tokenizer: Tokenizer, config: dict) -> None:
+def _add_own(path: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> None:
     """Tokens that tokenizer_config.json or, before, added_tokens.json adds, as those of a chat."""
     older = path.with_name("added_tokens.json")
     listed = read_json(older) if older.exists() else {}

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,14 +16,17 @@ class View(Checkpoint):
 
     def __init__(self, original: Checkpoint, tensors: Mapping[str, TensorInfo]) -> None:
         super().__init__(original.path, original.config, tensors, ())
-        self.format = original.format
+        self.format = original.format  # type: ignore[misc]  # a view is in its original's format
         self._original = original
 
     def sidecars(self) -> dict[str, bytes]:
         return self._original.sidecars()
 
+    def _remarks(self) -> Iterator[str]:
+        yield from self._original.warnings
+
     @property
-    def pooling(self) -> dict | None:
+    def pooling(self) -> dict[str, Any] | None:
         return self._original.pooling
 
 

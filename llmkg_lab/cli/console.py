@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from rich.console import Console
@@ -40,6 +40,12 @@ def print_error(error: LabError) -> None:
     err.print(Text.assemble(("error: ", "bold red"), error.message), soft_wrap=True)
     if error.hint:
         err.print(Text.assemble(("  → ", "cyan"), error.hint), soft_wrap=True)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """What a user must know and need not act on, a line each."""
+    for warning in warnings:
+        err.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)
 
 
 def state(word: str) -> Text:

@@ -22,6 +22,7 @@ from llmkg_lab.artifact import (
 )
 from llmkg_lab.base.version import __version__
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
+from llmkg_lab.checkpoint.names import explain, packed
 from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import Layers
 from llmkg_lab.graph.store import Plan, Use
@@ -32,6 +33,12 @@ from llmkg_lab.scheme import Scheme
 def plan_of(checkpoint: Checkpoint, scheme: Scheme, task: str) -> Plan:
     """What the graph will read, checked against what the checkpoint holds."""
     form, plan = checkpoint.form, Plan()
+    _ = checkpoint.warnings  # a key that is refused ends it before any work
+    if found := packed(checkpoint.tensors):
+        raise CheckpointError(
+            f"{checkpoint.path}: its weights are quantized: it holds {found}",
+            "get the model as it was before: a scheme here quantizes it",
+        )
     for name, shape in form.tensors():  # before the graph: a hostile config may ask for millions
         if not re.fullmatch(form.unused, name):
             _check(checkpoint, name, shape)
@@ -52,9 +59,8 @@ def plan_of(checkpoint: Checkpoint, scheme: Scheme, task: str) -> Plan:
 
 def _check(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> None:
     if name not in checkpoint.tensors:
-        raise CheckpointError(
-            f"{checkpoint.path} lacks the tensor {name}", "config.json and weights disagree"
-        )
+        found, hint = explain(checkpoint.tensors, name)
+        raise CheckpointError(f"{checkpoint.path} lacks the tensor {name}{found}", hint)
     if checkpoint.tensors[name].shape != shape:
         raise CheckpointError(
             f"{checkpoint.path}: {name} has the shape {checkpoint.tensors[name].shape}",
@@ -101,6 +107,7 @@ def write_manifest(
         scheme=scheme,
         calibration=calibration,
         pooling=msgspec.convert(checkpoint.pooling, Pooling | None),
+        warnings=list(checkpoint.warnings) or UNSET,
         source=Source(**(source or {}), fingerprint=fingerprint),
         versions=versions(),
         groups=_groups(uses),

@@ -71,6 +71,12 @@ def export(
     it was.
     """
     check_type(kind)
+    for key in ("prompt", "truncate_dim"):
+        if key in (checkpoint.pooling or {}):
+            raise UnsupportedError(
+                f"GGUF export of an embedder with a {key}: the format has no place for it",
+                "use the ONNX artifact",
+            )
     stored = _layout(checkpoint, GGMLQuantizationType[kind])
     with publishing(Path(out), force=force) as staging:
         model = staging / f"model-{kind}.gguf"

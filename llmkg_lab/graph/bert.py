@@ -1,10 +1,11 @@
 """The graph of a BERT, in the order of the forward pass: see ``models.bert``."""
 
+from typing import Any
+
 import numpy as np
 from onnx import TensorProto
 
 from llmkg_lab.graph.layers import Layers
-from llmkg_lab.models.base import require
 from llmkg_lab.models.bert import BertForm
 
 TOKENS = ["batch_size", "sequence_length"]
@@ -92,8 +93,7 @@ def _norm(layers: Layers, c: BertForm, name: str) -> tuple[str, str]:
 
 
 def _pool(layers: Layers, c: BertForm, x: str, mask: str, pooling: dict) -> None:
-    """X (batch, sequence, hidden) -> sentence_embedding (batch, hidden)."""
-    require(pooling, "mode", ("mean", "cls"), "mean")
+    """Pool x (batch, sequence, hidden) to sentence_embedding (batch, hidden)."""
     graph, axis = layers.graph, layers.constant(np.array([1]), "token_axis")
     if pooling["mode"] == "cls":
         pooled = graph.op("Gather", x, layers.constant(np.array(0), "cls"), axis=1)
@@ -103,9 +103,15 @@ def _pool(layers: Layers, c: BertForm, x: str, mask: str, pooling: dict) -> None
         total = graph.op("Squeeze", graph.op("MatMul", row, x), axis)  # (batch, hidden)
         pooled = graph.op("Div", total, graph.op("ReduceSum", weights, axis, keepdims=1))
     kind = "LpNormalization" if pooling["normalize"] else "Identity"
-    attributes = {"p": 2, "axis": -1} if pooling["normalize"] else {}
-    graph.op(kind, pooled, output="sentence_embedding", **attributes)
-    graph.output("sentence_embedding", np.float32, ["batch_size", c.hidden])
+    attributes: dict[str, Any] = {"p": 2, "axis": -1} if pooling["normalize"] else {}
+    kept = pooling.get("truncate_dim")
+    if kept is None:
+        graph.op(kind, pooled, output="sentence_embedding", **attributes)
+    else:  # of the normalized vector: what is left has another length
+        whole = graph.op(kind, pooled, **attributes)
+        ends = (layers.constant(np.array([end]), f"kept_{end}") for end in (0, kept))
+        graph.op("Slice", whole, *ends, axis, output="sentence_embedding")
+    graph.output("sentence_embedding", np.float32, ["batch_size", kept or c.hidden])
 
 
 def _classify(layers: Layers, c: BertForm, x: str) -> None:

@@ -33,7 +33,7 @@ class Layers:
     layouts: Mapping[str, Layout] = field(default_factory=dict)
 
     def linear(self, x: str, parts: Parts, columns: int, group: str, *, bias: bool = False) -> str:
-        """X (…, columns) @ weight.T (+ bias) -> (…, rows).
+        """Multiply: x (…, columns) @ weight.T (+ bias) -> (…, rows).
 
         ``parts`` are modules of the checkpoint with their rows: several make one product, their
         results side by side.
@@ -60,7 +60,7 @@ class Layers:
         return self.store.matrix([(name, rows)], columns, layout, "head")
 
     def product(self, x: str, weight: Matrix, bias: str = "", output: str = "") -> str:
-        """X (…, columns) @ weight.T (+ bias) -> (…, rows)."""
+        """Multiply: x (…, columns) @ weight.T (+ bias) -> (…, rows)."""
         if weight.layout is None:
             values = self._float32(weight.values)
             if not bias:

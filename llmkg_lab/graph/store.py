@@ -20,6 +20,7 @@ from onnx import TensorProto
 from llmkg_lab.base.progress import Counter
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.graph.writer import Graph
+from llmkg_lab.models import UnsupportedError
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
 from llmkg_lab.scheme import Layout
 
@@ -128,8 +129,8 @@ class Stream:
         return self._graph.constant(values, parts[0][0])
 
     def _store_floats(self, parts: Parts, rows: int, columns: int, use: Use) -> Matrix:
-        def cast(weight: np.ndarray, *_: object) -> tuple[np.ndarray, float, float]:
-            stored = weight.astype(self._float_type, copy=False)
+        def cast(weight: np.ndarray, name: str, _: slice) -> tuple[np.ndarray, float, float]:
+            stored = _narrowed(weight, self._float_type, name)
             return stored, _energy(stored.astype(np.float32, copy=False) - weight), _energy(weight)
 
         start = self._graph.data.size
@@ -177,7 +178,7 @@ class Stream:
     def _store_scales(self, scales: np.ndarray, layout: Layout, name: str) -> str:
         if not layout.half_scales:
             return self._graph.constant(scales, name)
-        half = self._graph.constant(scales.astype(np.float16), name)
+        half = self._graph.constant(_narrowed(scales, np.float16, name), name)
         # ONNX Runtime folds the cast when it loads, before the operators pack their weights
         return self._graph.op("Cast", half, to=TensorProto.FLOAT)
 
@@ -210,6 +211,18 @@ class Stream:
     def _advance(self, name: str, elements: int) -> None:
         info = self._checkpoint.tensors[name]
         self._moved.advance(info.nbytes * elements // int(np.prod(info.shape)))
+
+
+def _narrowed(values: np.ndarray, dtype: type[np.floating], name: str) -> np.ndarray:
+    """Values in a narrower type. Raises UnsupportedError where it has no number for one of them."""
+    with np.errstate(over="ignore"):
+        narrow = values.astype(dtype, copy=False)
+    if narrow is not values and not np.isfinite(narrow).all():
+        raise UnsupportedError(
+            f"{name} holds values beyond {np.dtype(dtype).name}'s range",
+            "use fp32, or int8 or int4 with scales in float32",
+        )
+    return narrow
 
 
 def _energy(values: np.ndarray) -> float:

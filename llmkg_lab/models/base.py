@@ -6,12 +6,13 @@ quantization, the reference, GGUF and synthetic weights ask it, and nothing else
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.models.gguf import GGUFNames, Metadata
+from llmkg_lab.models.keys import Table, refusal
 
 MAX_POSITIONS = 1 << 20  # a graph computes rotary tables for all when it is loaded
 Shape = tuple[int, ...]
@@ -59,7 +60,14 @@ class Form(ABC):
     tasks: ClassVar[Mapping[str, str]]  # the class that config.json names -> the task
     generates: ClassVar[bool]  # whether it is a decoder
     unused: ClassVar[str]  # tensors that no graph needs, a regular expression
+    bare: ClassVar[tuple[str, str]] = ("", "")  # what a bare model's tensors lack: prefix, of which
+    ties: ClassVar[tuple[str, str]] = (
+        "",
+        "",
+    )  # head, table: tied, unless both are stored and differ
+    keys: ClassVar[Table]  # what becomes of each key of config.json
     gguf: ClassVar[GGUFNames]
+    gguf_keys: ClassVar[Table] = {}  # of GGUF's keys that begin with the form's name, without it
 
     vocab: int
     hidden: int
@@ -154,15 +162,20 @@ def register(form: F) -> F:
     return form
 
 
+def known_form(config: Config) -> type[Form] | None:
+    """The form that config.json names, None where it is not known."""
+    kind = config.get("model_type")
+    return FORMS.get(kind) if isinstance(kind, str) else None
+
+
 def form_type(config: Config) -> type[Form]:
     """The form that config.json names. Raises UnsupportedError on others, by name."""
-    kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in FORMS:
-        raise UnsupportedError(
-            f"config.json: model_type {kind!r} is not supported",
-            f"supported are {', '.join(FORMS)}",
-        )
-    return FORMS[kind]
+    if (form := known_form(config)) is not None:
+        return form
+    raise UnsupportedError(
+        f"config.json: model_type {config.get('model_type')!r} is not supported",
+        f"supported are {', '.join(FORMS)}",
+    )
 
 
 def named_class(config: Config) -> str | None:
@@ -191,7 +204,10 @@ def form_of(config: Config, names: Collection[str] | None = None) -> Form:
     Raises:
         UnsupportedError: It is of no known form, or asks for what nothing here computes.
     """
-    return form_type(config).read(config, names)
+    form = form_type(config)
+    if found := refusal(form.keys, config, "config.json"):
+        raise UnsupportedError(*found)
+    return form.read(config, names)
 
 
 def integer(config: Config, *keys: str) -> int:
@@ -243,13 +259,3 @@ def context_length(config: Config, key: str) -> int:
             f"config.json: {key} is {count:,}", f"supported are 2 to {MAX_POSITIONS:,} positions"
         )
     return count
-
-
-def require(config: Config, key: str, supported: Collection[object], default: object) -> None:
-    """Refuse a config whose ``key`` asks for anything but ``supported``."""
-    value = config.get(key, default)
-    if not isinstance(value, Hashable) or value not in supported:
-        names = ", ".join(repr(name) for name in supported)
-        raise UnsupportedError(
-            f"config.json: {key} is {value!r}", f"this architecture computes {names}"
-        )

@@ -20,9 +20,9 @@ from llmkg_lab.models.base import (
     named_class,
     number,
     register,
-    require,
 )
 from llmkg_lab.models.gguf import POOLING, GGUFNames, Metadata, special_ids
+from llmkg_lab.models.keys import CONFIG, Table, followed, harmless, refused
 
 CLASSIFIER = "BertForSequenceClassification"
 GGUF_MODULES = {
@@ -39,6 +39,42 @@ GGUF_MODULES = {
     "ffn_down": "output.dense",
     "layer_output_norm": "output.LayerNorm",
 }
+KEYS: Table = {
+    **CONFIG,
+    **followed("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+    **followed("intermediate_size", "max_position_embeddings", "type_vocab_size"),
+    **followed("layer_norm_eps", "num_labels", "id2label"),
+    **harmless("scores have no names", "label2id"),
+    **refused("another feed-forward", "hidden_act", unless=("gelu",)),
+    **refused("positions of another kind", "position_embedding_type", unless=("absolute", None)),
+    **refused("the model would not look ahead", "is_decoder", unless=(False, None)),
+    **harmless(
+        "only training uses it",
+        *("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"),
+    ),
+    **harmless("no head over the vocabulary is computed", "tie_word_embeddings"),
+    **harmless(
+        "left over from the first BERT; no one reads it",
+        *("directionality", "pooler_type", "pooler_fc_size", "pooler_num_attention_heads"),
+        *("pooler_num_fc_layers", "pooler_size_per_head"),
+    ),
+    **harmless(
+        "scores are given as they are, before any function of them",
+        *("sbert_ce_default_activation_function", "sentence_transformers"),
+    ),
+}
+GGUF_KEYS: Table = {
+    **followed("context_length", "embedding_length", "block_count", "feed_forward_length"),
+    **followed("attention.head_count", "attention.layer_norm_epsilon", "pooling_type"),
+    **harmless("the table's rows say it", "vocab_size"),
+    **refused("the model would not look ahead", "attention.causal", unless=(False,)),
+    **refused(
+        "the model would be no plain BERT",
+        *("expert_count", "expert_used_count", "attention.max_alibi_bias", "rope.freq_base"),
+        *("attention.head_count_kv", "attention.key_length", "attention.value_length"),
+        unless=(0,),
+    ),
+}
 
 
 @register
@@ -50,11 +86,14 @@ class BertForm(Form):
     tasks: ClassVar[Mapping[str, str]] = {
         "BertModel": "feature-extraction",
         "BertForMaskedLM": "feature-extraction",
+        "BertForPreTraining": "feature-extraction",
         CLASSIFIER: "text-ranking",
     }
     generates: ClassVar[bool] = False
     unused: ClassVar[str] = r".*embeddings\.position_ids|(bert\.)?pooler\..*|cls\..*"
+    keys: ClassVar[Table] = KEYS
     gguf: ClassVar[GGUFNames] = GGUFNames("bert", "encoder.layer", GGUF_MODULES)
+    gguf_keys: ClassVar[Table] = GGUF_KEYS
 
     # Matrices of a layer in the order in which they compute; those of a group share their inputs.
     groups: ClassVar[tuple[tuple[str, ...], ...]] = (
@@ -85,9 +124,6 @@ class BertForm(Form):
 
     @classmethod
     def read(cls, config: Config, names: Collection[str] | None = None) -> Self:
-        require(config, "hidden_act", ("gelu",), "gelu")
-        require(config, "position_embedding_type", ("absolute", None), "absolute")
-        require(config, "is_decoder", (False, None), False)
         hidden, heads = integer(config, "hidden_size"), integer(config, "num_attention_heads")
         if hidden % heads:
             raise UnsupportedError(f"config.json: {heads} heads do not divide {hidden}")

@@ -76,6 +76,12 @@ class GGUFNames:
 
 
 def special_ids(metadata: Metadata) -> dict[str, Any]:
-    """The ids of special tokens under config.json's names."""
+    """The ids of special tokens under config.json's names; a turn's end ends a text as well."""
     keys = {f"tokenizer.ggml.{key}_token_id": name for key, name in SPECIAL_IDS.items()}
-    return {f"{name}_token_id": metadata.get(k, int) for k, name in keys.items() if k in metadata}
+    ids: dict[str, Any] = {
+        f"{name}_token_id": metadata.get(k, int) for k, name in keys.items() if k in metadata
+    }
+    turns = [f"tokenizer.ggml.{name}_token_id" for name in ("eot", "eom")]
+    ends = [ids.get("eos_token_id"), *(metadata.get(key, int) for key in turns if key in metadata)]
+    distinct = [end for end in dict.fromkeys(ends) if end is not None]
+    return ids | {"eos_token_id": distinct} if len(distinct) > 1 else ids

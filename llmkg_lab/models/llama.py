@@ -21,9 +21,10 @@ from llmkg_lab.models.base import (
     layer_count,
     number,
     register,
-    require,
 )
 from llmkg_lab.models.gguf import GGUFNames, Metadata, special_ids
+from llmkg_lab.models.keys import CONFIG, Table, followed, harmless, refused
+from llmkg_lab.models.rope import KEYS as ROPE
 from llmkg_lab.models.rope import Rope
 
 TABLE = "model.embed_tokens.weight"
@@ -47,6 +48,46 @@ UNITS = (  # of a layer: kind, block, parts
     ("gate_up", "mlp", ("gate_proj", "up_proj")),
     ("down", "mlp", ("down_proj",)),
 )
+KEYS: Table = {
+    **CONFIG,
+    **followed("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    **followed("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings"),
+    **followed("rms_norm_eps", "attention_bias", "mlp_bias", "tie_word_embeddings"),
+    **followed("rope_theta", "original_max_position_embeddings"),
+    **followed("rope_scaling", "rope_parameters", inside=ROPE),
+    **refused("another feed-forward", "hidden_act", unless=("silu", "swish")),
+    **refused("part of a head would be rotated", "partial_rotary_factor", unless=(1, None)),
+    **harmless("only training uses it", "attention_dropout"),
+    **harmless("the weights are whole, and transformers ignores it", "pretraining_tp"),
+    **harmless("left by what trained SmolLM; no one reads it", "is_llama_config"),
+    **harmless("left by what trained SmolLM; no one reads it", "rope_interleaved"),
+}
+GGUF_KEYS: Table = {
+    **followed("context_length", "embedding_length", "block_count", "feed_forward_length"),
+    **followed("attention.head_count", "attention.head_count_kv"),
+    **followed("attention.key_length", "attention.value_length"),
+    **followed("attention.layer_norm_rms_epsilon", "rope.dimension_count", "rope.freq_base"),
+    **followed("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"),
+    **harmless("the table's rows say it", "vocab_size"),
+    **harmless("it says which program wrote the rows", "tensor_data_layout"),
+    **harmless(
+        "only the type yarn uses it, which is refused",
+        *("rope.scaling.original_context_length", "rope.scaling.finetuned"),
+    ),
+    **refused("the model would be no plain Llama", "rope.scaling.attn_factor", unless=(1,)),
+    **refused("the model would be no plain Llama", "attention.causal", unless=(True,)),
+    **refused("a decoder pools nothing", "pooling_type", unless=(0,)),
+    **refused(
+        "the model would be no plain Llama",
+        *("expert_count", "expert_used_count", "use_parallel_residual", "nextn_predict_layers"),
+        *("attention.sliding_window", "attention.scale", "attention.clamp_kqv"),
+        *("attention.max_alibi_bias", "attention.temperature_scale", "attention.output_scale"),
+        *("logit_scale", "residual_scale", "embedding_scale", "attn_logit_softcapping"),
+        *("final_logit_softcapping", "rope.scaling.alpha", "rope.scaling.yarn_*"),
+        *("rope.dimension_sections", "rope.freq_base_swa", "rope.dimension_count_swa"),
+        unless=(0, False),
+    ),
+}
 
 
 @register
@@ -55,15 +96,22 @@ class LlamaForm(Form):
     """The dimensions of a Llama."""
 
     model_type: ClassVar[str] = "llama"
-    tasks: ClassVar[Mapping[str, str]] = {"LlamaForCausalLM": "text-generation"}
+    tasks: ClassVar[Mapping[str, str]] = {
+        "LlamaForCausalLM": "text-generation",
+        "LlamaModel": "text-generation",  # without its head, which is then the table
+    }
     generates: ClassVar[bool] = True
     unused: ClassVar[str] = r".*rotary_emb\.inv_freq|lm_head\.weight"
+    bare: ClassVar[tuple[str, str]] = ("model.", r"(embed_tokens|layers|norm)\..*")
+    ties: ClassVar[tuple[str, str]] = ("lm_head.weight", TABLE)
+    keys: ClassVar[Table] = KEYS
     gguf: ClassVar[GGUFNames] = GGUFNames(
         "llama",
         "model.layers",
         GGUF_MODULES,
         permuted={"self_attn.q_proj": "heads", "self_attn.k_proj": "kv_heads"},
     )
+    gguf_keys: ClassVar[Table] = GGUF_KEYS
 
     vocab: int
     hidden: int
@@ -83,7 +131,6 @@ class LlamaForm(Form):
 
     @classmethod
     def read(cls, config: Config, names: Collection[str] | None = None) -> Self:
-        require(config, "hidden_act", ("silu", "swish"), "silu")
         hidden = integer(config, "hidden_size")
         heads = integer(config, "num_attention_heads")
         kv_heads = integer(config, "num_key_value_heads", "num_attention_heads")
@@ -203,7 +250,7 @@ class LlamaForm(Form):
         name = cls.gguf.architecture
         heads = metadata.size(f"{name}.attention.head_count")
         config = {
-            "architectures": list(cls.tasks),
+            "architectures": [next(iter(cls.tasks))],
             "model_type": cls.model_type,
             "hidden_act": "silu",
             "vocab_size": metadata.rows(shapes, TABLE),
@@ -220,10 +267,8 @@ class LlamaForm(Form):
             "attention_bias": "model.layers.0.self_attn.q_proj.bias" in shapes,
             "mlp_bias": "model.layers.0.mlp.up_proj.bias" in shapes,
         }
-        scaling = metadata.get(f"{name}.rope.scaling.type", str, "none")
-        if scaling != "none":
-            factor = metadata.get(f"{name}.rope.scaling.factor", float)
-            config["rope_scaling"] = {"rope_type": scaling, "factor": factor}
+        if factor := _gguf_rope_factor(metadata, name):
+            config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
         return config | special_ids(metadata)
 
 
@@ -242,4 +287,23 @@ def _gguf_head_dim(metadata: Metadata, name: str, heads: int) -> int:
             f"{metadata.path}: {rotated} of a head's {head_dim} dimensions are rotated",
             "supported is a rotary embedding over all of them",
         )
+    if (values := metadata.size(f"{name}.attention.value_length", head_dim)) != head_dim:
+        raise UnsupportedError(
+            f"{metadata.path}: keys of {head_dim} dimensions, values of {values}"
+        )
     return head_dim
+
+
+def _gguf_rope_factor(metadata: Metadata, name: str) -> float:
+    """What positions are divided by, as llama.cpp reads it: the type is linear unless it is said.
+
+    0 stands for no scaling. The older key counts only where the newer one is not there.
+    """
+    kind = metadata.get(f"{name}.rope.scaling.type", str, "linear")
+    if kind not in ("none", "linear"):
+        raise UnsupportedError(
+            f"{metadata.path}: rotary embedding of type {kind!r}", "supported are none and linear"
+        )
+    keys = (f"{name}.rope.scaling.factor", f"{name}.rope.scale_linear")
+    key = next((key for key in keys if key in metadata), None)
+    return metadata.get(key, float) if key and kind == "linear" else 0.0

@@ -20,9 +20,9 @@ from llmkg_lab.models.base import (
     layer_count,
     number,
     register,
-    require,
 )
 from llmkg_lab.models.gguf import GGUFNames
+from llmkg_lab.models.keys import CONFIG, Table, followed, harmless, refused
 from llmkg_lab.models.rope import Rope
 
 TABLE = "transformer.token_embeddings.weight"
@@ -39,6 +39,18 @@ GGUF_MODULES = {
     "ffn_gate": "ffn.proj_1",  # gate and up in one
     "ffn_down": "ffn.proj_2",
 }
+KEYS: Table = {
+    **CONFIG,
+    **followed("vocab_size", "model_dim", "num_transformer_layers", "head_dim"),
+    **followed("num_query_heads", "num_kv_heads", "num_gqa_groups", "qkv_multipliers"),
+    **followed("ffn_multipliers", "ffn_dim_divisor", "max_context_length", "rope_freq_constant"),
+    **followed("share_input_output_layers", "normalize_qk_projections"),
+    **refused("another feed-forward", "activation_fn_name", unless=("swish", "silu")),
+    **refused("another feed-forward", "ffn_with_glu", unless=(True,)),
+    **refused("another norm", "normalization_layer_name", unless=("rms_norm",)),
+    **harmless("for how many positions tables are made ahead", "rope_max_length"),
+    **harmless("the model is computed here, and not by the code beside it", "auto_map"),
+}
 
 
 @register
@@ -50,6 +62,8 @@ class OpenELMForm(Form):
     tasks: ClassVar[Mapping[str, str]] = {"OpenELMForCausalLM": "text-generation"}
     generates: ClassVar[bool] = True
     unused: ClassVar[str] = r"lm_head\.weight"
+    bare: ClassVar[tuple[str, str]] = ("transformer.", r"(token_embeddings|layers|norm)\..*")
+    keys: ClassVar[Table] = KEYS
     gguf: ClassVar[GGUFNames] = GGUFNames(
         "openelm",
         "transformer.layers",
@@ -72,9 +86,6 @@ class OpenELMForm(Form):
 
     @classmethod
     def read(cls, config: Config, names: Collection[str] | None = None) -> Self:
-        require(config, "activation_fn_name", ("swish", "silu"), "swish")
-        require(config, "normalization_layer_name", ("rms_norm",), "rms_norm")
-        require(config, "ffn_with_glu", (True,), True)
         layer_count(config, "num_transformer_layers", names)
         heads, kv_heads = _heads(config)
         tied = flag(config, "share_input_output_layers", True)

@@ -4,12 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from llmkg_lab.models.base import UnsupportedError, integer, number, require
+from llmkg_lab.models.base import UnsupportedError, integer, number
+from llmkg_lab.models.keys import Table, followed, harmless, refused
 
 if TYPE_CHECKING:
     import numpy as np
 
 KINDS = ("default", "dynamic", "linear", "llama3")
+KEYS: Table = {  # of config.json's rope_scaling and rope_parameters
+    **followed("rope_theta", "rope_type", "type", "factor", "low_freq_factor", "high_freq_factor"),
+    **followed("original_max_position_embeddings"),
+    **refused("part of a head would be rotated", "partial_rotary_factor", unless=(1, None)),
+    **harmless(
+        "only the types yarn and longrope use it, which are refused",
+        *("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate"),
+        *("short_factor", "long_factor", "finetuned"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +51,6 @@ class Rope:
         said = config.get(key) or {}
         if not isinstance(said, Mapping):
             raise UnsupportedError(f"config.json: {key} is {said!r}, not an object")
-        for source in (config, said):
-            require(source, "partial_rotary_factor", (1, None), None)
         theta = number(
             said if said.get("rope_theta") is not None else config, "rope_theta", 10000.0
         )

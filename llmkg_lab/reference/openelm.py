@@ -109,11 +109,11 @@ class OpenELM(nn.Module):
         self.lm_head = None if form.tied else nn.Linear(form.hidden, form.vocab, bias=False)
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """Ids (batch, tokens) behind those in ``cache`` -> (batch, tokens, hidden)."""
+        """Read ids (batch, tokens) behind those in ``cache`` -> (batch, tokens, hidden)."""
         return self.transformer(ids, self.new_cache() if cache is None else cache)
 
     def forward(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
-        """Ids (batch, tokens) behind those in ``cache`` -> logits (batch, tokens, vocab)."""
+        """Read ids (batch, tokens) behind those in ``cache`` -> logits (batch, tokens, vocab)."""
         head = self.lm_head or self.transformer.token_embeddings
         return functional.linear(self.hidden(ids, cache), head.weight)
 

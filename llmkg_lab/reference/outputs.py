@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
@@ -18,6 +18,7 @@ import tokenizers
 from llmkg_lab.base import cache
 from llmkg_lab.base.progress import Counter, Progress, inside, silent, track
 from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.checkpoint.pooling import longest
 from llmkg_lab.data.texts import Candidates
 
 if TYPE_CHECKING:
@@ -112,14 +113,15 @@ def embedder_reference(
 
     Raises CheckpointError or UnsupportedError where the weights do not fill the model.
     """
-    pooling = checkpoint.pooling or DEFAULT_POOLING
-    ids = _tokenize(checkpoint, texts, pooling)
+    pooling: dict[str, Any] = checkpoint.pooling or DEFAULT_POOLING
+    ids = _tokenize(checkpoint, [pooling.get("prompt", "") + text for text in texts], pooling)
 
     def compute() -> cache.Arrays:
         from llmkg_lab.reference.load import load_model  # torch: seconds, and half a gigabyte
 
         model = load_model(checkpoint)
-        embeddings = np.empty((len(ids), model.config.hidden_size), np.float32)
+        kept = pooling.get("truncate_dim", model.config.hidden_size)
+        embeddings = np.empty((len(ids), kept), np.float32)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding in a batch
         embedded = Counter(inside(progress, "reference"), "embedding", "texts", len(order))
         for start in range(0, len(order), BATCH):
@@ -143,7 +145,7 @@ def ranker_reference(
     Raises CheckpointError or UnsupportedError where the weights do not fill the model.
     """
     pairs = candidates.pairs
-    encodings = _encode(checkpoint, pairs, checkpoint.form.positions)
+    encodings = _encode(checkpoint, pairs, _longest(checkpoint))
     ids = [(encoding.ids, encoding.type_ids) for encoding in encodings]
 
     def compute() -> cache.Arrays:
@@ -210,8 +212,13 @@ def _score(model: "transformers.PreTrainedModel", ids: list[int], types: list[in
 
 
 def _tokenize(checkpoint: Checkpoint, texts: Sequence[str], pooling: dict) -> list[list[int]]:
-    length = pooling.get("max_length") or checkpoint.form.positions
+    length = pooling.get("max_length") or _longest(checkpoint)
     return [encoding.ids for encoding in _encode(checkpoint, texts, length)]
+
+
+def _longest(checkpoint: Checkpoint) -> int:
+    config = json.loads(checkpoint.sidecars()["tokenizer_config.json"])
+    return longest(config, checkpoint.form.positions)
 
 
 def _encode(
@@ -230,17 +237,17 @@ def _embed(
     """Token ids of a batch of texts -> (batch, hidden) float32."""
     import torch
 
-    rows = [torch.tensor(row) for row in ids]
+    rows = [torch.tensor(row, dtype=torch.long) for row in ids]
     padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, tokens)
     mask = torch.tensor([[1] * len(r) + [0] * (padded.shape[1] - len(r)) for r in ids])
     with torch.inference_mode():
         states = model(input_ids=padded, attention_mask=mask).last_hidden_state
         weights = mask[:, :, None].float()  # (batch, tokens, 1)
-        mean = (states * weights).sum(1) / weights.sum(1)
+        mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9)  # of no tokens: zeros
         pooled = states[:, 0] if pooling["mode"] == "cls" else mean  # (batch, hidden)
         if pooling["normalize"]:
             pooled = torch.nn.functional.normalize(pooled, dim=1)
-    return pooled.numpy()
+    return pooled[:, : pooling.get("truncate_dim")].numpy()
 
 
 def _key(checkpoint: Checkpoint) -> dict:

@@ -54,7 +54,7 @@ def result_of(
                 speed=dict(speeds[name].metrics),
                 conditions=dict(speeds[name].conditions),
                 verdict=judgements[name].verdict,
-                reasons=[*filter(None, [artifact.manifest.warning]), *judgements[name].reasons],
+                reasons=[*artifact.manifest.cautions, *judgements[name].reasons],
             )
             for name, artifact in artifacts.items()
         },

@@ -12,7 +12,7 @@ import psutil
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.machine import default_threads
-from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.caches import CacheStats, CachingTokenizer, vector_cache
 from llmkg_lab.runtime.candle.worker import Worker, WorkerDecoder
@@ -249,6 +249,12 @@ class CandleBackend(CachedBackend):
         self.worker.close()
 
 
+def _has_own_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether a text is tokenized by the folder's tokenizer.json as it is."""
+    path = checkpoint.tokenizer_folder / "tokenizer.json"
+    return path.exists() and checkpoint.sidecars()["tokenizer.json"] == path.read_bytes()
+
+
 def artifact_metadata(artifact: Artifact, backend: str) -> Metadata:
     """What an artifact's manifest and config.json say of it."""
     manifest = artifact.manifest
@@ -266,6 +272,12 @@ def artifact_metadata(artifact: Artifact, backend: str) -> Metadata:
 
 def _checkpoint_metadata(folder: Path) -> Metadata:
     checkpoint = open_checkpoint(folder)
+    changed = [key for key in ("prompt", "truncate_dim") if key in (checkpoint.pooling or {})]
+    if changed or not _has_own_tokenizer(checkpoint):
+        raise InferenceError(
+            f"{folder}: Candle embeds without its {changed[0] if changed else 'do_lower_case'}",
+            "convert it, and open the artifact",
+        )
     config, tensors = checkpoint.config, checkpoint.tensors.values()
     metadata = Metadata(
         folder.name,

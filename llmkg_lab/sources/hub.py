@@ -29,7 +29,7 @@ from llmkg_lab.base.progress import Counter, Progress
 from llmkg_lab.roster.catalog import SourceSpec
 from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError
 from llmkg_lab.sources.hub_errors import explain, retry_after, root, status
-from llmkg_lab.sources.hub_files import checkpoint_files
+from llmkg_lab.sources.hub_files import checkpoint_files, lacks
 from llmkg_lab.sources.hub_progress import Silenced, bars_of
 
 FIRST_ANSWER_S = 10.0  # how long the first question may take
@@ -54,13 +54,19 @@ class HubSource:
     def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress) -> Fetched:
         repo, revision = spec.options["repo"], spec.options.get("revision")
         try:
-            files = patiently(lambda: self._question(spec))
+            names = patiently(lambda: self._question(spec))
         except Exception as error:
             if path := self._cached(spec, cache):
                 return Fetched(path, "hub", f"{spec}, from the cache", revision=path.name)
             raise UnavailableError(*_explained(error, spec)) from error
 
-        wanted = {"revision": revision, "allow_patterns": files, "cache_dir": cache}
+        if reason := lacks(repo, names):
+            raise SourceError(*reason)
+        wanted = {
+            "revision": revision,
+            "allow_patterns": checkpoint_files(names),
+            "cache_dir": cache,
+        }
         try:
             planned = patiently(
                 lambda: snapshot_download(repo, **wanted, dry_run=True, tqdm_class=Silenced)
@@ -76,13 +82,13 @@ class HubSource:
         return Fetched(path, "hub", str(spec), revision=path.name)  # the cache's folder: the commit
 
     def _question(self, spec: SourceSpec) -> list[str]:
-        """The files that a conversion needs from the repository."""
+        """The files of the repository."""
         if constants.is_offline_mode():
             raise OfflineModeIsEnabled
         info = HfApi().model_info(
             spec.options["repo"], revision=spec.options.get("revision"), timeout=FIRST_ANSWER_S
         )
-        return checkpoint_files(file.rfilename for file in info.siblings)
+        return [file.rfilename for file in info.siblings]
 
     def _cached(self, spec: SourceSpec, cache: Path | None) -> Path | None:
         """The snapshot that an earlier run left, if it is complete."""

@@ -11,7 +11,9 @@ from llmkg_lab.sources.base import Fetched, UnavailableError
 def _is_checkpoint(path: Path) -> bool:
     if path.is_file():
         return path.suffix == ".gguf"
-    return (path / "config.json").is_file() or len(list(path.glob("*.gguf"))) == 1
+    # a folder of sentence-transformers may have its encoder in one of its own
+    configs = ("config.json", "modules.json", "adapter_config.json")
+    return any((path / name).is_file() for name in configs) or len(list(path.glob("*.gguf"))) == 1
 
 
 def at(path: Path) -> Fetched:

@@ -37,6 +37,8 @@ def test_no_modules_no_pooling(tmp_path):
         ({"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}, "mean"),
         ({"embedding_dimension": 64, "pooling_mode": "cls", "include_prompt": True}, "cls"),
         ({"pooling_mode": ["mean"]}, "mean"),
+        ({"word_embedding_dimension": 64}, "mean"),
+        ({"pooling_mode_mean_tokens": False}, "mean"),
     ],
 )
 def test_modes(config, mode, tmp_path):
@@ -48,10 +50,11 @@ def test_normalization_is_a_module_of_its_own(tmp_path):
     assert pooling(tmp_path, MODULES[:2])["normalize"] is False
 
 
-def test_the_shortest_length_counts(tmp_path):
+def test_the_encoders_length_counts_before_its_tokenizers(tmp_path):
     assert pooling(tmp_path)["max_length"] == 32  # the positions of config.json
     assert pooling(tmp_path, tokenizer_config={"model_max_length": 24})["max_length"] == 24
     assert pooling(tmp_path, sentence_bert_config={"max_seq_length": 16})["max_length"] == 16
+    assert pooling(tmp_path, sentence_bert_config={"max_seq_length": 28})["max_length"] == 28
     longer = {"sentence_bert_config": {"max_seq_length": 512}}
     no_limit = {"tokenizer_config": {"model_max_length": 1e30}}  # what transformers writes for none
     assert pooling(tmp_path, **longer, **no_limit)["max_length"] == 32
@@ -67,11 +70,10 @@ ELSEWHERE = {**MODULES[1], "path": "../other"}
         ("embeds by Transformer, Pooling, Dense", {"modules": [*MODULES[:2], DENSE]}),
         ("embeds by nothing", {"modules": []}),
         (r"names '\.\./other'", {"modules": [MODULES[0], ELSEWHERE]}),
-        (r"modules\.json cannot be read", {"modules": [{"path": ""}]}),
-        (r"modules\.json cannot be read", {"modules": 7}),
+        (r"modules\.json names the class None", {"modules": [{"path": ""}]}),
+        (r"modules\.json is not a list", {"modules": 7}),
         ("pooling by max is not supported", {"config": {"pooling_mode": "max"}}),
         ("pooling by mean, cls is not supported", {"config": {"pooling_mode": ["mean", "cls"]}}),
-        ("pooling by nothing is not supported", {"config": {"pooling_mode_mean_tokens": False}}),
         ("pooling by 5 is not supported", {"config": {"pooling_mode": 5}}),
         ("max_seq_length is 0", {"sentence_bert_config": {"max_seq_length": 0}}),
         ("model_max_length is nan", {"tokenizer_config": {"model_max_length": float("nan")}}),

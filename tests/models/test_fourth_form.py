@@ -1,5 +1,7 @@
 """A fourth form, described in this file alone: Qwen2, a Llama with biases on q, k and v."""
 
+import json
+import shutil
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +18,8 @@ from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Text
 from llmkg_lab.measure.protocol import Reading
 from llmkg_lab.measure.quality import validate_decoder
-from llmkg_lab.models.base import FORMS, register, require
+from llmkg_lab.models.base import FORMS, UnsupportedError, register
+from llmkg_lab.models.keys import harmless, refused
 from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.quantize.solve.equalize import random_rescaling
 from llmkg_lab.reference.outputs import decoder_reference
@@ -33,10 +36,14 @@ class Qwen2Form(LlamaForm):
     model_type: ClassVar[str] = "qwen2"
     tasks: ClassVar[dict] = {"Qwen2ForCausalLM": "text-generation"}
     gguf: ClassVar = replace(LlamaForm.gguf, architecture="qwen2", permuted={})
+    keys: ClassVar = {
+        **LlamaForm.keys,
+        **refused("a window is not computed", "use_sliding_window", unless=(False, None)),
+        **harmless("it describes the window", "sliding_window", "max_window_layers", "layer_types"),
+    }
 
     @classmethod
     def read(cls, config, names=None):
-        require(config, "use_sliding_window", (False, None), False)
         return replace(super().read(config, names), qkv_bias=True, o_bias=False)
 
 
@@ -146,3 +153,17 @@ def test_it_is_exported_as_llama_cpp_names_it_and_read_back(model, windows, tmp_
         )
     again = convert(open_checkpoint(exported.model_path), Scheme.parse("fp32"), tmp_path / "again")
     np.testing.assert_allclose(Decoder(again).logits(windows), expected(model, windows), atol=2e-4)
+
+
+def test_it_says_what_becomes_of_its_own_keys(model, tmp_path):
+    """The keys of config.json are declared above; one that no form knows is said, by name."""
+    folder = shutil.copytree(model[1], tmp_path / "qwen2")
+    assert open_checkpoint(folder).warnings == ()
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"dual_chunk_attention_config": {"chunk_size": 32}}))
+    (warning,) = open_checkpoint(folder).warnings
+    assert warning.startswith("config.json: dual_chunk_attention_config is not known here")
+    path.write_text(json.dumps(config | {"use_sliding_window": True}))
+    with pytest.raises(UnsupportedError, match="use_sliding_window is True"):
+        convert(open_checkpoint(folder), Scheme.parse("fp32"), tmp_path / "windowed")

@@ -49,6 +49,7 @@ def convert(
 
     schemes = [Scheme.parse(name) for name in dict.fromkeys(scheme or ["int4"])]
     opened, origin = _open_source(checkpoint)
+    console.print_warnings(opened.warnings)
     conversions = []
     for wanted in schemes:
         conversion = _timed(make, opened, wanted, out / wanted.name, origin, force)
@@ -89,6 +90,7 @@ def export(
 
     kinds = [gguf.check_type(name.upper()) for name in dict.fromkeys(kind or ["Q4_0"])]
     opened, origin = _open_source(checkpoint)
+    console.print_warnings(opened.warnings)
     exports = []
     for name in kinds:
         made = _timed(gguf.export, opened, name, out / f"gguf-{name}", origin, force)

@@ -108,7 +108,8 @@ def embed(
         vectors = zip(texts, embeddings.tolist(), strict=True)
         console.print_json([{"text": text, "embedding": vector} for text, vector in vectors])
         return
-    unit = embeddings / (embeddings**2).sum(axis=1, keepdims=True) ** 0.5
+    lengths = (embeddings**2).sum(axis=1, keepdims=True) ** 0.5
+    unit = embeddings / lengths.clip(min=1e-9)  # a text of no tokens is the zero vector
     cosines = unit @ unit.T  # (texts, texts)
     rows = [(text, *(f"{x:.3f}" for x in row)) for text, row in zip(texts, cosines, strict=True)]
     numbers = [str(i + 1) for i in range(len(texts))]

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.checkpoint.pooling import longest
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, EncoderSessions, Inputs
 from llmkg_lab.runtime.ort.packed import open_artifact
@@ -124,27 +125,42 @@ class Embedder:
                 "open an encoder, such as one of the MiniLM family",
             )
         self._pools = "sentence_embedding" in outputs
-        self.hidden = outputs["last_hidden_state"][-1]
+        self.hidden = outputs["sentence_embedding" if self._pools else "last_hidden_state"][-1]
         self.tokenizer = Tokenizer.from_folder(artifact.folder)
         pooling = artifact.manifest.pooling
-        self.max_length = (pooling and pooling.max_length) or artifact.context_length
+        self.max_length = (pooling and pooling.max_length) or longest(
+            self.tokenizer.config, artifact.context_length
+        )
+        self.prompt = (pooling and pooling.prompt) or ""
 
     def embed(self, texts: Sequence[str], batch_size: int | None = None) -> np.ndarray:
         """Embeddings (texts, hidden) float32, in the order of the texts.
 
-        Tokens beyond ``max_length`` are cut off. Texts of like length share a run, of
-        BATCH_TOKENS or of ``batch_size`` texts at most.
+        The model's prompt, where it has one, is put before each text. Tokens beyond
+        ``max_length`` are cut off, and a text without tokens is the zero vector. Texts of like
+        length share a run, of BATCH_TOKENS or of ``batch_size`` texts at most. Raises
+        InferenceError on a token that the model has no embedding of.
         """
         embeddings = np.empty((len(texts), self.hidden), np.float32)
         most = self._sessions.most_texts(batch_size)
-        batches = self.tokenizer.batches(texts, self.max_length, BATCH_TOKENS, most)
+        prompted = [self.prompt + text for text in texts]
+        batches = self.tokenizer.batches(prompted, self.max_length, BATCH_TOKENS, most)
         for indices, vectors in self._sessions.each(self._run, batches):
             embeddings[indices] = vectors
         return embeddings
 
     def _run(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
+        empty: np.ndarray = ~inputs["attention_mask"].any(axis=1)  # texts of no tokens, (texts,)
+        if empty.all():
+            return np.zeros((len(empty), self.hidden), np.float32)
+        vectors = self._vectors(session, inputs)
+        vectors[empty] = 0
+        return vectors
+
+    def _vectors(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
         if self._pools:
             return session.run(["sentence_embedding"], inputs)[0]
         states = session.run(["last_hidden_state"], inputs)[0]  # (texts, tokens, hidden)
         total = np.einsum("tnh,tn->th", states, inputs["attention_mask"].astype(np.float32))
-        return total / np.linalg.norm(total, axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # of no tokens
+            return total / np.linalg.norm(total, axis=1, keepdims=True)

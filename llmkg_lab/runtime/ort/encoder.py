@@ -14,6 +14,7 @@ import onnxruntime
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.machine import default_threads
+from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.packed import open_artifact
 from llmkg_lab.runtime.ort.session import CPU
 
@@ -43,8 +44,13 @@ class EncoderSessions:
         return 1 if self._alone else asked
 
     def each(self, run: Run, batches: Iterable[Batch]) -> Iterator[tuple[list[int], np.ndarray]]:
-        """What ``run`` makes of each batch's inputs, with the texts that they are of."""
+        """What ``run`` makes of each batch's inputs, with the texts that they are of.
+
+        Raises InferenceError on inputs that the model has no embedding of.
+        """
         batches = list(batches)
+        for _, inputs in batches:
+            self._check(inputs)
         if self._cores == 1 or len(batches) < ENOUGH * self._cores:
             for indices, inputs in batches:
                 yield indices, run(self.session, inputs)
@@ -57,6 +63,20 @@ class EncoderSessions:
                 yield indices, result
         finally:
             pool.shutdown(cancel_futures=True)  # Ctrl-C waits for the runs that have begun
+
+    def _check(self, inputs: Inputs) -> None:
+        rows = {"input_ids": self._artifact.vocab_size, "token_type_ids": self._types}
+        for name, count in rows.items():
+            if inputs[name].max(initial=0) >= count:
+                raise InferenceError(
+                    f"{self._artifact.folder}: its tokenizer gives {name} of "
+                    f"{inputs[name].max()}, and the model embeds {count}",
+                    "tokenizer.json and weights are of different models",
+                )
+
+    @cached_property
+    def _types(self) -> int:
+        return int(self._artifact.config.get("type_vocab_size", 2))
 
     @cached_property
     def _single(self) -> onnxruntime.InferenceSession:

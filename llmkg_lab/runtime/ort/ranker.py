@@ -6,6 +6,7 @@ import numpy as np
 import onnxruntime
 
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.checkpoint.pooling import longest
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, EncoderSessions, Inputs
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
@@ -25,13 +26,14 @@ class Ranker:
                 "convert a checkpoint of BertForSequenceClassification with one label",
             )
         self.tokenizer = Tokenizer.from_folder(artifact.folder)
-        self.max_length = artifact.context_length
+        self.max_length = longest(self.tokenizer.config, artifact.context_length)
 
     def score(self, pairs: Sequence[tuple[str, str]], batch_size: int | None = None) -> np.ndarray:
         """Scores (pairs,) float32, in the order of the pairs (query, passage).
 
         The longer of two texts is cut where both do not fit. Pairs of like length share a run,
-        of BATCH_TOKENS or of ``batch_size`` pairs at most.
+        of BATCH_TOKENS or of ``batch_size`` pairs at most. Raises InferenceError on a token, or a
+        type of tokens, that the model has no embedding of.
         """
         scores = np.empty(len(pairs), np.float32)
         most = self._sessions.most_texts(batch_size)
