@@ -14,6 +14,7 @@ from tokenizers.models import WordLevel
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion import to_gguf as gguf
 from llmkg_lab.conversion.to_onnx import convert
+from llmkg_lab.models import form_of
 from llmkg_lab.models.base import UnsupportedError
 from llmkg_lab.models.openelm import OpenELMForm
 from llmkg_lab.reference.load import _load_openelm, load_model
@@ -241,7 +242,7 @@ def test_the_rule_gives_the_published_widths():
 )
 def test_what_is_not_supported_is_refused_by_name(changes, message):
     with pytest.raises(UnsupportedError, match=message):
-        OpenELMForm.read({**CONFIG, **changes})
+        form_of({**CONFIG, **changes})
 
 
 def test_a_tokenizer_is_borrowed_where_the_checkpoint_has_none(tmp_path):

@@ -150,7 +150,7 @@ class Embedder:
         return embeddings
 
     def _run(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
-        empty: np.ndarray = ~inputs["attention_mask"].any(axis=1)  # texts of no tokens, (texts,)
+        empty = np.asarray(~inputs["attention_mask"].any(axis=1))  # texts of no tokens, (texts,)
         if empty.all():
             return np.zeros((len(empty), self.hidden), np.float32)
         vectors = self._vectors(session, inputs)

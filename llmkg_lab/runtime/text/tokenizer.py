@@ -27,6 +27,7 @@ class Tokenizer:
         core.no_padding()
         self.core = core
         self.config = config
+        self._has_types = "token_type_ids" in config.get("model_input_names", ["token_type_ids"])
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
@@ -105,7 +106,8 @@ class Tokenizer:
         for row, encoding in enumerate(encodings):
             inputs["input_ids"][row, : len(encoding)] = encoding.ids
             inputs["attention_mask"][row, : len(encoding)] = 1
-            inputs["token_type_ids"][row, : len(encoding)] = encoding.type_ids
+            if self._has_types:  # else transformers leaves them out, and the model takes zeros
+                inputs["token_type_ids"][row, : len(encoding)] = encoding.type_ids
         return inputs
 
     def decode(self, ids: Sequence[int]) -> str:
