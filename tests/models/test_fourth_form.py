@@ -110,6 +110,7 @@ def test_it_converts_to_what_transformers_computes(model, windows, tmp_path):
     assert artifact.manifest.architecture == "qwen2"
 
 
+@pytest.mark.slow
 def test_it_quantizes_and_validates(model, windows, text, tmp_path):
     checkpoint = open_checkpoint(model[1])
     reference = decoder_reference(checkpoint, windows, [[1, 2, 3]], 4)
