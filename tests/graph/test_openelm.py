@@ -16,7 +16,7 @@ from llmkg_lab.conversion import to_gguf as gguf
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.models.base import UnsupportedError
 from llmkg_lab.models.openelm import OpenELMForm
-from llmkg_lab.reference.load import _load_openelm, load_model
+from llmkg_lab.reference.filled import load_model
 from llmkg_lab.reference.openelm import OpenELM, continue_greedily
 from llmkg_lab.reference.outputs import decoder_reference
 from llmkg_lab.roster.catalog import SourceSpec, find_variant

@@ -22,7 +22,7 @@ from transformers import (
 
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
 from llmkg_lab.data.texts import TextError, load_pairs
-from llmkg_lab.reference.load import load_model
+from llmkg_lab.reference.filled import load_model
 from llmkg_lab.reference.outputs import decoder_reference, embedder_reference
 
 WINDOWS = np.random.default_rng(0).integers(0, 131, (2, 40))

@@ -142,6 +142,10 @@ class Embedder:
             embeddings[indices] = vectors
         return embeddings
 
+    def inputs(self, texts: Sequence[str]) -> Inputs:
+        """What the model reads of the texts, each padded to the longest."""
+        return self.tokenizer.encode_batch(texts, self.max_length)
+
     def _run(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
         if self._pools:
             return session.run(["sentence_embedding"], inputs)[0]
