@@ -7,7 +7,9 @@ never run.
 """
 
 import re
+from collections.abc import Callable
 
+import numpy as np
 import torch
 import transformers
 from torch import nn
@@ -18,29 +20,34 @@ from llmkg_lab.models.openelm import OpenELMForm
 from llmkg_lab.reference.openelm import OpenELM
 
 Model = transformers.PreTrainedModel | OpenELM
+Read = Callable[[str], np.ndarray]  # a tensor by name, float32
 
 
-def load_model(checkpoint: Checkpoint) -> Model:
+def load_model(checkpoint: Checkpoint, read: Read | None = None) -> Model:
     """Build the model that config.json describes, an encoder without a head, and fill it.
 
+    read: gives the tensors, by default ``checkpoint.read``.
     Every parameter must have its tensor, and every tensor a place or a known reason to have
     none. Raises CheckpointError or UnsupportedError, which names the tensor.
     """
+    read = read or checkpoint.read
     # On the CPU and never on the meta device: buffers that no checkpoint holds, as the rotary
     # frequencies, are computed by the constructors, and would stay empty there.
     model = _empty(checkpoint, "cpu")
     tensors = _match(model, checkpoint)
     for name, parameter in model.named_parameters():
-        parameter.detach().numpy()[...] = checkpoint.read(tensors[name])
+        parameter.detach().numpy()[...] = read(tensors[name])
     return model.eval()
 
 
-def load_by_layer(checkpoint: Checkpoint) -> Model:
+def load_by_layer(checkpoint: Checkpoint, read: Read | None = None) -> Model:
     """Return a decoder that holds the weights of one layer at a time, and its tables.
 
     Each layer is filled when the computation comes to it and emptied behind it: memory for
-    the widest layer suffices, and each pass reads the checkpoint once. Raises as ``load_model``.
+    the widest layer suffices, and each pass reads the checkpoint once. Arguments and errors are
+    those of ``load_model``.
     """
+    read = read or checkpoint.read
     model = _empty(checkpoint, "meta")
     tensors = _match(model, checkpoint)
     path, layers = next(
@@ -50,7 +57,7 @@ def load_by_layer(checkpoint: Checkpoint) -> Model:
     def fill(module: nn.Module, prefix: str) -> None:
         module.to_empty(device="cpu")
         for name, parameter in module.named_parameters():
-            parameter.detach().numpy()[...] = checkpoint.read(tensors[f"{prefix}.{name}"])
+            parameter.detach().numpy()[...] = read(tensors[f"{prefix}.{name}"])
 
     def leave(layer: nn.Module, *_: object) -> None:
         layer.to("meta")

@@ -13,10 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import psutil
 import tokenizers
 import torch
 import transformers
+from safetensors import safe_open
 from transformers import integrations, modeling_gguf_pytorch_utils
 
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
@@ -60,7 +62,8 @@ def decoder(checkpoint: Checkpoint, room: int | None = None) -> tuple[filled.Mod
     is_large = 4 * checkpoint.parameters > SHARE * free
     if reason := unread(checkpoint) or (is_large and "its weights do not fit in memory whole"):
         load = filled.load_by_layer if is_large else filled.load_model
-        return load(checkpoint), filled_name(checkpoint, reason)
+        read = _library_of(checkpoint)
+        return load(checkpoint, read), filled_name(checkpoint, reason, read is not None)
     place, options = _place(checkpoint.path)
     settings = {**MODEL, **OFFLINE, **options, "output_loading_info": True}
     model, info = opened(
@@ -149,6 +152,22 @@ def _quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
+def _library_of(checkpoint: Checkpoint) -> filled.Read | None:
+    """What reads OpenELM's tensors with safetensors' own library, None where they lie elsewhere."""
+    places: dict[str, Path] = {}
+    if isinstance(checkpoint, View) or not isinstance(checkpoint.form, OpenELMForm):
+        return None
+    for path in sorted(checkpoint.path.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            places |= dict.fromkeys(file.keys(), path)
+
+    def read(tensor: str) -> np.ndarray:
+        with safe_open(places[tensor], framework="pt") as file:
+            return file.get_tensor(tensor).float().numpy()
+
+    return read if places else None
+
+
 def _place(path: Path) -> tuple[Path, dict[str, str]]:
     """The folder that is opened, and the file in it where that is GGUF."""
     return (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
@@ -171,11 +190,15 @@ def name(tool: type, checkpoint: Checkpoint, *packages: str) -> str:
     return f"{tool.__name__} of {versions}, in float32, from {checkpoint.path.name}"
 
 
-def filled_name(checkpoint: Checkpoint, reason: str) -> str:
-    """Return the name of a judge that this project's own reader filled."""
+def filled_name(checkpoint: Checkpoint, reason: str, by_library: bool = False) -> str:
+    """Return the name of a judge that ``filled`` built, and why no tool opened it.
+
+    by_library: the tensors were read by safetensors, and not by this project's own reader.
+    """
+    reader = _versions("safetensors") if by_library else "this project's own reader"
     return (
-        f"PyTorch ({_versions('torch')}), in float32, filled from {checkpoint.path.name} by this "
-        f"project's own reader, for {reason}"
+        f"PyTorch ({_versions('torch')}), in float32, "
+        f"filled from {checkpoint.path.name} by {reader}, for {reason}"
     )
 
 

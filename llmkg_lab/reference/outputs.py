@@ -202,8 +202,9 @@ def _head(model: "Model") -> np.ndarray:
     """The output projection, (vocab, hidden) float32."""
     from llmkg_lab.reference.openelm import OpenELM
 
-    head = model.head if isinstance(model, OpenELM) else model.get_output_embeddings()
-    return head.weight.numpy(force=True)
+    if isinstance(model, OpenELM):
+        return (model.lm_head or model.transformer.token_embeddings).weight.numpy(force=True)
+    return model.get_output_embeddings().weight.numpy(force=True)
 
 
 def _check_logits(model: "Model", windows: np.ndarray, hidden: np.ndarray, head: np.ndarray) -> None:

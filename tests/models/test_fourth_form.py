@@ -14,6 +14,7 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion import to_gguf
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Text
+from llmkg_lab.measure.protocol import Reading
 from llmkg_lab.measure.quality import validate_decoder
 from llmkg_lab.models.base import FORMS, register, require
 from llmkg_lab.models.llama import LlamaForm
@@ -109,7 +110,8 @@ def test_it_quantizes_and_validates(model, windows, text, tmp_path):
     for name in ("int8", "int4-s16", "int4-s16-eq", "int4-s16-gptq", "budget:0.15MB"):
         scheme = Scheme.parse(name)
         artifact = convert(checkpoint, scheme, tmp_path / scheme.name, calibration=text)
-        quality = validate_decoder(Decoder(artifact), reference, text)
+        reading = Reading(text, windows, reference.prompts)
+        quality = validate_decoder(Decoder(artifact), reference, reading)
         divergence[name] = quality.metrics["kl_mean"].value
     assert divergence["int8"] < 0.01
     assert divergence["int4-s16-gptq"] < divergence["int4-s16"]
