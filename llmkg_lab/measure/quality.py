@@ -142,7 +142,9 @@ def validate_embedder(
         ranked = {name: cosines(vectors[left], vectors[right]) for name, vectors in outputs.items()}
         metrics |= HumanAgreement(keep_in_memory=True).compute(**ranked, scores=pairs.scores)
     samples = {"cosine": cosines(embeddings, expected)}
-    return Quality(_estimates(metrics), samples, _embedder_protocol(len(row), reference.judge, pairs))
+    return Quality(
+        _estimates(metrics), samples, _embedder_protocol(len(row), reference.judge, pairs)
+    )
 
 
 def validate_ranker(ranker: Ranker, reference: RankerReference, pairs: Pairs) -> Quality:

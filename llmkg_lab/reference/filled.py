@@ -8,6 +8,7 @@ never run.
 
 import re
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.models.openelm import OpenELMForm
 from llmkg_lab.reference.openelm import OpenELM
 
-Model = transformers.PreTrainedModel | OpenELM
+Model: TypeAlias = transformers.PreTrainedModel | OpenELM
 Read = Callable[[str], np.ndarray]  # a tensor by name, float32
 
 
@@ -51,7 +52,9 @@ def load_by_layer(checkpoint: Checkpoint, read: Read | None = None) -> Model:
     model = _empty(checkpoint, "meta")
     tensors = _match(model, checkpoint)
     path, layers = next(
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
     )
 
     def fill(module: nn.Module, prefix: str) -> None:

@@ -39,17 +39,18 @@ def tokenizer(checkpoint: Checkpoint) -> tuple[Encode, str]:
     """Return the original's tokenizer and its name. Raises CheckpointError."""
     if reason := unread_tokenizer(checkpoint):
         core = own_tokenizer(checkpoint)
-        encode = lambda text, special: core.encode(text, add_special_tokens=special).ids
-        return encode, f"this project's own tokenizer, for {reason}"
+        return (
+            lambda text, special: core.encode(text, add_special_tokens=special).ids,
+            f"this project's own tokenizer, for {reason}",
+        )
     place, options = _place(checkpoint.tokenizer_folder)
     original = opened(
         place, lambda: transformers.AutoTokenizer.from_pretrained(place, **options, **OFFLINE)
     )
-
-    def encode(text: str, special: bool) -> list[int]:
-        return original(text, add_special_tokens=special, verbose=False)["input_ids"]
-
-    return encode, f"AutoTokenizer of {_versions('transformers', 'tokenizers')}"
+    return (
+        lambda text, special: original(text, add_special_tokens=special, verbose=False).input_ids,
+        f"AutoTokenizer of {_versions('transformers', 'tokenizers')}",
+    )
 
 
 def decoder(checkpoint: Checkpoint, room: int | None = None) -> tuple[filled.Model, str]:

@@ -207,7 +207,9 @@ def _head(model: "Model") -> np.ndarray:
     return model.get_output_embeddings().weight.numpy(force=True)
 
 
-def _check_logits(model: "Model", windows: np.ndarray, hidden: np.ndarray, head: np.ndarray) -> None:
+def _check_logits(
+    model: "Model", windows: np.ndarray, hidden: np.ndarray, head: np.ndarray
+) -> None:
     """Hold the product that gives logits again against the logits that the model gives itself."""
     import torch
 

@@ -75,7 +75,7 @@ def ranker(checkpoint: Checkpoint) -> tuple[Score, str]:
     return score, load.name(CrossEncoder, checkpoint, *PACKAGES)
 
 
-def _opened(kind: type[T], checkpoint: Checkpoint) -> T:
+def _opened(kind: Callable[..., T], checkpoint: Checkpoint) -> T:
     place, options = str(checkpoint.path), {"device": "cpu", "model_kwargs": load.MODEL}
     return load.opened(checkpoint.path, lambda: kind(place, **options, **load.OFFLINE))
 
@@ -91,8 +91,8 @@ def _tokens(row: dict[str, torch.Tensor]) -> Tokens:
 
 
 def _filled_embedder(checkpoint: Checkpoint) -> Embed:
-    model, pooling = filled.load_model(checkpoint), checkpoint.pooling or DEFAULT_POOLING
-    core = load.own_tokenizer(checkpoint)
+    model, core = filled.load_model(checkpoint), load.own_tokenizer(checkpoint)
+    pooling: dict[str, Any] = checkpoint.pooling or DEFAULT_POOLING
     core.enable_truncation(pooling.get("max_length") or checkpoint.form.positions)
 
     def embed(texts: Sequence[str]) -> tuple[list[Tokens], np.ndarray]:

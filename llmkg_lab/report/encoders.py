@@ -4,7 +4,7 @@ Both offer the same: what the original computes in PyTorch, and an artifact besi
 read each text as the same tokens.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from IPython.display import HTML
@@ -21,7 +21,6 @@ from llmkg_lab.reference.tokens import Tokens
 from llmkg_lab.report import figures, tables
 from llmkg_lab.runtime.ort.decoder import Embedder
 from llmkg_lab.runtime.ort.ranker import Ranker
-
 
 LENGTHS = 32  # vectors whose lengths are looked at
 
@@ -48,7 +47,9 @@ class Embeddings:
         Raises TokensDifferError, or QualityError where only one of the two normalizes.
         """
         embedder, reference = Embedder(artifact), self._reference
-        _check_tokens(embedder, reference.texts, reference.tokens)
+        core, read = embedder.tokenizer.core, _tokens(embedder.inputs(reference.texts))
+        for text, ours, theirs in zip(reference.texts, read, reference.tokens, strict=True):
+            check_tokens(repr(text), ours, theirs, core)
         some = reference.texts[:LENGTHS]
         lengths = (np.linalg.norm(v, axis=1) for v in (embedder.embed(some), reference.embeddings))
         if len({bool(np.allclose(length, 1, atol=1e-3)) for length in lengths}) > 1:
@@ -90,7 +91,10 @@ class Scores:
         Raises TokensDifferError.
         """
         ranker, reference = Ranker(artifact), self._reference
-        _check_tokens(ranker, reference.candidates.pairs, reference.tokens)
+        pairs = reference.candidates.pairs
+        core, read = ranker.tokenizer.core, _tokens(ranker.inputs(pairs))
+        for pair, ours, theirs in zip(pairs, read, reference.tokens, strict=True):
+            check_tokens(repr(pair), ours, theirs, core)
         return validate_ranker(ranker, reference, self._pairs)
 
     def moved(self, qualities: Mapping[str, Quality]) -> Figure:
@@ -108,14 +112,6 @@ KINDS: dict[str, type[Embeddings | Scores]] = {  # by task
     "feature-extraction": Embeddings,
     "text-ranking": Scores,
 }
-
-
-def _check_tokens(
-    reader: Embedder | Ranker, texts: Sequence[str] | Sequence[tuple[str, str]], read: list[Tokens]
-) -> None:
-    """Raise TokensDifferError where an artifact reads a text or a pair not as the original does."""
-    for text, ours, theirs in zip(texts, _tokens(reader.inputs(texts)), read, strict=True):
-        check_tokens(repr(text), ours, theirs, reader.tokenizer.core)
 
 
 def _tokens(inputs: Mapping[str, np.ndarray]) -> Iterator[Tokens]:

@@ -78,7 +78,12 @@ def originals(tmp_path_factory):
     save(transformers.BertModel(config), root / "embedder")
     modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
     content = [
-        {"idx": int(name), "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        {
+            "idx": int(name),
+            "name": name,
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
         for name, path, kind in [*modules, ("2", "2_Normalize", "Normalize")]
     ]
     (root / "embedder" / "modules.json").write_text(json.dumps(content))
@@ -151,7 +156,9 @@ def workplace(originals, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
 
     def words(count):
-        return " ".join(word.title() if rng.random() < 0.3 else word for word in rng.choice(WORDS, count))
+        return " ".join(
+            word.title() if rng.random() < 0.3 else word for word in rng.choice(WORDS, count)
+        )
 
     rows = [f"{i}\t{words(9)}\t{words(7)}\t{i % 5}\tx" for i in range(60)]
     (tmp_path / "sick-trial.tsv").write_text("\n".join(["head", *rows]))
@@ -265,7 +272,10 @@ FAULTS = {
     ("llama", "permuted head"): (permute("lm_head.weight"), "lm_head.weight is not what the judge"),
     ("llama", "rope ignored"): (ignore("rope_parameters"), "kl_mean"),
     ("llama", "epsilon ignored"): (ignore("rms_norm_eps"), "kl_mean"),
-    ("llama", "tokenizer"): (mistake(without_start), r"token 0 is \d+ \('<unk>'\) for the artifact"),
+    ("llama", "tokenizer"): (
+        mistake(without_start),
+        r"token 0 is \d+ \('<unk>'\) for the artifact",
+    ),
     ("openelm", "permuted tensor"): (permute("transformer.layers.1.ffn.proj_2.weight"), "kl_mean"),
     ("openelm", "tokenizer"): (mistake(without_start), "token 0 is "),
     ("embedder", "permuted tensor"): (permute("encoder.layer.1.output.dense.weight"), "cosine_min"),
@@ -275,7 +285,10 @@ FAULTS = {
     ("embedder", "tokenizer"): (mistake(with_case), r"\('\[UNK\]'\) of type 0 for the artifact"),
     ("ranker", "permuted tensor"): (permute("bert.pooler.dense.weight"), "score_pearson"),
     ("ranker", "epsilon ignored"): (ignore("layer_norm_eps"), "score_pearson"),
-    ("ranker", "tokenizer"): (mistake(with_one_type), "of type 0 for the artifact, and .* of type 1"),
+    ("ranker", "tokenizer"): (
+        mistake(with_one_type),
+        "of type 0 for the artifact, and .* of type 1",
+    ),
 }
 
 
