@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from llmkg_lab.base import cache
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.reference.load import load_model
+from llmkg_lab.reference.filled import load_model
 
 METHOD = 1  # counted up when the same inputs would give other values
 

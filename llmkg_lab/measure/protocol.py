@@ -4,23 +4,32 @@ A decoder reads windows of a running text. Each window is a text of its own, so 
 what the model's tokenizer puts before a text: BOS for Llama 2's, nothing for SmolLM's. The
 tokenizer decides, as when transformers tokenizes a text; config.json names a BOS for models that
 were never trained with one. An encoder reads scored pairs of sentences.
+
+The original's own tokenizer cuts the same texts, and must come to the same tokens.
 """
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import tokenizers
 
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Pairs, Text
 from llmkg_lab.measure.speed import Workload
+from llmkg_lab.reference.tokens import OriginalTokenizer, Tokens
 from llmkg_lab.roster.catalog import Evaluation
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 Span = tuple[int, int]  # of characters: first, and behind the last
+
+
+class TokensDifferError(LabError):
+    """An artifact that cuts a text into other tokens than the original's own tokenizer does."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Reading:
     windows: np.ndarray  # (windows, tokens) int64
     prompts: list[list[int]]  # token ids
     opening: tuple[str, ...] = ()  # the tokens that begin each window and prompt
+    judge: str = ""  # the original's tokenizer, where it has come to the same tokens
 
     def __str__(self) -> str:
         count, size = self.windows.shape
@@ -89,6 +99,18 @@ class Protocol:
             opening=tuple(str(tokenizer.core.id_to_token(token)) for token in opening),
         )
 
+    def agreed_reading(self, tokenizer: Tokenizer, original: OriginalTokenizer) -> Reading:
+        """Return the same, after the original's tokenizer has come to the same tokens.
+
+        Raises TokensDifferError where it has not, and CheckpointError where it cannot be opened.
+        """
+        reading = self.reading(tokenizer)
+        agree("the letter a with what stands around it", "a", tokenizer, original, special=True)
+        agree(f"the text {self.text.name}", self.text.evaluation, tokenizer, original)
+        for prompt in self.plan.prompts:
+            agree(f"the prompt {prompt!r}", prompt, tokenizer, original)
+        return replace(reading, judge=original.judge)
+
     @property
     def effort(self) -> dict[str, Any]:
         """Arguments of ``speed.measure``: a full measurement, or a few samples of one process."""
@@ -110,3 +132,40 @@ def opened(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[Span]]:
     opening = opening_of(tokenizer)
     encoding = tokenizer.core.encode(text, add_special_tokens=False)
     return [*opening, *encoding.ids], [(0, 0)] * len(opening) + encoding.offsets
+
+
+def agree(
+    what: str, text: str, tokenizer: Tokenizer, original: OriginalTokenizer, special: bool = False
+) -> None:
+    """Raise TokensDifferError where an artifact and its original cut a text differently.
+
+    what: the text's name, for the message.
+    special: with what the two put around it.
+    """
+    ours, theirs = (Tokens(reader.encode(text, special)) for reader in (tokenizer, original))
+    check_tokens(what, ours, theirs, tokenizer.core)
+
+
+def check_tokens(what: str, ours: Tokens, theirs: Tokens, core: tokenizers.Tokenizer) -> None:
+    """Raise TokensDifferError where two readings of a text differ, and say where.
+
+    core: knows what the tokens stand for.
+    """
+
+    def shown(token: tuple[int, int | None] | None) -> str:
+        if token is None:
+            return "missing"
+        kind = "" if token[1] is None else f" of type {token[1]}"
+        return f"{token[0]} ({core.id_to_token(token[0])!r}){kind}"
+
+    if ours == theirs:
+        return
+    sides = (zip_longest(side.ids, side.types) for side in (ours, theirs))
+    place, (mine, other) = next(
+        (place, pair) for place, pair in enumerate(zip_longest(*sides)) if pair[0] != pair[1]
+    )
+    raise TokensDifferError(
+        f"{what}: token {place:,} is {shown(mine)} for the artifact, and {shown(other)} for the "
+        "original's own tokenizer",
+        "the tokenizer was converted wrongly: the model would read other tokens than it knows",
+    )

@@ -7,7 +7,6 @@ and each token is reduced to a few numbers, so that logits never have to be stor
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Protocol
 
 import numpy as np
@@ -143,7 +142,9 @@ def validate_embedder(
         ranked = {name: cosines(vectors[left], vectors[right]) for name, vectors in outputs.items()}
         metrics |= HumanAgreement(keep_in_memory=True).compute(**ranked, scores=pairs.scores)
     samples = {"cosine": cosines(embeddings, expected)}
-    return Quality(_estimates(metrics), samples, _embedder_protocol(len(row), pairs))
+    return Quality(
+        _estimates(metrics), samples, _embedder_protocol(len(row), reference.judge, pairs)
+    )
 
 
 def validate_ranker(ranker: Ranker, reference: RankerReference, pairs: Pairs) -> Quality:
@@ -160,7 +161,8 @@ def validate_ranker(ranker: Ranker, reference: RankerReference, pairs: Pairs) ->
     metrics = RankingFidelity(keep_in_memory=True).compute(
         predictions=scores, references=reference.scores, query=candidates.query
     )
-    detail = _embedder_protocol(len(scores), pairs) | {"queries": int(candidates.query.max()) + 1}
+    detail = _embedder_protocol(len(scores), reference.judge, pairs)
+    detail["queries"] = int(candidates.query.max()) + 1
     return Quality(_estimates(metrics), {"scores": scores}, detail)
 
 
@@ -258,20 +260,17 @@ def _decoder_protocol(reference: DecoderReference, reading: Reading) -> dict:
         "opening": list(reading.opening),  # tokens that the tokenizer puts before each window
         "tokens_scored": windows * (tokens - 1),
         "prompts": len(reference.prompts),
-        "reference": _reference_name(),
+        "reference": reference.judge,
+        "tokenizer": reading.judge,
         "interval": f"{CONFIDENCE:.0%} percentile bootstrap, {RESAMPLES} resamples of blocks "
         f"of {BLOCK} tokens or of prompts",
     }
 
 
-def _embedder_protocol(texts: int, pairs: Pairs | None) -> dict:
-    detail = {"texts": texts, "reference": _reference_name()}
+def _embedder_protocol(texts: int, judge: str, pairs: Pairs | None) -> dict:
+    detail = {"texts": texts, "reference": judge}
     detail["interval"] = f"{CONFIDENCE:.0%} percentile bootstrap, {RESAMPLES} resamples"
     if pairs is not None:
         detail |= {"corpus": pairs.name, "origin": pairs.origin, "sha256": pairs.sha256}
         detail |= {"split": pairs.split, "pairs": len(pairs.left)}
     return detail
-
-
-def _reference_name() -> str:
-    return f"transformers {version('transformers')} on torch {version('torch')}, float32"

@@ -1,99 +1,207 @@
-"""The original model in PyTorch, in float32, filled from the checkpoint as it was read.
+"""The original as the field's own tools open it: transformers and sentence-transformers.
 
-The models are transformers', but for OpenELM, which it lacks and ``reference.openelm`` computes.
-They are filled from our own ``Checkpoint``, tensor by tensor, so that safetensors, pickles and
-GGUF go one way, and the reference and the graph see the same weights. Code that comes with a
-checkpoint is never run.
+They read its files themselves: no fault of this project's reader can be in what they compute.
+Where they have no code for a model, ``filled`` or this project's own tokenizer takes their place,
+and the name of the judge says why. Code that comes with a checkpoint is never run.
 """
 
-import re
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import psutil
+import tokenizers
 import torch
 import transformers
-from transformers.initialization import no_init_weights
+from safetensors import safe_open
+from transformers import integrations, modeling_gguf_pytorch_utils
 
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
+from llmkg_lab.checkpoint.views import View
 from llmkg_lab.models.openelm import OpenELMForm
-from llmkg_lab.reference.openelm import OpenELM, load_by_layer
+from llmkg_lab.reference import filled
+
+SHARE = 3 / 4  # of the memory that is free: what a model's weights may take
+OFFLINE = {"local_files_only": True, "trust_remote_code": False}
+MODEL = {"dtype": torch.float32, "attn_implementation": "eager"}
+SIZES = {"attention.key_length", "attention.value_length"}  # GGUF's; the tensors have them too
+
+T = TypeVar("T")
+Encode = Callable[[str, bool], list[int]]  # a text, with what stands around it or not -> ids
 
 
-def load_model(
-    checkpoint: Checkpoint, ranks: bool = False
-) -> transformers.PreTrainedModel | OpenELM:
-    """The model that config.json describes, in float32, filled from ``checkpoint``.
+def tokenizer(checkpoint: Checkpoint) -> tuple[Encode, str]:
+    """Return the original's tokenizer and its name. Raises CheckpointError."""
+    if reason := unread_tokenizer(checkpoint):
+        core = own_tokenizer(checkpoint)
+        return (
+            lambda text, special: core.encode(text, add_special_tokens=special).ids,
+            f"this project's own tokenizer, for {reason}",
+        )
+    place, options = _place(checkpoint.tokenizer_folder)
+    original = opened(
+        place, lambda: transformers.AutoTokenizer.from_pretrained(place, **options, **OFFLINE)
+    )
+    return (
+        lambda text, special: original(text, add_special_tokens=special, verbose=False).input_ids,
+        f"AutoTokenizer of {_versions('transformers', 'tokenizers')}",
+    )
 
-    ranks: with the classifier on top of an encoder, else without.
 
-    Every parameter must have its tensor, and every tensor a place or a known reason to have
-    none. Raises CheckpointError or UnsupportedError, which names the tensor.
+def decoder(checkpoint: Checkpoint, room: int | None = None) -> tuple[filled.Model, str]:
+    """Return a language model and its name.
+
+    room: bytes of which it may take a part, by default the memory that is free.
+    Raises CheckpointError or UnsupportedError where the weights do not fill the model.
     """
-    form = checkpoint.form  # refuses what transformers may know and this project does not
-    if isinstance(form, OpenELMForm):
-        return _load_openelm(checkpoint, form)
-    config = transformers.CONFIG_MAPPING[form.model_type].from_dict(checkpoint.config)
-    settings = {"attn_implementation": "eager", "dtype": torch.float32, "trust_remote_code": False}
-    # On the CPU and never on the meta device: buffers that no checkpoint holds, as the rotary
-    # frequencies, are computed by the constructors, and would stay empty there.
-    with torch.device("cpu"), no_init_weights():
-        if ranks:
-            model = transformers.AutoModelForSequenceClassification.from_config(config, **settings)
-        elif not form.generates:  # embeddings pool hidden states: the pooler's weights go unused
-            model = transformers.AutoModel.from_config(config, add_pooling_layer=False, **settings)
-        else:
-            model = transformers.AutoModelForCausalLM.from_config(config, **settings)
-    model.tie_weights()  # left out with the initialization
-    _fill(model, checkpoint)
-    return model.eval()
+    free = psutil.virtual_memory().available if room is None else room
+    is_large = 4 * checkpoint.parameters > SHARE * free
+    if reason := unread(checkpoint) or (is_large and "its weights do not fit in memory whole"):
+        load = filled.load_by_layer if is_large else filled.load_model
+        read = _library_of(checkpoint)
+        return load(checkpoint, read), filled_name(checkpoint, reason, read is not None)
+    place, options = _place(checkpoint.path)
+    settings = {**MODEL, **OFFLINE, **options, "output_loading_info": True}
+    model, info = opened(
+        place, lambda: transformers.AutoModelForCausalLM.from_pretrained(place, **settings)
+    )
+    if missing := sorted(info["missing_keys"]):  # which it draws at random
+        raise CheckpointError(f"{place} lacks the tensor {missing[0]}", "fetch it again")
+    return model.eval(), name(type(model), checkpoint, "transformers")
 
 
-def _load_openelm(checkpoint: Checkpoint, form: OpenELMForm, room: int | None = None) -> OpenELM:
-    """OpenELM whole in memory, or layer by layer where it takes more than half the ``room``.
+# What the tools cannot open
 
-    room: bytes, by default what the machine has to give.
+
+def unread(checkpoint: Checkpoint) -> str:
+    """Return why no tool opens the model; empty where one does."""
+    if isinstance(checkpoint, View):
+        return "its weights lie in no file"
+    if isinstance(checkpoint.form, OpenELMForm):
+        return "transformers has no code for OpenELM"
+    return _unread_gguf(checkpoint.path) if checkpoint.path.is_file() else ""
+
+
+def _unread_gguf(path: Path) -> str:
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    if find_spec("accelerate") is None:
+        return "transformers reads GGUF with the package accelerate alone, which is not installed"
+    metadata, _ = read_gguf_metadata(str(path))
+    architecture = metadata["general.architecture"]
+    if architecture not in integrations.GGUF_CONFIG_MAPPING:
+        return f"transformers does not read GGUF of the architecture {architecture}"
+    known = {*integrations.GGUF_CONFIG_MAPPING[architecture], *SIZES}
+    names = {key: key.removeprefix(f"{architecture}.") for key in metadata}
+    ignored = [key for key, name in names.items() if name != key and name not in known]
+    return f"transformers ignores {', '.join(ignored)}" if ignored else ""
+
+
+def unread_tokenizer(checkpoint: Checkpoint) -> str:
+    """Return why transformers does not open the tokenizer; empty where it does."""
+    if not checkpoint.tokenizer_folder.is_file():
+        return ""
+    # these import the tokenizers of many models
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+    from transformers.integrations.gguf.reader import read_gguf_metadata
+
+    metadata, _ = read_gguf_metadata(str(checkpoint.tokenizer_folder))
+    kind, split = (metadata.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    if kind != "gpt2":
+        return f"transformers does not cut texts as llama.cpp does by tokenizer.ggml.model {kind}"
+    is_known = split in {"gpt-2", *GGUF_PRE_TOKENIZER_SPLITS}
+    return "" if is_known else f"transformers ignores tokenizer.ggml.pre {split}"
+
+
+# How they are opened
+
+
+def opened(place: Path, load: Callable[[], T]) -> T:
+    """Open something with a tool. Raises CheckpointError where the tool cannot."""
+    try:
+        with _quiet():
+            return load()
+    except Exception as error:  # of as many kinds as there are tools and files
+        raise CheckpointError(
+            f"{place}: the tool that is to judge it cannot open it: {error}",
+            "a report is on what transformers and sentence-transformers open",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tools' own bars and remarks, which would stand between ours."""
+    log, sentences = transformers.utils.logging, logging.getLogger("sentence_transformers")
+    level, bars, theirs = log.get_verbosity(), log.is_progress_bar_enabled(), sentences.level
+    bar = modeling_gguf_pytorch_utils.tqdm  # it asks nobody
+    try:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
+        sentences.setLevel(logging.ERROR)
+        modeling_gguf_pytorch_utils.tqdm = lambda items, **_: items
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
+        sentences.setLevel(theirs)
+        log.set_verbosity(level)
+        if bars:
+            log.enable_progress_bar()
+
+
+def _library_of(checkpoint: Checkpoint) -> filled.Read | None:
+    """What reads OpenELM's tensors with safetensors' own library, None where they lie elsewhere."""
+    places: dict[str, Path] = {}
+    if isinstance(checkpoint, View) or not isinstance(checkpoint.form, OpenELMForm):
+        return None
+    for path in sorted(checkpoint.path.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            places |= dict.fromkeys(file.keys(), path)
+
+    def read(tensor: str) -> np.ndarray:
+        with safe_open(places[tensor], framework="pt") as file:
+            return file.get_tensor(tensor).float().numpy()
+
+    return read if places else None
+
+
+def _place(path: Path) -> tuple[Path, dict[str, str]]:
+    """The folder that is opened, and the file in it where that is GGUF."""
+    return (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
+
+
+def own_tokenizer(checkpoint: Checkpoint) -> tokenizers.Tokenizer:
+    """Return the tokenizer that this project reads or makes of the checkpoint's files."""
+    core = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
+    core.no_padding()
+    core.no_truncation()
+    return core
+
+
+# What they are called
+
+
+def name(tool: type, checkpoint: Checkpoint, *packages: str) -> str:
+    """Return the name of a judge that a tool opened."""
+    versions = _versions(*packages, "torch")
+    return f"{tool.__name__} of {versions}, in float32, from {checkpoint.path.name}"
+
+
+def filled_name(checkpoint: Checkpoint, reason: str, by_library: bool = False) -> str:
+    """Return the name of a judge that ``filled`` built, and why no tool opened it.
+
+    by_library: the tensors were read by safetensors, and not by this project's own reader.
     """
-
-    def fill(module: torch.nn.Module, prefix: str) -> None:
-        for name, parameter in module.named_parameters():
-            parameter.detach().numpy()[...] = checkpoint.read(f"{prefix}.{name}")
-
-    with torch.device("meta"):
-        empty = OpenELM(form)
-    _match(empty, checkpoint)
-    nbytes = 4 * sum(parameter.numel() for parameter in empty.parameters())
-    if nbytes > (room or psutil.virtual_memory().available) / 2:
-        return load_by_layer(form, fill).eval()
-    model = empty.to_empty(device="cpu")
-    _fill(model, checkpoint)
-    return model.eval()
+    reader = _versions("safetensors") if by_library else "this project's own reader"
+    return (
+        f"PyTorch ({_versions('torch')}), in float32, "
+        f"filled from {checkpoint.path.name} by {reader}, for {reason}"
+    )
 
 
-def _fill(model: torch.nn.Module, checkpoint: Checkpoint) -> None:
-    parameters = dict(model.named_parameters())
-    for name, tensor in _match(model, checkpoint).items():
-        parameters[name].detach().numpy()[...] = checkpoint.read(tensor)
-
-
-def _match(model: torch.nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
-    """The tensor of each parameter. A tied head is there once, as the embedding."""
-    parameters = dict(model.named_parameters())
-    source = {_without_head(name, model): name for name in checkpoint.tensors}
-    unknown = [name for key, name in source.items() if key not in parameters]
-    if unknown := [name for name in unknown if not re.fullmatch(checkpoint.form.unused, name)]:
-        raise CheckpointError(f"{checkpoint.path}: {unknown[0]} has no place in the model")
-    for name, parameter in parameters.items():
-        if name not in source:
-            raise CheckpointError(f"{checkpoint.path} lacks the tensor {name}")
-        shape = checkpoint.tensors[source[name]].shape
-        if shape != tuple(parameter.shape):
-            raise CheckpointError(
-                f"{checkpoint.path}: {source[name]} has the shape {shape}",
-                f"config.json implies {tuple(parameter.shape)}",
-            )
-    return {name: source[name] for name in parameters}
-
-
-def _without_head(name: str, model: torch.nn.Module) -> str:
-    """A tensor's name in a bare encoder, where a checkpoint with a head on top has a prefix."""
-    is_bare = getattr(model, "base_model", None) is model
-    return name.removeprefix(f"{model.base_model_prefix}.") if is_bare else name
+def _versions(*packages: str) -> str:
+    return ", ".join(f"{package} {version(package)}" for package in packages)

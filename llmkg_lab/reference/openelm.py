@@ -1,10 +1,10 @@
 """OpenELM in PyTorch: the reference that transformers has no code for.
 
 The plainest form of the model (Mehta et al., 2024, arXiv:2404.14619), in float32; parameters
-have the checkpoint's names. ``load_by_layer`` runs it where its weights do not fit in memory.
+have the checkpoint's names. ``tests/interop`` holds it against llama.cpp.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.models.openelm import EPSILON, OpenELMForm
 
 Cache = list[tuple[Tensor, Tensor] | None]  # keys and values of each layer
-Fill = Callable[[nn.Module, str], None]  # fills the parameters of the module of that name
 
 
 class Attention(nn.Module):
@@ -148,29 +147,3 @@ def continue_greedily(
             if len(sequence) == position + 1:
                 sequence.append(token)
     return [s[len(p) : len(p) + count] for s, p in zip(sequences, prompts, strict=True)]
-
-
-def load_by_layer(form: OpenELMForm, fill: Fill) -> OpenELM:
-    """A model that holds the weights of one layer at a time, and its tables.
-
-    Each layer is filled when the computation comes to it and emptied behind it: memory for
-    the widest layer suffices, and each pass reads the checkpoint once.
-    """
-
-    def enter(layer: Layer, _: object) -> None:
-        layer.to_empty(device="cpu")
-        fill(layer, f"transformer.layers.{layer.index}")
-
-    def leave(layer: Layer, *_: object) -> None:
-        layer.to("meta")
-
-    with torch.device("meta"):
-        model = OpenELM(form)
-    for name, module in (*model.named_children(), *model.transformer.named_children()):
-        if name in ("token_embeddings", "norm", "lm_head"):
-            module.to_empty(device="cpu")
-            fill(module, name if name == "lm_head" else f"transformer.{name}")
-    for layer in model.transformer.layers:
-        layer.register_forward_pre_hook(enter)
-        layer.register_forward_hook(leave)
-    return model

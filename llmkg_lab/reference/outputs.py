@@ -9,26 +9,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tokenizers
 
 from llmkg_lab.base import cache
 from llmkg_lab.base.progress import Counter, Progress, inside, silent, track
-from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.checkpoint.pooling import longest
+from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.data.texts import Candidates
+from llmkg_lab.reference.tokens import Tokens, joined, key_of, packed, split, unpacked
 
 if TYPE_CHECKING:
-    import transformers
+    import torch
 
-    from llmkg_lab.reference.openelm import OpenELM
+    from llmkg_lab.reference.filled import Model
 
 BATCH = 32  # texts that an embedder sees at once
 WINDOWS = 4  # windows that a decoder sees at once
-DEFAULT_POOLING = {"mode": "mean", "normalize": True}
+PROBE = 8  # tokens whose logits are computed both ways
 
 
 @dataclass
@@ -44,15 +42,27 @@ class DecoderReference:
     prompts: list[list[int]]
     hidden: np.ndarray  # (windows, tokens, hidden) float32
     continuations: list[list[int]]  # of the prompts, greedy; the end of text stops none
+    judge: str  # what computed them
+    head: str  # SHA-256 of the output projection that it multiplied with
 
     def logits(self, i: int) -> np.ndarray:
-        """The logits at each position of window ``i``, (tokens, vocab) float32."""
+        """The logits at each position of window ``i``, (tokens, vocab) float32.
+
+        Raises CheckpointError where the checkpoint is read with another output projection.
+        """
         return self.hidden[i] @ self._head.T
 
     @cached_property
     def _head(self) -> np.ndarray:
         """The output projection, (vocab, hidden) float32."""
-        return self.checkpoint.read(self.checkpoint.form.head)
+        head = self.checkpoint.read(self.checkpoint.form.head)
+        if _sha256(head) != self.head:
+            raise CheckpointError(
+                f"{self.checkpoint.path}: {self.checkpoint.form.head} is not what the judge "
+                f"multiplies hidden states with to logits ({self.judge})",
+                "this project reads the checkpoint wrongly: what it converts cannot be trusted",
+            )
+        return head
 
 
 @dataclass(frozen=True)
@@ -60,7 +70,9 @@ class EmbedderReference:
     """Reference embeddings of texts."""
 
     texts: list[str]
+    tokens: list[Tokens]  # that each text was read as
     embeddings: np.ndarray  # (texts, hidden) float32, pooled and normalized as the model says
+    judge: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,9 @@ class RankerReference:
     """Reference scores of pairs."""
 
     candidates: Candidates
+    tokens: list[Tokens]  # that each pair was read as
     scores: np.ndarray  # (pairs,) float32, logits
+    judge: str
 
 
 def decoder_reference(
@@ -86,22 +100,36 @@ def decoder_reference(
     starts = [list(map(int, prompt)) for prompt in prompts]
 
     def compute() -> cache.Arrays:
-        from llmkg_lab.reference.load import load_model  # torch: seconds, and half a gigabyte
+        from llmkg_lab.reference import load  # torch: seconds, and half a gigabyte
 
-        model = load_model(checkpoint)
+        model, judge = load.decoder(checkpoint)
         hidden = []
         read = Counter(inside(progress, "reference"), "reading", "windows", len(windows))
         for start in range(0, len(windows), WINDOWS):
             batch = windows[start : start + WINDOWS]
             hidden.append(_hidden(model, batch))
             read.advance(len(batch))
+        head = _head(model)
+        _check_logits(model, windows, hidden[0], head)
         continued = _continue(model, starts, continuation, inside(progress, "reference"))
-        return {"hidden": np.concatenate(hidden), "continuations": np.array(continued, np.int64)}
+        return {
+            "hidden": np.concatenate(hidden),
+            "continuations": np.array(continued, np.int64),
+            "judge": packed(judge),
+            "head": packed(_sha256(head)),
+        }
 
     key = {"windows": _sha256(windows), "prompts": starts, "continuation": continuation}
-    stored = cache.arrays("reference", {**_key(checkpoint), **key}, compute)
-    continuations = stored["continuations"].tolist()
-    return DecoderReference(checkpoint, windows, starts, stored["hidden"], continuations)
+    stored = cache.arrays("reference", {**key_of(checkpoint), **key}, compute)
+    return DecoderReference(
+        checkpoint=checkpoint,
+        windows=windows,
+        prompts=starts,
+        hidden=stored["hidden"],
+        continuations=stored["continuations"].tolist(),
+        judge=unpacked(stored["judge"]),
+        head=unpacked(stored["head"]),
+    )
 
 
 def embedder_reference(
@@ -109,30 +137,28 @@ def embedder_reference(
     texts: Sequence[str],
     progress: Progress = silent,
 ) -> EmbedderReference:
-    """Embed ``texts`` with an encoder, pooled and normalized as ``checkpoint.pooling`` says.
+    """Embed ``texts`` with an encoder.
 
     Raises CheckpointError or UnsupportedError where the weights do not fill the model.
     """
-    pooling: dict[str, Any] = checkpoint.pooling or DEFAULT_POOLING
-    ids = _tokenize(checkpoint, [pooling.get("prompt", "") + text for text in texts], pooling)
 
     def compute() -> cache.Arrays:
-        from llmkg_lab.reference.load import load_model  # torch: seconds, and half a gigabyte
+        from llmkg_lab.reference import sentences  # torch: seconds, and half a gigabyte
 
-        model = load_model(checkpoint)
-        kept = pooling.get("truncate_dim", model.config.hidden_size)
-        embeddings = np.empty((len(ids), kept), np.float32)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding in a batch
+        embed, judge = sentences.embedder(checkpoint)
+        found: dict[int, tuple[Tokens, np.ndarray]] = {}
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # little padding in a batch
         embedded = Counter(inside(progress, "reference"), "embedding", "texts", len(order))
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            embeddings[batch] = _embed(model, [ids[i] for i in batch], pooling)
+            found |= zip(batch, zip(*embed([texts[i] for i in batch]), strict=True), strict=True)
             embedded.advance(len(batch))
-        return {"embeddings": embeddings}
+        tokens, vectors = zip(*(found[i] for i in range(len(texts))), strict=True)
+        return {**joined(tokens), "embeddings": np.stack(vectors), "judge": packed(judge)}
 
-    key = {**_key(checkpoint), "ids": ids, "pooling": pooling}
-    stored = cache.arrays("reference", key, compute)
-    return EmbedderReference(list(texts), stored["embeddings"])
+    stored = cache.arrays("reference", {**key_of(checkpoint), "texts": list(texts)}, compute)
+    judge = unpacked(stored["judge"])
+    return EmbedderReference(list(texts), split(stored), stored["embeddings"], judge)
 
 
 def ranker_reference(
@@ -145,24 +171,21 @@ def ranker_reference(
     Raises CheckpointError or UnsupportedError where the weights do not fill the model.
     """
     pairs = candidates.pairs
-    encodings = _encode(checkpoint, pairs, _longest(checkpoint))
-    ids = [(encoding.ids, encoding.type_ids) for encoding in encodings]
 
     def compute() -> cache.Arrays:
-        from llmkg_lab.reference.load import load_model  # torch: seconds, and half a gigabyte
+        from llmkg_lab.reference import sentences  # torch: seconds, and half a gigabyte
 
-        model = load_model(checkpoint, ranks=True)
-        scores = np.empty(len(ids), np.float32)
-        scored = track(ids, inside(progress, "reference"), "scoring", "pairs")
-        for row, (tokens, types) in enumerate(scored):  # one by one: nothing is padded
-            scores[row] = _score(model, tokens, types)
-        return {"scores": scores}
+        score, judge = sentences.ranker(checkpoint)
+        scored = track(pairs, inside(progress, "reference"), "scoring", "pairs")
+        tokens, scores = zip(*map(score, scored), strict=True)  # one by one: nothing is padded
+        return {**joined(tokens), "scores": np.array(scores, np.float32), "judge": packed(judge)}
 
-    key = {**_key(checkpoint), "pairs": ids}
-    return RankerReference(candidates, cache.arrays("reference", key, compute)["scores"])
+    stored = cache.arrays("reference", {**key_of(checkpoint), "pairs": pairs}, compute)
+    judge = unpacked(stored["judge"])
+    return RankerReference(candidates, split(stored), stored["scores"], judge)
 
 
-def _hidden(model: "transformers.PreTrainedModel | OpenELM", windows: np.ndarray) -> np.ndarray:
+def _hidden(model: "Model", windows: np.ndarray) -> np.ndarray:
     """Hidden states behind the last norm, (windows, tokens, hidden) float32."""
     import torch
 
@@ -175,11 +198,39 @@ def _hidden(model: "transformers.PreTrainedModel | OpenELM", windows: np.ndarray
         return model.base_model(input_ids=ids, use_cache=False).last_hidden_state.numpy()
 
 
+def _head(model: "Model") -> np.ndarray:
+    """The output projection, (vocab, hidden) float32."""
+    from llmkg_lab.reference.openelm import OpenELM
+
+    if isinstance(model, OpenELM):
+        return (model.lm_head or model.transformer.token_embeddings).weight.numpy(force=True)
+    return model.get_output_embeddings().weight.numpy(force=True)
+
+
+def _check_logits(
+    model: "Model", windows: np.ndarray, hidden: np.ndarray, head: np.ndarray
+) -> None:
+    """Hold the product that gives logits again against the logits that the model gives itself."""
+    import torch
+
+    with torch.inference_mode():
+        expected = _logits(model, torch.tensor(windows[:1, :PROBE]))[0].numpy()
+    size = np.abs(expected).max()
+    if not np.allclose(hidden[0, :PROBE] @ head.T, expected, rtol=0, atol=1e-3 * size):
+        raise CheckpointError(
+            f"{type(model).__name__} does more with hidden states than a product with its head",
+            "a model with capped or scaled logits cannot be validated",
+        )
+
+
+def _logits(model: "Model", ids: "torch.Tensor") -> "torch.Tensor":
+    """Token ids (batch, tokens) -> logits (batch, tokens, vocab)."""
+    logits = model(ids)
+    return getattr(logits, "logits", logits)  # OpenELM gives them as they are
+
+
 def _continue(
-    model: "transformers.PreTrainedModel | OpenELM",
-    prompts: list[list[int]],
-    count: int,
-    progress: Progress,
+    model: "Model", prompts: list[list[int]], count: int, progress: Progress
 ) -> list[list[int]]:
     """The ``count`` most likely tokens, one after another, behind each prompt."""
     import torch
@@ -189,6 +240,8 @@ def _continue(
 
     if isinstance(model, OpenELM):
         return continue_greedily(model, prompts, count, progress)
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        return _continue_together(model, prompts, count, progress)
     continued = []
     for prompt in track(prompts, progress, "continuing", "prompts"):
         # No end of text: continuations of one length compare on one scale.
@@ -202,63 +255,24 @@ def _continue(
     return continued
 
 
-def _score(model: "transformers.PreTrainedModel", ids: list[int], types: list[int]) -> float:
-    """One pair's logit."""
+def _continue_together(
+    model: "Model", prompts: list[list[int]], count: int, progress: Progress
+) -> list[list[int]]:
+    """The same of a model whose passes each read the checkpoint: one pass a token for all."""
     import torch
 
-    with torch.inference_mode():
-        tokens, types = torch.tensor([ids]), torch.tensor([types])
-        return model(input_ids=tokens, token_type_ids=types).logits.item()
-
-
-def _tokenize(checkpoint: Checkpoint, texts: Sequence[str], pooling: dict) -> list[list[int]]:
-    length = pooling.get("max_length") or _longest(checkpoint)
-    return [encoding.ids for encoding in _encode(checkpoint, texts, length)]
-
-
-def _longest(checkpoint: Checkpoint) -> int:
-    config = json.loads(checkpoint.sidecars()["tokenizer_config.json"])
-    return longest(config, checkpoint.form.positions)
-
-
-def _encode(
-    checkpoint: Checkpoint, texts: Sequence[str | tuple[str, str]], length: int
-) -> list[tokenizers.Encoding]:
-    """Texts or pairs, cut to ``length`` tokens."""
-    tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(length)
-    return tokenizer.encode_batch(list(texts))
-
-
-def _embed(
-    model: "transformers.PreTrainedModel", ids: list[list[int]], pooling: dict
-) -> np.ndarray:
-    """Token ids of a batch of texts -> (batch, hidden) float32."""
-    import torch
-
-    rows = [torch.tensor(row, dtype=torch.long) for row in ids]
-    padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (batch, tokens)
-    mask = torch.tensor([[1] * len(r) + [0] * (padded.shape[1] - len(r)) for r in ids])
-    with torch.inference_mode():
-        states = model(input_ids=padded, attention_mask=mask).last_hidden_state
-        weights = mask[:, :, None].float()  # (batch, tokens, 1)
-        mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1e-9)  # of no tokens: zeros
-        pooled = states[:, 0] if pooling["mode"] == "cls" else mean  # (batch, hidden)
-        if pooling["normalize"]:
-            pooled = torch.nn.functional.normalize(pooled, dim=1)
-    return pooled[:, : pooling.get("truncate_dim")].numpy()
-
-
-def _key(checkpoint: Checkpoint) -> dict:
-    """What reference outputs depend on, besides the inputs."""
-    return {
-        "fingerprint": checkpoint.fingerprint(),
-        "config": checkpoint.config,
-        "versions": {name: version(name) for name in ("torch", "transformers")},
-    }
+    sequences = [list(prompt) for prompt in prompts]
+    for _ in track(range(count if prompts else 0), progress, "continuing", "tokens"):
+        longest = max(map(len, sequences))
+        rows = [[*sequence, *[0] * (longest - len(sequence))] for sequence in sequences]
+        with torch.inference_mode():  # what stands behind a sequence changes nothing in it
+            best = model(torch.tensor(rows), use_cache=False).logits.argmax(-1)
+        for sequence, tokens in zip(sequences, best.tolist(), strict=True):
+            sequence.append(tokens[len(sequence) - 1])
+    return [sequence[-count:] for sequence in sequences] if count else [[] for _ in prompts]
 
 
 def _sha256(array: np.ndarray) -> str:
-    shape = json.dumps([array.dtype.str, *array.shape]).encode()
-    return hashlib.sha256(shape + np.ascontiguousarray(array).tobytes()).hexdigest()
+    digest = hashlib.sha256(json.dumps([array.dtype.str, *array.shape]).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

@@ -1,10 +1,12 @@
 """The two kinds of encoders in a report: vectors of an embedder, scores of a cross-encoder.
 
-Both offer the same: what PyTorch computes, and an artifact beside it.
+Both offer the same: what the original computes in PyTorch, and an artifact beside it, which must
+read each text as the same tokens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
@@ -12,11 +14,15 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.progress import Progress
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.data.texts import Pairs
-from llmkg_lab.measure.quality import Quality, validate_embedder, validate_ranker
+from llmkg_lab.measure.protocol import check_tokens
+from llmkg_lab.measure.quality import Quality, QualityError, validate_embedder, validate_ranker
 from llmkg_lab.reference.outputs import embedder_reference, ranker_reference
+from llmkg_lab.reference.tokens import Tokens
 from llmkg_lab.report import figures, tables
 from llmkg_lab.runtime.ort.decoder import Embedder
 from llmkg_lab.runtime.ort.ranker import Ranker
+
+LENGTHS = 32  # vectors whose lengths are looked at
 
 
 class Embeddings:
@@ -30,11 +36,28 @@ class Embeddings:
 
     def __str__(self) -> str:
         count = len(self._pairs.left)
-        return f"{self._pairs.origin}: {count:,} pairs of sentences, each embedded by itself."
+        return (
+            f"{self._pairs.origin}: {count:,} pairs of sentences, each embedded by itself.\n"
+            f"Reference: {self._reference.judge}."
+        )
 
     def quality_of(self, artifact: Artifact) -> Quality:
-        """Compare an artifact's vectors with the reference's."""
-        return validate_embedder(Embedder(artifact), self._reference, self._pairs)
+        """Compare an artifact's tokens and vectors with the reference's.
+
+        Raises TokensDifferError, or QualityError where only one of the two normalizes.
+        """
+        embedder, reference = Embedder(artifact), self._reference
+        core, read = embedder.tokenizer.core, _tokens(embedder.inputs(reference.texts))
+        for text, ours, theirs in zip(reference.texts, read, reference.tokens, strict=True):
+            check_tokens(repr(text), ours, theirs, core)
+        some = reference.texts[:LENGTHS]
+        lengths = (np.linalg.norm(v, axis=1) for v in (embedder.embed(some), reference.embeddings))
+        if len({bool(np.allclose(length, 1, atol=1e-3)) for length in lengths}) > 1:
+            raise QualityError(
+                "vectors have the length 1 in the artifact or in the reference, not in both",
+                "the checkpoint's modules were read wrongly: convert it again",
+            )
+        return validate_embedder(embedder, reference, self._pairs)
 
     def moved(self, qualities: Mapping[str, Quality]) -> Figure:
         """How far the vectors moved, by scheme."""
@@ -59,12 +82,20 @@ class Scores:
         queries = self._reference.candidates.query
         return (
             f"{self._pairs.origin}: {len(queries):,} pairs of query and passage, "
-            f"of {queries[-1] + 1} queries."
+            f"of {queries[-1] + 1} queries.\nReference: {self._reference.judge}."
         )
 
     def quality_of(self, artifact: Artifact) -> Quality:
-        """Compare an artifact's scores with the reference's."""
-        return validate_ranker(Ranker(artifact), self._reference, self._pairs)
+        """Compare an artifact's tokens and scores with the reference's.
+
+        Raises TokensDifferError.
+        """
+        ranker, reference = Ranker(artifact), self._reference
+        pairs = reference.candidates.pairs
+        core, read = ranker.tokenizer.core, _tokens(ranker.inputs(pairs))
+        for pair, ours, theirs in zip(pairs, read, reference.tokens, strict=True):
+            check_tokens(repr(pair), ours, theirs, core)
+        return validate_ranker(ranker, reference, self._pairs)
 
     def moved(self, qualities: Mapping[str, Quality]) -> Figure:
         """Each pair's score beside the reference's, by scheme."""
@@ -81,3 +112,9 @@ KINDS: dict[str, type[Embeddings | Scores]] = {  # by task
     "feature-extraction": Embeddings,
     "text-ranking": Scores,
 }
+
+
+def _tokens(inputs: Mapping[str, np.ndarray]) -> Iterator[Tokens]:
+    names = ("input_ids", "token_type_ids", "attention_mask")
+    for ids, types, mask in zip(*(inputs[name] for name in names), strict=True):
+        yield Tokens(ids[mask == 1].tolist(), types[mask == 1].tolist())

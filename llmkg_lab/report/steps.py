@@ -21,6 +21,7 @@ from llmkg_lab.measure.protocol import Protocol, Reading
 from llmkg_lab.measure.quality import Quality, validate_decoder
 from llmkg_lab.measure.speed import Speed, measure
 from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
+from llmkg_lab.reference.tokens import OriginalTokenizer
 from llmkg_lab.report import encoders, figures, frame, tables
 from llmkg_lab.report.parameters import Parameters
 from llmkg_lab.results.collect import result_of
@@ -177,13 +178,18 @@ class DecoderReport(Report):
         return Tokenizer.from_folder(next(iter(self.artifacts.values())).folder)
 
     @cached_property
+    def original(self) -> OriginalTokenizer:
+        """The tokenizer of the original, as the reference's tools open it."""
+        return OriginalTokenizer(self.checkpoint)
+
+    @cached_property
     def reading(self) -> Reading:
-        """What all schemes and the reference read."""
-        return self.protocol.reading(self.tokenizer)
+        """What all schemes and the reference read, by both tokenizers the same."""
+        return self.protocol.agreed_reading(self.tokenizer, self.original)
 
     @cached_property
     def reference(self) -> DecoderReference:
-        """What PyTorch makes of it."""
+        """What the original makes of it, in PyTorch."""
         read, length = self.reading, self.protocol.plan.continuation
         return decoder_reference(
             self.checkpoint, read.windows, read.prompts, length, self._progress
@@ -201,8 +207,9 @@ class DecoderReport(Report):
         return validate_decoder(decoder, self.reference, self.reading, progress)
 
     def read(self) -> None:
-        """Compute the reference; print which windows and prompts were read."""
+        """Compute the reference; print which windows and prompts were read, and by what."""
         print(f"{self.reading}. {len(self.reference.continuations)} prompts are continued.")
+        print(f"Reference: {self.reference.judge}. Tokens: {self.reading.judge}.")
 
     def moved(self) -> Figure:
         """Draw each scheme's KL divergence from the reference."""
@@ -243,7 +250,7 @@ class EncoderReport(Report):
         return self.reference.quality_of(self.artifacts[scheme])
 
     def read(self) -> None:
-        """Compute the reference; print which pairs were read."""
+        """Compute the reference; print which pairs were read, and by what."""
         print(self.reference)
 
     def moved(self) -> Figure:

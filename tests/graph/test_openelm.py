@@ -17,7 +17,7 @@ from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.models import form_of
 from llmkg_lab.models.base import UnsupportedError
 from llmkg_lab.models.openelm import OpenELMForm
-from llmkg_lab.reference.load import _load_openelm, load_model
+from llmkg_lab.reference.filled import load_by_layer, load_model
 from llmkg_lab.reference.openelm import OpenELM, continue_greedily
 from llmkg_lab.reference.outputs import decoder_reference
 from llmkg_lab.roster.catalog import SourceSpec, find_variant
@@ -185,7 +185,7 @@ def test_greedy_continuations_are_those_of_whole_passes(model):
 
 
 def test_layer_by_layer_computes_the_same(model, checkpoint):
-    streamed = _load_openelm(checkpoint, checkpoint.form, room=1)
+    streamed = load_by_layer(checkpoint)
     weights = {name for name, p in streamed.named_parameters() if p.device.type == "meta"}
     assert {name for name, _ in model.named_parameters() if ".layers." in name} == weights
     for _ in range(2):  # a second pass reads the layers again

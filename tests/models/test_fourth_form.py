@@ -118,9 +118,8 @@ def test_it_quantizes_and_validates(model, windows, text, tmp_path):
     for name in ("int8", "int4-s16", "int4-s16-eq", "int4-s16-gptq", "budget:0.15MB"):
         scheme = Scheme.parse(name)
         artifact = convert(checkpoint, scheme, tmp_path / scheme.name, calibration=text)
-        quality = validate_decoder(
-            Decoder(artifact), reference, Reading(text, windows, [[1, 2, 3]])
-        )
+        reading = Reading(text, windows, reference.prompts)
+        quality = validate_decoder(Decoder(artifact), reference, reading)
         divergence[name] = quality.metrics["kl_mean"].value
     assert divergence["int8"] < 0.01
     assert divergence["int4-s16-gptq"] < divergence["int4-s16"]

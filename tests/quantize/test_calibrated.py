@@ -19,7 +19,7 @@ from llmkg_lab.quantize.blocks.rounding import round_to_nearest
 from llmkg_lab.quantize.solve.decoder import calibrate
 from llmkg_lab.quantize.solve.equalize import equalized, random_rescaling
 from llmkg_lab.quantize.solve.gptq import factored, gptq
-from llmkg_lab.reference.load import load_model
+from llmkg_lab.reference.filled import load_model
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.scheme import Layout, Scheme, SchemeError
 

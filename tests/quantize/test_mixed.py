@@ -21,7 +21,7 @@ from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.prepare import prepare
 from llmkg_lab.quantize.solve import decoder as calibrate
 from llmkg_lab.quantize.solve import distill
-from llmkg_lab.reference.load import load_model
+from llmkg_lab.reference.filled import load_model
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.scheme import Scheme, SchemeError
 

@@ -1,13 +1,15 @@
-"""The reference against transformers' own loading, and its cache."""
+"""The reference: what opens the original, what our own reader fills instead, and the cache."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.numpy import load_file, save_file
 from scipy.stats import spearmanr
 from transformers import (
@@ -22,8 +24,10 @@ from transformers import (
 
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
 from llmkg_lab.data.texts import TextError, load_pairs
-from llmkg_lab.reference.load import load_model
+from llmkg_lab.reference import load
+from llmkg_lab.reference.filled import load_model
 from llmkg_lab.reference.outputs import decoder_reference, embedder_reference
+from llmkg_lab.reference.tokens import OriginalTokenizer
 
 WINDOWS = np.random.default_rng(0).integers(0, 131, (2, 40))
 
@@ -63,7 +67,7 @@ LLAMA3_ROPE = {
 }
 
 
-@pytest.mark.parametrize(
+LLAMAS = pytest.mark.parametrize(
     "options",
     [
         {"tie_word_embeddings": True},
@@ -72,7 +76,11 @@ LLAMA3_ROPE = {
     ],
     ids=["tied", "untied with biases", "wide heads, scaled rope"],
 )
-def test_a_llama_is_the_one_that_from_pretrained_loads(options, tmp_path):
+
+
+@LLAMAS
+def test_a_filled_llama_is_the_one_that_from_pretrained_loads(options, tmp_path):
+    """And the reference is that one."""
     folder = save_llama(tmp_path / "llama", **options)
     plain = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     ours = load_model(open_checkpoint(folder))
@@ -88,6 +96,45 @@ def test_a_llama_is_the_one_that_from_pretrained_loads(options, tmp_path):
     reference = decoder_reference(open_checkpoint(folder), WINDOWS, [[5, 6, 7]], 12)
     for i in range(len(WINDOWS)):
         np.testing.assert_allclose(reference.logits(i), expected[i], rtol=0, atol=1e-4)
+    assert reference.judge == (
+        f"LlamaForCausalLM of transformers {transformers.__version__}, torch "
+        f"{torch.__version__}, in float32, from llama"
+    )
+
+
+@LLAMAS
+def test_layer_by_layer_computes_the_same(options, tmp_path, monkeypatch):
+    checkpoint = open_checkpoint(save_llama(tmp_path / "llama", **options))
+    prompts = [[5, 6, 7], [1, 99]]
+    whole = decoder_reference(checkpoint, WINDOWS, prompts, 12)
+    monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "another"))
+    decoder = load.decoder
+    monkeypatch.setattr(load, "decoder", lambda checkpoint: decoder(checkpoint, room=1))
+    layers = decoder_reference(checkpoint, WINDOWS, prompts, 12)
+    np.testing.assert_allclose(layers.hidden, whole.hidden, rtol=0, atol=1e-5)
+    assert layers.continuations == whole.continuations
+    np.testing.assert_array_equal(layers._head, whole._head)
+    assert "by this project's own reader, for its weights do not fit in memory" in layers.judge
+    model, _ = load.decoder(checkpoint)
+    empty = {name for name, weight in model.named_parameters() if weight.device.type == "meta"}
+    assert empty == {name for name, _ in model.named_parameters() if ".layers." in name}
+
+
+def test_a_head_that_the_reader_takes_for_another_gives_no_logits(tmp_path):
+    folder = save_llama(tmp_path / "llama")
+    reference = decoder_reference(open_checkpoint(folder), WINDOWS, [], 0)
+    reference.checkpoint = change(folder, lambda t: t["lm_head.weight"].__imul__(2))
+    with pytest.raises(CheckpointError, match=r"lm_head.weight is not what the judge multiplies"):
+        reference.logits(0)
+
+
+def test_logits_that_are_no_product_with_the_head_are_refused(tmp_path, monkeypatch):
+    checkpoint = open_checkpoint(save_llama(tmp_path / "llama"))
+    model, judge = load.decoder(checkpoint)
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: 2 * logits)
+    monkeypatch.setattr(load, "decoder", lambda checkpoint: (model, judge))
+    with pytest.raises(CheckpointError, match="does more with hidden states than a product"):
+        decoder_reference(checkpoint, WINDOWS, [], 0)
 
 
 def test_continuations_are_greedy_and_pass_the_end_of_text(tmp_path):
@@ -119,22 +166,31 @@ def change(folder, edit):
     return open_checkpoint(folder)
 
 
+MISSING = "lacks the tensor model.norm.weight"
+
+
 @pytest.mark.parametrize(
-    ("edit", "message"),
+    ("edit", "filled", "opened"),
     [
-        (lambda t: t.pop("model.norm.weight"), "lacks the tensor model.norm.weight"),
-        (lambda t: t.update(extra=np.ones(3, np.float32)), "extra has no place"),
-        (lambda t: t.update({"model.norm.weight": np.ones(31, np.float32)}), r"shape \(31,\)"),
+        (lambda t: t.pop("model.norm.weight"), MISSING, MISSING),
+        (lambda t: t.update(extra=np.ones(3, np.float32)), "extra has no place", None),
+        (
+            lambda t: t.update({"model.norm.weight": np.ones(31, np.float32)}),
+            r"shape \(31,\)",
+            "cannot open it",
+        ),
     ],
     ids=["missing", "unknown", "misshapen"],
 )
-def test_weights_that_do_not_fill_the_model_are_refused(edit, message, tmp_path):
+def test_weights_that_do_not_fill_the_model_are_refused(edit, filled, opened, tmp_path):
+    """Those that are too many are left to the tool, which computes without them."""
     checkpoint = change(save_llama(tmp_path / "llama"), edit)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=filled):
         load_model(checkpoint)
-    with pytest.raises(CheckpointError, match=message):
-        decoder_reference(checkpoint, WINDOWS, [], 0)
-    assert not (tmp_path / "cache").exists()
+    if opened:
+        with pytest.raises(CheckpointError, match=opened):
+            decoder_reference(checkpoint, WINDOWS, [], 0)
+        assert not (tmp_path / "cache").exists()
 
 
 def test_an_encoder_under_a_head_is_found_by_its_prefix(tmp_path):
@@ -189,22 +245,34 @@ def test_all_minilm_reaches_its_published_correlation(minilm_folder):
 CACHED = """
 import sys
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.reference.outputs import decoder_reference
+from llmkg_lab.reference.outputs import decoder_reference, embedder_reference
+from llmkg_lab.reference.tokens import OriginalTokenizer
 import numpy as np
 windows = np.random.default_rng(0).integers(0, 131, (2, 40))
 reference = decoder_reference(open_checkpoint(sys.argv[1]), windows, [[5, 6]], 4)
-print(reference.continuations[0], reference.logits(0).shape, "torch" in sys.modules)
+print(reference.continuations[0], reference.logits(0).shape)
+encoder = open_checkpoint(sys.argv[2])
+print(embedder_reference(encoder, ["A graph."]).tokens[0].ids)
+print(OriginalTokenizer(encoder).encode("A graph."))
+print(sorted({"torch", "transformers", "sentence_transformers"} & set(sys.modules)))
 """
 
 
-def test_cached_outputs_need_no_torch(tmp_path):
+def test_cached_outputs_need_no_torch(minilm_folder, tmp_path):
     folder = save_llama(tmp_path / "llama")
     reference = decoder_reference(open_checkpoint(folder), WINDOWS, [[5, 6]], 4)
+    encoder = open_checkpoint(minilm_folder)
+    ids = embedder_reference(encoder, ["A graph."]).tokens[0].ids
+    assert OriginalTokenizer(encoder).encode("A graph.") == ids
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.run(
-        [sys.executable, "-c", CACHED, folder], env=env, capture_output=True, text=True
+        [sys.executable, "-c", CACHED, folder, minilm_folder],
+        env=env,
+        capture_output=True,
+        text=True,
     )
-    assert run.stdout.strip() == f"{reference.continuations[0]} (40, 131) False", run.stderr
+    expected = [f"{reference.continuations[0]} (40, 131)", str(ids), str(ids), "[]"]
+    assert run.stdout.splitlines() == expected, run.stderr
 
 
 def test_other_weights_are_another_entry(tmp_path):
@@ -215,4 +283,20 @@ def test_other_weights_are_another_entry(tmp_path):
     np.testing.assert_allclose(after.hidden, 2 * before.hidden, rtol=1e-5)
     other = decoder_reference(checkpoint, WINDOWS[:, ::-1].copy(), [], 0)
     assert not np.allclose(other.hidden, after.hidden)
+    assert len(list((tmp_path / "cache" / "reference").iterdir())) == 3
+
+
+def test_other_files_around_the_weights_are_another_entry(minilm_folder, tmp_path):
+    folder = tmp_path / "minilm"
+    shutil.copytree(minilm_folder, folder)
+    before = embedder_reference(open_checkpoint(folder), ["A Graph."])
+    assert len(before.tokens[0].ids) > 2
+    pooling = folder / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"word_embedding_dimension": 384, "pooling_mode": "cls"}))
+    first = embedder_reference(open_checkpoint(folder), ["A Graph."])
+    assert first.tokens == before.tokens
+    assert (first.embeddings * before.embeddings).sum() < 0.99
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 3}')
+    cut = embedder_reference(open_checkpoint(folder), ["A Graph."])
+    assert len(cut.tokens[0].ids) == 3
     assert len(list((tmp_path / "cache" / "reference").iterdir())) == 3

@@ -26,6 +26,7 @@ from llmkg_lab.measure.protocol import Protocol, Reading
 from llmkg_lab.measure.quality import validate_decoder
 from llmkg_lab.measure.values import Estimate
 from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
+from llmkg_lab.reference.tokens import OriginalTokenizer
 from llmkg_lab.roster.catalog import Variant, find_variant, roster
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
@@ -99,6 +100,11 @@ class Session:
         return Tokenizer(core, config)
 
     @cached_property
+    def original(self) -> OriginalTokenizer:
+        """The tokenizer of the original, as the reference's tools open it."""
+        return OriginalTokenizer(self.checkpoint)
+
+    @cached_property
     def parameters(self) -> int:
         return sum(int(np.prod(t.shape)) for t in self.checkpoint.tensors.values())
 
@@ -158,7 +164,8 @@ class Session:
     @cached_property
     def reading(self) -> Reading:
         """What the variant's report reads too, or its smoke run: random weights teach nothing."""
-        return Protocol(self.variant.evaluation, quick=self.is_synthetic).reading(self.tokenizer)
+        protocol = Protocol(self.variant.evaluation, quick=self.is_synthetic)
+        return protocol.agreed_reading(self.tokenizer, self.original)
 
     @property
     def windows(self) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from llmkg_lab.base import cache
 from llmkg_lab.base.progress import Progress, Step, silent
 from llmkg_lab.explorer.questions.session import ExplorerError, Session
-from llmkg_lab.measure.protocol import opened
+from llmkg_lab.measure.protocol import agree, opened
 from llmkg_lab.measure.quality import token_statistics
 from llmkg_lab.reference.outputs import decoder_reference
 
@@ -34,12 +34,14 @@ class TokenScores:
 def score(session: Session, scheme: str, text: str, progress: Progress = silent) -> TokenScores:
     """Compare a scheme's artifact with the reference on ``text``, from the cache if it was asked.
 
-    Raises ExplorerError where the text has fewer than two tokens.
+    Raises ExplorerError where the text has fewer than two tokens, and TokensDifferError where the
+    original's own tokenizer cuts it differently.
     """
     tokens, spans = opened(session.tokenizer, text)
     if len(tokens) < 2:
         raise ExplorerError("the text has no token to predict", "write a few words")
     ids = np.array([tokens[:MAX_TOKENS]], np.int64)  # (1, tokens)
+    agree("the text", text, session.tokenizer, session.original)
     artifact = session.artifact(scheme, progress)
     files = artifact.manifest.files
     key = {

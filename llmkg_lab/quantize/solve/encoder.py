@@ -30,7 +30,7 @@ from llmkg_lab.data.texts import Text
 from llmkg_lab.models.bert import BertForm
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
 from llmkg_lab.quantize.solve.gptq import DAMPING, gptq
-from llmkg_lab.reference.load import load_model
+from llmkg_lab.reference.filled import load_model
 from llmkg_lab.scheme import Layout, Scheme, integer_layout
 
 SENTENCES = 800

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llmkg_lab.checkpoint.base import Checkpoint
-from llmkg_lab.reference.load import load_model
+from llmkg_lab.reference.filled import load_model
 
 
 class LayerwiseLlama:

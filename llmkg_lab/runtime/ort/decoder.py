@@ -149,6 +149,10 @@ class Embedder:
             embeddings[indices] = vectors
         return embeddings
 
+    def inputs(self, texts: Sequence[str]) -> Inputs:
+        """What the model reads of the texts, each padded to the longest."""
+        return self.tokenizer.encode_batch(texts, self.max_length)
+
     def _run(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
         empty = np.asarray(~inputs["attention_mask"].any(axis=1))  # texts of no tokens, (texts,)
         if empty.all():

@@ -42,6 +42,10 @@ class Ranker:
             scores[indices] = logits[:, 0]
         return scores
 
+    def inputs(self, pairs: Sequence[tuple[str, str]]) -> Inputs:
+        """What the model reads of the pairs, each padded to the longest."""
+        return self.tokenizer.encode_batch(pairs, self.max_length)
+
 
 def _logits(session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
     return session.run(["logits"], inputs)[0]  # (pairs, 1)
