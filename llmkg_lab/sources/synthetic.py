@@ -122,10 +122,20 @@ def _files(shape: Shape) -> dict[str, bytes]:
     contents = {"config.json": config, "tokenizer_config.json": said}
     if shape.max_length:
         contents["modules.json"] = [
-            {"type": f"sentence_transformers.models.{kind}", "path": folder}
-            for kind, folder in (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2"))
+            {
+                "idx": place,
+                "name": str(place),
+                "path": folder,
+                "type": f"sentence_transformers.models.{kind}",
+            }
+            for place, (kind, folder) in enumerate(
+                (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+            )
         ]
-        contents["1_Pooling/config.json"] = {"pooling_mode_mean_tokens": True}
+        contents["1_Pooling/config.json"] = {
+            "word_embedding_dimension": shape.form.hidden,
+            "pooling_mode_mean_tokens": True,
+        }
         contents["sentence_bert_config.json"] = {"max_seq_length": shape.max_length}
     return files | {name: json.dumps(value, indent=2).encode() for name, value in contents.items()}
 

@@ -69,16 +69,29 @@ def write_folder(source: Path, folder: Path) -> Path:
         "hidden_act": "gelu",
     }
     pooling = [
-        {"type": f"sentence_transformers.models.{kind}", "path": path}
-        for kind, path in (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2"))
+        {
+            "idx": place,
+            "name": str(place),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for place, (kind, path) in enumerate(
+            (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+        )
     ]
     (folder / "1_Pooling").mkdir()
     for name, content in {
         "config.json": config,
         "modules.json": pooling,
-        "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": hidden,
+            "pooling_mode_mean_tokens": True,
+        },
         "sentence_bert_config.json": {"max_seq_length": 128},
-        "tokenizer_config.json": {"pad_token": pieces[special["pad"]][0]},
+        "tokenizer_config.json": {
+            "pad_token": pieces[special["pad"]][0],
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        },
     }.items():
         (folder / name).write_text(json.dumps(content))
     _tokenizer(pieces, special).save(str(folder / "tokenizer.json"))
