@@ -6,7 +6,6 @@ Both offer the same: what PyTorch computes, and an artifact beside it.
 from collections.abc import Mapping
 
 from IPython.display import HTML
-from matplotlib.figure import Figure
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.progress import Progress
@@ -36,7 +35,7 @@ class Embeddings:
         """Compare an artifact's vectors with the reference's."""
         return validate_embedder(Embedder(artifact), self._reference, self._pairs)
 
-    def moved(self, qualities: Mapping[str, Quality]) -> Figure:
+    def moved(self, qualities: Mapping[str, Quality]) -> figures.Picture:
         """How far the vectors moved, by scheme."""
         return figures.cosines(qualities)
 
@@ -66,7 +65,7 @@ class Scores:
         """Compare an artifact's scores with the reference's."""
         return validate_ranker(Ranker(artifact), self._reference, self._pairs)
 
-    def moved(self, qualities: Mapping[str, Quality]) -> Figure:
+    def moved(self, qualities: Mapping[str, Quality]) -> figures.Picture:
         """Each pair's score beside the reference's, by scheme."""
         return figures.scores(qualities, self._reference.scores)
 

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 
 from IPython.display import HTML
-from matplotlib.figure import Figure
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.bar import Bar
@@ -115,7 +114,7 @@ class Report(ABC):
         """Compute the reference in PyTorch; print what was read, and how."""
 
     @abstractmethod
-    def moved(self) -> Figure:
+    def moved(self) -> figures.Picture:
         """Draw how far outputs lie from the reference's."""
 
     @abstractmethod
@@ -132,7 +131,7 @@ class Report(ABC):
         """Convert to every scheme; show sizes and rounding errors."""
         return tables.sizes(self.artifacts)
 
-    def sizes(self) -> Figure:
+    def sizes(self) -> figures.Picture:
         """Draw what the bytes went to."""
         return figures.sizes(self.artifacts)
 
@@ -144,7 +143,7 @@ class Report(ABC):
         """Measure every scheme in fresh processes; show times and memory."""
         return tables.speeds(self.speeds)
 
-    def latency(self) -> Figure:
+    def latency(self) -> figures.Picture:
         """Draw the latency that a reader asks for first."""
         return figures.latency(self.speeds, *self.first_latency)
 
@@ -204,7 +203,7 @@ class DecoderReport(Report):
         """Compute the reference; print which windows and prompts were read."""
         print(f"{self.reading}. {len(self.reference.continuations)} prompts are continued.")
 
-    def moved(self) -> Figure:
+    def moved(self) -> figures.Picture:
         """Draw each scheme's KL divergence from the reference."""
         return figures.divergence(self.qualities)
 
@@ -246,7 +245,7 @@ class EncoderReport(Report):
         """Compute the reference; print which pairs were read."""
         print(self.reference)
 
-    def moved(self) -> Figure:
+    def moved(self) -> figures.Picture:
         """Draw how far vectors or scores moved."""
         return self.reference.moved(self.qualities)
 
