@@ -24,12 +24,18 @@ from llmkg_lab.sources import Fetched
 # text may break anywhere, or one long word would push the table off the page
 TEXT = "text-align:left;vertical-align:top;overflow-wrap:anywhere"
 NUMBER = "text-align:right;vertical-align:top"
-COLORS = {Verdict.PASS: "#1a7f37", Verdict.BELOW_TARGET: "#9a6700", Verdict.FAIL: "#cf222e"}
+COLORS = {  # under white letters, which are legible on a page of any colour
+    Verdict.PASS: "#1a7f37",
+    Verdict.UNDECIDED: "#57606a",
+    Verdict.BELOW_TARGET: "#9a6700",
+    Verdict.FAIL: "#cf222e",
+}
+PILL = "color:#fff;border-radius:1em;padding:.05em .6em;white-space:nowrap"
 
 
 def badge(verdict: Verdict) -> str:
     """A verdict as coloured HTML."""
-    return f'<b style="color:{COLORS[verdict]}">{verdict}</b>'
+    return f'<b style="background:{COLORS[verdict]};{PILL}">{verdict}</b>'
 
 
 def rows_table(
