@@ -22,6 +22,7 @@ class Embeddings:
     """Sentences, each embedded by itself and compared by its vector."""
 
     LATENCY = "embed_ms", "One embedding of a text of 16 tokens"  # of ``speed.measure``; a title
+    COMMAND = "embed {} 'A cat sleeps' 'A kitten naps'"
 
     def __init__(self, checkpoint: Checkpoint, pairs: Pairs, progress: Progress) -> None:
         self._pairs = pairs
@@ -49,6 +50,7 @@ class Scores:
     """Queries and passages, read together and compared by their score."""
 
     LATENCY = "pair_ms", "One score of a pair of 16 tokens"
+    COMMAND = "rank {} 'how tall is it' 'The tower is 300 m tall.' 'It rains.'"
 
     def __init__(self, checkpoint: Checkpoint, pairs: Pairs, progress: Progress) -> None:
         self._pairs = pairs

@@ -16,7 +16,7 @@ from llmkg_lab.base.bar import Bar
 from llmkg_lab.base.progress import inside
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion.to_onnx import convert_all
-from llmkg_lab.measure.protocol import Protocol, Reading
+from llmkg_lab.measure.protocol import Protocol, Reading, asked
 from llmkg_lab.measure.quality import Quality, validate_decoder
 from llmkg_lab.measure.speed import Speed, measure
 from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
@@ -105,6 +105,11 @@ class Report(ABC):
     def first_latency(self) -> tuple[str, str]:
         """The metric of ``speeds`` that a reader asks for first, and its title."""
 
+    @property
+    @abstractmethod
+    def command(self) -> str:
+        """What uses an artifact on the command line, with {} where its folder belongs."""
+
     @abstractmethod
     def quality_of(self, scheme: str) -> Quality:
         """Compare one scheme's artifact with the reference."""
@@ -159,7 +164,8 @@ class Report(ABC):
             quick=self.protocol.quick,
         )
         result.save(self.folder)
-        self._headline.update(result)
+        stored = tables.stored(self.checkpoint)
+        self._headline.update(result, self.folder, stored, self.command)
 
     def print_verdicts(self) -> None:
         """Print whether each scheme is within its limits: the same on every machine."""
@@ -192,6 +198,13 @@ class DecoderReport(Report):
     def first_latency(self) -> tuple[str, str]:
         """The time for one token, and its title."""
         return "decode_ms", "Decoding: time for one token"
+
+    @property
+    def command(self) -> str:
+        """To ask, where the model was taught to answer; else to continue."""
+        if asked(self.tokenizer, "Hello") is not None:
+            return "generate {} 'Why is the sky blue?' --chat"
+        return "generate {} 'Once upon a time'"
 
     def quality_of(self, scheme: str) -> Quality:
         """Compare one scheme's logits and continuations with the reference's."""
@@ -236,6 +249,11 @@ class EncoderReport(Report):
     def first_latency(self) -> tuple[str, str]:
         """The time for one text or one pair, and its title."""
         return encoders.KINDS[self.variant.task].LATENCY
+
+    @property
+    def command(self) -> str:
+        """To embed, or to rank."""
+        return encoders.KINDS[self.variant.task].COMMAND
 
     def quality_of(self, scheme: str) -> Quality:
         """Compare one scheme's vectors or scores with the reference's."""
