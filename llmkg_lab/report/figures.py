@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from IPython.display import HTML
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llmkg_lab.artifact import Artifact
@@ -227,18 +226,15 @@ def latency(speeds: Mapping[str, Speed], metric: str, title: str) -> Picture:
         measured = speed.metrics[metric]
         spread = [[measured.value - measured.low], [measured.high - measured.value]]
         axes.barh(row, measured.value, color=color(name), xerr=spread, ecolor="#24292f")
-        _mark_floor(axes, row, speed)
+        if floor := speed.metrics.get("floor_ms"):
+            label = "memory-bandwidth floor" if row == 0 else "_"  # named once
+            axes.vlines(floor.value, row - 0.4, row + 0.4, color="#cf222e", label=label)
     axes.set(yticks=range(len(speeds)), yticklabels=speeds, title=title, xlabel="ms")
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside upper right", frameon=False)  # beside the title, off the bars
     axes.invert_yaxis()
     medians = {name: f"{speed.metrics[metric].value:.2f} ms" for name, speed in speeds.items()}
     return _finish(figure, f"{title}, as bars: {_named(medians)}.")
-
-
-def _mark_floor(axes: Axes, row: int, speed: Speed) -> None:
-    if floor := speed.metrics.get("floor_ms"):
-        label = "memory-bandwidth floor" if row == 0 else "_"  # named once
-        axes.vlines(floor.value, row - 0.4, row + 0.4, color="#cf222e", label=label)
-        axes.legend(frameon=False, loc="lower right")
 
 
 def _finish(figure: Figure, alt: str) -> Picture:

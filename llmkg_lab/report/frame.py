@@ -33,24 +33,31 @@ class Headline:
     """The verdict at the top of a report: shown first, filled in by the last cell."""
 
     def __init__(self, variant: Variant) -> None:
-        self._title = html.escape(variant.title)
         self._began = time.monotonic()
-        waiting = f"<h2>{self._title}</h2><p>Measuring … the verdict appears here.</p>"
+        waiting = (
+            f"<h2>{html.escape(variant.title)}</h2><p>Measuring … the verdict appears here.</p>"
+        )
         self._handle = display(HTML(_framed(waiting)), display_id=True)
 
     def update(self, result: Result, folder: Path, stored: str, command: str) -> None:
-        """Replace the placeholder by the answers: what to take and why, bytes, loss, speed.
+        """Replace the placeholder by the answers; the arguments are those of ``answers``."""
+        seconds = time.monotonic() - self._began
+        self._handle.update(HTML(answers(result, folder, stored, command, seconds)))
 
-        folder: of the report; stored: how the checkpoint stores its weights; command: what uses
-        an artifact, with {} where its folder belongs.
-        """
-        parts = [
-            *_warnings(result),
-            _chosen(self._title, result, folder, command),
-            tables.headline(result.schemes).data,
-            *_facts(result, stored, time.monotonic() - self._began),
-        ]
-        self._handle.update(HTML(_framed("".join(parts))))
+
+def answers(result: Result, folder: Path, stored: str, command: str, seconds: float) -> str:
+    """What to take and why, bytes, loss and speed, and what that rests on, as HTML.
+
+    folder: of the report; stored: how the checkpoint stores its weights; command: what uses an
+    artifact, with {} where its folder belongs; seconds: that the report took.
+    """
+    parts = [
+        *_warnings(result),
+        _chosen(result, folder, command),
+        tables.headline(result.schemes).data,
+        _facts(result, stored, seconds),
+    ]
+    return _framed("".join(parts))
 
 
 def _framed(content: str) -> str:
@@ -63,14 +70,14 @@ def _warnings(result: Result) -> list[str]:
     return [f'<p style="{WARNING}"><b>{text}</b></p>' for text, is_so in said.items() if is_so]
 
 
-def _chosen(title: str, result: Result, folder: Path, command: str) -> str:
+def _chosen(result: Result, folder: Path, command: str) -> str:
     """The artifact to take, why, where it lies, and what to type."""
-    choice = choose(result)
+    title, choice = html.escape(result.variant.title), choose(result)
     if choice is None:
         none = "No artifact holds its limits: take none of them."
         return f"<h2>{title}: {tables.badge(Verdict.FAIL)}</h2><p>{none}</p>"
     means_little = result.source.synthetic or result.quick is True
-    word = "A full run with such figures would take" if means_little else "Take"
+    word = "Figures like these would say: take" if means_little else "Take"
     name, path = html.escape(choice.scheme), folder / choice.entry.artifact
     typed = f"llmkg-lab {command.format(shlex.quote(str(path)))}"
     return (
@@ -81,7 +88,7 @@ def _chosen(title: str, result: Result, folder: Path, command: str) -> str:
     )
 
 
-def _facts(result: Result, stored: str, seconds: float) -> list[str]:
+def _facts(result: Result, stored: str, seconds: float) -> str:
     """From what, when, how long and by which versions it was measured."""
     source = result.source
     revision = source.revision or "no revision"
@@ -95,4 +102,4 @@ def _facts(result: Result, stored: str, seconds: float) -> list[str]:
         f"on {result.environment.get('cpu')}",
         f"Versions: {', '.join(versions)}",
     )
-    return [f"<p><small>{'<br>'.join(map(html.escape, lines))}</small></p>"]
+    return f"<p><small>{'<br>'.join(map(html.escape, lines))}</small></p>"

@@ -45,7 +45,8 @@ pre code { padding: 0; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); }
 thead th { border-bottom-width: 2px; }
-figure { margin: 1rem 0; }
+figure { margin: 1rem 0; overflow-x: auto; }
+@media (max-width: 40rem) { figure img { min-width: 34rem; } }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; padding: .5rem;
   border-radius: 6px; }
 """

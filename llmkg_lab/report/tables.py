@@ -44,7 +44,8 @@ def badge(verdict: Verdict) -> str:
 def scheme(name: str) -> str:
     """A scheme's name with its words below, as HTML."""
     words = f"<br><small>{names.plain(name)}</small>"
-    return f'<span style="white-space:nowrap">{html.escape(name)}</span>{words}'
+    style = "display:inline-block;min-width:9em"  # words stand on one line or two
+    return f'<span style="{style}">{html.escape(name)}{words}</span>'
 
 
 def rows_table(
