@@ -97,7 +97,7 @@ def _facts(result: Result, stored: str, seconds: float) -> str:
     versions = (f"{name} {result.environment.get(name)}" for name in VERSIONS)
     lines = (
         f"Weights: {source.detail} · {revision} · SHA-256 {source.fingerprint[:12]}…",
-        f"Reference: these weights, stored as {stored}, computed by PyTorch in float32",
+        f"Reference: these weights (tensors: {stored}), computed by PyTorch in float32",
         f"Measured: {datetime.now(UTC):%d %B %Y, %H:%M} UTC, in {took}, "
         f"on {result.environment.get('cpu')}",
         f"Versions: {', '.join(versions)}",

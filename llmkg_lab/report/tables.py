@@ -161,7 +161,8 @@ def _with_interval(measured: Estimate | Measurement, metric: Metric) -> str:
     text = metric.text(measured.value)
     if measured.low is None or measured.high is None or measured.low == measured.high:
         return text
-    return f"{text}<br><small>{metric.text(measured.low)} – {metric.text(measured.high)}</small>"
+    interval = f"{metric.text(measured.low)} – {metric.text(measured.high)}"
+    return f'{text}<br><small style="white-space:nowrap">{interval}</small>'
 
 
 def continuations(

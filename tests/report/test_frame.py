@@ -77,7 +77,7 @@ def test_the_headline_says_what_to_take_and_what_to_type(tmp_path):
     assert "Take <b>int8</b> (8 bits), the smallest that reaches its targets: 156.0 MB" in html
     path = shlex.quote(str(folder / "artifacts" / "int8")).replace("'", "&#x27;")
     assert f"llmkg-lab generate {path} &#x27;Why?&#x27; --chat" in html
-    assert "stored as 30 of Q4_1" in html
+    assert "these weights (tensors: 30 of Q4_1)" in html
     for fact in ("Measured: ", " UTC, in 1 min 12 s, on ", "onnxruntime "):
         assert fact in html
     assert QUICK not in html
