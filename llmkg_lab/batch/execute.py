@@ -25,7 +25,6 @@ import nbformat
 import papermill
 import psutil
 import yaml
-from nbconvert import HTMLExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 
@@ -42,6 +41,7 @@ from llmkg_lab.batch.notebook import (
     describe,
     record_failure,
 )
+from llmkg_lab.report import page
 
 NEW = "new"
 MADE = {REPORT, FAILED, PLAN, "report.html", "result.json", "artifacts"}
@@ -111,9 +111,7 @@ def _render(work: Path, folder: Path) -> None:
     notebook: NotebookNode = nbformat.reads(text, as_version=4)
     # Of what a library prints over and over in one line the last state alone
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
-    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True)
-    html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": folder.name}})
-    files.write(work / NEW / "report.html", html)
+    files.write(work / NEW / "report.html", page.render(notebook, folder.name))
     _write(notebook, work / NEW / REPORT)
     shutil.copyfile(work / PLAN, work / NEW / PLAN)
 

@@ -21,6 +21,7 @@ err = Console(stderr=True, width=None if sys.stderr.isatty() else LOG_WIDTH)
 STYLES: dict[str, str] = {
     Verdict.PASS: "green",
     Verdict.BELOW_TARGET: "yellow",
+    Verdict.UNDECIDED: "yellow",
     Verdict.FAIL: "bold red",
     RunState.DONE: "green",
     RunState.RUNNING: "cyan",

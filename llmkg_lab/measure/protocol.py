@@ -23,6 +23,7 @@ from llmkg_lab.data.texts import Pairs, Text
 from llmkg_lab.measure.speed import Workload
 from llmkg_lab.reference.tokens import OriginalTokenizer, Tokens
 from llmkg_lab.roster.catalog import Evaluation
+from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 Span = tuple[int, int]  # of characters: first, and behind the last
@@ -38,7 +39,7 @@ class Reading:
 
     text: Text
     windows: np.ndarray  # (windows, tokens) int64
-    prompts: list[list[int]]  # token ids
+    prompts: list[list[int]]  # token ids; of a model that chats, each asked by its template
     opening: tuple[str, ...] = ()  # the tokens that begin each window and prompt
     judge: str = ""  # the original's tokenizer, where it has come to the same tokens
 
@@ -95,7 +96,7 @@ class Protocol:
         return Reading(
             text=self.text,
             windows=texts.windows(ids, plan.window, plan.tokens, opening),
-            prompts=[opened(tokenizer, prompt)[0] for prompt in plan.prompts],
+            prompts=[_prompt(tokenizer, prompt) for prompt in plan.prompts],
             opening=tuple(str(tokenizer.core.id_to_token(token)) for token in opening),
         )
 
@@ -118,6 +119,20 @@ class Protocol:
             return {}
         few = Workload(prompt_tokens=32, prefills=1, decode_steps=10, embeddings=10, batches=2)
         return {"workload": few, "processes": 1}
+
+
+def asked(tokenizer: Tokenizer, prompt: str) -> str | None:
+    """A prompt as the chat template asks it, None where the model was not taught to chat."""
+    try:
+        return tokenizer.chat([{"role": "user", "content": prompt}])
+    except InferenceError:
+        return None
+
+
+def _prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
+    if (question := asked(tokenizer, prompt)) is not None:
+        return tokenizer.encode(question, special=False)
+    return opened(tokenizer, prompt)[0]
 
 
 def opening_of(tokenizer: Tokenizer) -> list[int]:

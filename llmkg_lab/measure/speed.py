@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -88,8 +89,9 @@ def measure(
     samples = {name: [x for run in runs for x in run[name]] for name in runs[0]}
     if "decode_ms" in samples:
         samples["tokens_per_second"] = [1000 / ms for ms in samples["decode_ms"]]
-        nbytes = weight_bytes_per_token(artifact)
-        samples["floor_ms"] = [nbytes / (1e6 * rate) for rate in samples["bandwidth_gb_s"]]
+        rate = _bandwidth(workload.threads or default_threads())
+        samples["bandwidth_gb_s"] = [rate]
+        samples["floor_ms"] = [weight_bytes_per_token(artifact) / (1e6 * rate)]
     conditions = {
         **asdict(workload),
         "processes": processes,
@@ -97,6 +99,12 @@ def measure(
         "cores": os.cpu_count() or 1,
     }
     return Speed({name: summarize(values) for name, values in samples.items()}, conditions)
+
+
+@cache
+def _bandwidth(threads: int) -> float:
+    """GB/s that this machine reads: measured once, so that schemes have the same floor."""
+    return read_bandwidth(threads)
 
 
 def summarize(samples: list[float]) -> Measurement:
@@ -221,9 +229,7 @@ def main(folder: str, workload: str) -> None:
     """Measure in this process and print the samples as JSON."""
     artifact, work = Artifact.open(folder), Workload(**json.loads(workload))
     samples = WORKLOADS[artifact.task](artifact, work)
-    samples["peak_memory_mb"] = [peak_memory() / 1e6]  # before the bandwidth's array is made
-    if "decode_ms" in samples:
-        samples["bandwidth_gb_s"] = [read_bandwidth(work.threads or default_threads())]
+    samples["peak_memory_mb"] = [peak_memory() / 1e6]
     json.dump(samples, sys.stdout)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from IPython.display import HTML
-from matplotlib.figure import Figure
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.progress import Progress
@@ -29,6 +28,7 @@ class Embeddings:
     """Sentences, each embedded by itself and compared by its vector."""
 
     LATENCY = "embed_ms", "One embedding of a text of 16 tokens"  # of ``speed.measure``; a title
+    COMMAND = "embed {} 'A cat sleeps' 'A kitten naps'"
 
     def __init__(self, checkpoint: Checkpoint, pairs: Pairs, progress: Progress) -> None:
         self._pairs = pairs
@@ -59,7 +59,7 @@ class Embeddings:
             )
         return validate_embedder(embedder, reference, self._pairs)
 
-    def moved(self, qualities: Mapping[str, Quality]) -> Figure:
+    def moved(self, qualities: Mapping[str, Quality]) -> figures.Picture:
         """How far the vectors moved, by scheme."""
         return figures.cosines(qualities)
 
@@ -73,6 +73,7 @@ class Scores:
     """Queries and passages, read together and compared by their score."""
 
     LATENCY = "pair_ms", "One score of a pair of 16 tokens"
+    COMMAND = "rank {} 'how tall is it' 'The tower is 300 m tall.' 'It rains.'"
 
     def __init__(self, checkpoint: Checkpoint, pairs: Pairs, progress: Progress) -> None:
         self._pairs = pairs
@@ -97,7 +98,7 @@ class Scores:
             check_tokens(repr(pair), ours, theirs, core)
         return validate_ranker(ranker, reference, self._pairs)
 
-    def moved(self, qualities: Mapping[str, Quality]) -> Figure:
+    def moved(self, qualities: Mapping[str, Quality]) -> figures.Picture:
         """Each pair's score beside the reference's, by scheme."""
         return figures.scores(qualities, self._reference.scores)
 

@@ -1,27 +1,30 @@
 """The figures of a report: matplotlib, static, with units; a scheme keeps its colour."""
 
+import base64
+import colorsys
 import html
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import matplotlib_inline.backend_inline
 import numpy as np
 from IPython.display import HTML
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.measure.quality import Quality
 from llmkg_lab.measure.speed import Speed
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.scheme import BLOCK_SIZES, Scheme
 
-SCHEME_COLORS = {
-    "fp32": "#57606a",
-    "fp16": "#8250df",
-    "int8": "#0969da",
-    "int4": "#bc4c00",
-    "budget": "#1a7f37",
-}
+# Hues, of 360 degrees: by base, and of the 4-bit schemes, which a report may hold many of, by how
+# their codes were found
+HUES = {"fp16": 262, "int8": 212, "budget": 140}
+METHOD_HUES = {"rtn": 25, "eq": 48, "mse": 72, "gptq": 350, "dwq": 315}
+GREY = "#57606a"  # of fp32
+SPREAD = (0.7549, 0.5698)  # multiples of them, less their whole part, fill a square evenly
 GROUP_COLORS = ("#0550ae", "#218bff", "#80ccff", "#d4a72c", "#bc4c00", "#8c959f", "#57606a")
 STRIP_CEILING = 1.0  # nats at which the token strip's colour is full
 
@@ -35,15 +38,69 @@ plt.rcParams.update(
         "svg.hashsalt": "llmkg-lab",  # the same figure, the same bytes
     }
 )
-matplotlib_inline.backend_inline.set_matplotlib_formats("svg", metadata={"Date": None})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with the words for those who cannot see it.
+
+    It is shown as SVG and as PNG both: JupyterLab draws no SVG of a notebook that it does not
+    trust, and a page wants the sharp one.
+    """
+
+    figure: Figure
+    alt: str
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        svg, png = io.BytesIO(), io.BytesIO()
+        self.figure.savefig(svg, format="svg", metadata={"Date": None})
+        self.figure.savefig(png, format="png", dpi=2 * self.figure.dpi)
+        width = int(self.figure.get_figwidth() * self.figure.dpi)
+        data = {
+            "image/svg+xml": svg.getvalue().decode(),
+            "image/png": base64.b64encode(png.getvalue()).decode(),
+            "text/plain": self.alt,
+        }
+        return data, {"image/svg+xml": {"alt": self.alt}, "image/png": {"width": width}}
 
 
 def color(scheme: str) -> str:
-    """The colour of a scheme, by its base."""
-    return SCHEME_COLORS[scheme.split("-")[0]]
+    """The colour of a scheme by its name: the same in every figure and in every report.
+
+    The hue tells how codes were found; lightness and shade of the hue, how they are stored.
+    """
+    parsed = Scheme.parse(scheme)
+    if parsed.base == "fp32":
+        return GREY
+    method = "dwq" if parsed.distilled else parsed.method
+    light, shade = (factor * _storage(parsed) % 1 for factor in SPREAD)
+    hue = HUES.get(parsed.base, METHOD_HUES[method]) + 16 * shade
+    lightness = 0.34 + 0.28 * light
+    red, green, blue = (
+        round(255 * part) for part in colorsys.hls_to_rgb(hue / 360 % 1, lightness, 0.85)
+    )
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def sizes(artifacts: Mapping[str, Artifact]) -> Figure:
+def _storage(scheme: Scheme) -> int:
+    """A number that tells apart schemes whose codes were found in the same way; 0: nothing said."""
+    if scheme.budget:
+        return int(10 * scheme.budget.amount)
+    number = 0
+    for index, choices in (
+        (BLOCK_SIZES.index(scheme.block_size), 3),
+        ((None, 4, 8).index(scheme.table_bits), 3),
+        ((None, *BLOCK_SIZES).index(scheme.table_block), 4),
+        (scheme.symmetric, 2),
+        (scheme.half_scales, 2),
+        (scheme.dynamic, 2),
+        (scheme.table_symmetric, 2),
+    ):
+        number = number * choices + index
+    return number
+
+
+def sizes(artifacts: Mapping[str, Artifact]) -> Picture:
     """Bytes by group of tensors, one bar per scheme."""
     figure, axes = plt.subplots(figsize=(8, 0.6 + 0.45 * len(artifacts)))
     names = [group.name for group in next(iter(artifacts.values())).manifest.groups]
@@ -61,14 +118,15 @@ def sizes(artifacts: Mapping[str, Artifact]) -> Figure:
     axes.invert_yaxis()
     axes.set(title="Size by group of tensors", xlabel="MB", xlim=(0, 1.45 * left.max()))
     figure.legend(loc="outside right center", frameon=False)
-    return _finish(figure)
+    megabytes = {name: f"{total:.0f} MB" for name, total in zip(artifacts, left, strict=True)}
+    return _finish(figure, f"Bars of each scheme's size, in groups: {_named(megabytes)}.")
 
 
 def _group_bytes(artifact: Artifact, name: str) -> int:
     return sum(group.bytes for group in artifact.manifest.groups if group.name == name)
 
 
-def layers(heads: Sequence[int], kv_heads: Sequence[int], feed_forward: Sequence[int]) -> Figure:
+def layers(heads: Sequence[int], kv_heads: Sequence[int], feed_forward: Sequence[int]) -> Picture:
     """How a model's layers differ: attention heads and feed-forward width of each."""
     figure, (attention, width) = plt.subplots(1, 2, figsize=(8, 2.4))
     index = range(len(heads))
@@ -81,10 +139,11 @@ def layers(heads: Sequence[int], kv_heads: Sequence[int], feed_forward: Sequence
     width.set(title="Feed-forward", xlabel="layer", ylabel="width")
     for axes in (attention, width):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    return _finish(figure)
+    words = f"Bars by layer: {min(heads)} to {max(heads)} query heads, and a feed-forward width of "
+    return _finish(figure, f"{words}{min(feed_forward)} to {max(feed_forward)}.")
 
 
-def divergence(qualities: Mapping[str, Quality]) -> Figure:
+def divergence(qualities: Mapping[str, Quality]) -> Picture:
     """Mean KL divergence with its interval, and how the tokens' values are distributed."""
     figure, (mean, spread) = plt.subplots(1, 2, figsize=(8, 2.8), width_ratios=(2, 3))
     for row, (name, quality) in enumerate(qualities.items()):
@@ -101,7 +160,9 @@ def divergence(qualities: Mapping[str, Quality]) -> Figure:
     spread.set(xscale="log", yscale="log", xlim=(1e-7, None), ylim=(0.05, 110))
     spread.set(title="Share of tokens above a KL divergence", xlabel="nats", ylabel="% of tokens")
     spread.legend(frameon=False)
-    return _finish(figure)
+    means = {name: f"{q.metrics['kl_mean'].value:.2g} nats" for name, q in qualities.items()}
+    words = "Mean KL divergence with its interval, and the share of tokens above each divergence"
+    return _finish(figure, f"{words}: {_named(means)}.")
 
 
 def token_strip(
@@ -125,7 +186,7 @@ def token_strip(
     return HTML(f"{strip}<p><small>{note}</small></p>")
 
 
-def cosines(qualities: Mapping[str, Quality]) -> Figure:
+def cosines(qualities: Mapping[str, Quality]) -> Picture:
     """How far each sentence's embedding moved: one minus the cosine, sorted."""
     figure, axes = plt.subplots(figsize=(6, 2.8))
     for name, quality in qualities.items():
@@ -135,10 +196,12 @@ def cosines(qualities: Mapping[str, Quality]) -> Figure:
     axes.set(xscale="log", title="Embeddings moved by quantization")
     axes.set(xlabel="1 − cosine to the reference", ylabel="% of sentences at most")
     axes.legend(frameon=False)
-    return _finish(figure)
+    medians = {name: f"{np.median(1 - q.samples['cosine']):.2g}" for name, q in qualities.items()}
+    words = "How far embeddings moved, one minus the cosine, as curves over all sentences; medians"
+    return _finish(figure, f"{words}: {_named(medians)}.")
 
 
-def scores(qualities: Mapping[str, Quality], reference: np.ndarray) -> Figure:
+def scores(qualities: Mapping[str, Quality], reference: np.ndarray) -> Picture:
     """Each pair's score against the reference's; the diagonal means no change."""
     figure, axes = plt.subplots(figsize=(4.5, 3.5))
     axes.axline((float(reference.mean()),) * 2, slope=1, color="#8c959f", linewidth=0.8)
@@ -148,29 +211,37 @@ def scores(qualities: Mapping[str, Quality], reference: np.ndarray) -> Figure:
         )
     axes.set(title="Scores of pairs, logits", xlabel="PyTorch float32", ylabel="quantized")
     axes.legend(frameon=False)
-    return _finish(figure)
+    away = {
+        name: f"{np.abs(quality.samples['scores'] - reference).mean():.2g}"
+        for name, quality in qualities.items()
+    }
+    words = "Each pair's score against the reference's, as points; mean distance"
+    return _finish(figure, f"{words}: {_named(away)}.")
 
 
-def latency(speeds: Mapping[str, Speed], metric: str, title: str) -> Figure:
+def latency(speeds: Mapping[str, Speed], metric: str, title: str) -> Picture:
     """A latency in ms by scheme: median, 10th to 90th percentile, and the bandwidth floor."""
     figure, axes = plt.subplots(figsize=(7, 0.7 + 0.4 * len(speeds)))
     for row, (name, speed) in enumerate(speeds.items()):
         measured = speed.metrics[metric]
         spread = [[measured.value - measured.low], [measured.high - measured.value]]
         axes.barh(row, measured.value, color=color(name), xerr=spread, ecolor="#24292f")
-        _mark_floor(axes, row, speed)
+        if floor := speed.metrics.get("floor_ms"):
+            label = "memory-bandwidth floor" if row == 0 else "_"  # named once
+            axes.vlines(floor.value, row - 0.4, row + 0.4, color="#cf222e", label=label)
     axes.set(yticks=range(len(speeds)), yticklabels=speeds, title=title, xlabel="ms")
+    if axes.get_legend_handles_labels()[1]:
+        figure.legend(loc="outside upper right", frameon=False)  # beside the title, off the bars
     axes.invert_yaxis()
-    return _finish(figure)
+    medians = {name: f"{speed.metrics[metric].value:.2f} ms" for name, speed in speeds.items()}
+    return _finish(figure, f"{title}, as bars: {_named(medians)}.")
 
 
-def _mark_floor(axes: Axes, row: int, speed: Speed) -> None:
-    if floor := speed.metrics.get("floor_ms"):
-        label = "memory-bandwidth floor" if row == 0 else "_"  # named once
-        axes.vlines(floor.value, row - 0.4, row + 0.4, color="#cf222e", label=label)
-        axes.legend(frameon=False, loc="lower right")
-
-
-def _finish(figure: Figure) -> Figure:
+def _finish(figure: Figure, alt: str) -> Picture:
     plt.close(figure)  # shown once, as the cell's value, and not again when the cell ends
-    return figure
+    return Picture(figure, alt)
+
+
+def _named(values: Mapping[str, str]) -> str:
+    """Values by scheme, as a figure's words list them."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())

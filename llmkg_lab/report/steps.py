@@ -10,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 
 from IPython.display import HTML
-from matplotlib.figure import Figure
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.bar import Bar
 from llmkg_lab.base.progress import inside
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion.to_onnx import convert_all
-from llmkg_lab.measure.protocol import Protocol, Reading
+from llmkg_lab.measure.protocol import Protocol, Reading, asked
 from llmkg_lab.measure.quality import Quality, validate_decoder
 from llmkg_lab.measure.speed import Speed, measure
 from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
@@ -107,6 +106,11 @@ class Report(ABC):
     def first_latency(self) -> tuple[str, str]:
         """The metric of ``speeds`` that a reader asks for first, and its title."""
 
+    @property
+    @abstractmethod
+    def command(self) -> str:
+        """What uses an artifact on the command line, with {} where its folder belongs."""
+
     @abstractmethod
     def quality_of(self, scheme: str) -> Quality:
         """Compare one scheme's artifact with the reference."""
@@ -116,7 +120,7 @@ class Report(ABC):
         """Compute the reference in PyTorch; print what was read, and how."""
 
     @abstractmethod
-    def moved(self) -> Figure:
+    def moved(self) -> figures.Picture:
         """Draw how far outputs lie from the reference's."""
 
     @abstractmethod
@@ -133,7 +137,7 @@ class Report(ABC):
         """Convert to every scheme; show sizes and rounding errors."""
         return tables.sizes(self.artifacts)
 
-    def sizes(self) -> Figure:
+    def sizes(self) -> figures.Picture:
         """Draw what the bytes went to."""
         return figures.sizes(self.artifacts)
 
@@ -145,7 +149,7 @@ class Report(ABC):
         """Measure every scheme in fresh processes; show times and memory."""
         return tables.speeds(self.speeds)
 
-    def latency(self) -> Figure:
+    def latency(self) -> figures.Picture:
         """Draw the latency that a reader asks for first."""
         return figures.latency(self.speeds, *self.first_latency)
 
@@ -161,7 +165,8 @@ class Report(ABC):
             quick=self.protocol.quick,
         )
         result.save(self.folder)
-        self._headline.update(result)
+        stored = tables.stored(self.checkpoint)
+        self._headline.update(result, self.folder, stored, self.command)
 
     def print_verdicts(self) -> None:
         """Print whether each scheme is within its limits: the same on every machine."""
@@ -200,6 +205,13 @@ class DecoderReport(Report):
         """The time for one token, and its title."""
         return "decode_ms", "Decoding: time for one token"
 
+    @property
+    def command(self) -> str:
+        """To ask, where the model was taught to answer; else to continue."""
+        if asked(self.tokenizer, "Hello") is not None:
+            return "generate {} 'Why is the sky blue?' --chat"
+        return "generate {} 'Once upon a time'"
+
     def quality_of(self, scheme: str) -> Quality:
         """Compare one scheme's logits and continuations with the reference's."""
         progress = inside(self._progress, scheme)
@@ -211,7 +223,7 @@ class DecoderReport(Report):
         print(f"{self.reading}. {len(self.reference.continuations)} prompts are continued.")
         print(f"Reference: {self.reference.judge}. Tokens: {self.reading.judge}.")
 
-    def moved(self) -> Figure:
+    def moved(self) -> figures.Picture:
         """Draw each scheme's KL divergence from the reference."""
         return figures.divergence(self.qualities)
 
@@ -245,6 +257,11 @@ class EncoderReport(Report):
         """The time for one text or one pair, and its title."""
         return encoders.KINDS[self.variant.task].LATENCY
 
+    @property
+    def command(self) -> str:
+        """To embed, or to rank."""
+        return encoders.KINDS[self.variant.task].COMMAND
+
     def quality_of(self, scheme: str) -> Quality:
         """Compare one scheme's vectors or scores with the reference's."""
         return self.reference.quality_of(self.artifacts[scheme])
@@ -253,7 +270,7 @@ class EncoderReport(Report):
         """Compute the reference; print which pairs were read, and by what."""
         print(self.reference)
 
-    def moved(self) -> Figure:
+    def moved(self) -> figures.Picture:
         """Draw how far vectors or scores moved."""
         return self.reference.moved(self.qualities)
 

@@ -1,6 +1,7 @@
 """The tables of a report, as HTML. Every number was measured by other modules."""
 
 import html
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -9,10 +10,12 @@ from IPython.display import HTML
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.data.texts import Pairs
+from llmkg_lab.measure.protocol import asked
 from llmkg_lab.measure.quality import Quality
 from llmkg_lab.measure.speed import Speed
 from llmkg_lab.measure.values import Estimate, Measurement
 from llmkg_lab.reference.outputs import DecoderReference, RankerReference
+from llmkg_lab.report import names
 from llmkg_lab.results.result import SchemeResult
 from llmkg_lab.results.verdict import Judgement, Verdict
 from llmkg_lab.roster.metrics import HEADLINE, METRICS, Metric, in_tables
@@ -21,43 +24,63 @@ from llmkg_lab.runtime.ort.decoder import Embedder
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 from llmkg_lab.sources import Fetched
 
-# text may break anywhere, or one long word would push the table off the page
-TEXT = "text-align:left;vertical-align:top;overflow-wrap:anywhere"
+TEXT = "text-align:left;vertical-align:top"
+LONG = f"{TEXT};min-width:16em;overflow-wrap:break-word;white-space:pre-wrap"
 NUMBER = "text-align:right;vertical-align:top"
-COLORS = {Verdict.PASS: "#1a7f37", Verdict.BELOW_TARGET: "#9a6700", Verdict.FAIL: "#cf222e"}
+COLORS = {  # under white letters, which are legible on a page of any colour
+    Verdict.PASS: "#1a7f37",
+    Verdict.UNDECIDED: "#57606a",
+    Verdict.BELOW_TARGET: "#9a6700",
+    Verdict.FAIL: "#cf222e",
+}
+PILL = "color:#fff;border-radius:1em;padding:.05em .6em;white-space:nowrap"
 
 
 def badge(verdict: Verdict) -> str:
     """A verdict as coloured HTML."""
-    return f'<b style="color:{COLORS[verdict]}">{verdict}</b>'
+    return f'<b style="background:{COLORS[verdict]};{PILL}">{verdict}</b>'
+
+
+def scheme(name: str) -> str:
+    """A scheme's name with its words below, as HTML."""
+    words = f"<br><small>{names.plain(name)}</small>"
+    style = "display:inline-block;min-width:9em"  # words stand on one line or two
+    return f'<span style="{style}">{html.escape(name)}{words}</span>'
 
 
 def rows_table(
-    rows: Sequence[Mapping[str, str]], caption: str = "", text: Sequence[str] = ()
+    rows: Sequence[Mapping[str, str]],
+    caption: str = "",
+    text: Sequence[str] = (),
+    words: Sequence[str] = (),
 ) -> HTML:
-    """Rows of HTML fragments under their keys; the first column and those in ``text`` hold text."""
+    """Rows of HTML fragments under their keys.
+
+    text: the columns of running text, whose line breaks and spaces are kept; words: those of a
+    word or two. The first column holds words too, all others hold numbers.
+
+    A table that is wider than the page scrolls by itself.
+    """
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    styles = {key: TEXT if key in (keys[0], *text) else NUMBER for key in keys}
-    head = "".join(f'<th style="{styles[key]};overflow-wrap:normal">{key}</th>' for key in keys)
+    styles = {key: LONG if key in text else TEXT if key in words else NUMBER for key in keys}
+    styles[keys[0]] = LONG if keys[0] in text else TEXT
+    head = "".join(f'<th style="{styles[key]}">{key}</th>' for key in keys)
     body = "".join(
         "<tr>" + "".join(f'<td style="{styles[k]}">{row.get(k, "")}</td>' for k in keys) + "</tr>"
         for row in rows
     )
     note = f"<p><small>{caption}</small></p>" if caption else ""
-    return HTML(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return HTML(f'<div style="overflow-x:auto" tabindex="0">{table}</div>{note}')
 
 
 def checkpoint(fetched: Fetched, checkpoint: Checkpoint) -> HTML:
     """What was found: source, format, dtypes, shape of the model."""
-    tensors = checkpoint.tensors.values()
-    dtypes: dict[str, int] = {}
-    for tensor in tensors:
-        dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
     facts = {
         "source": fetched.detail,
         "revision": fetched.revision or "none recorded",
         "format": checkpoint.format,
-        "tensors": ", ".join(f"{count} of {dtype}" for dtype, count in dtypes.items()),
+        "tensors": stored(checkpoint),
         "bytes": f"{checkpoint.nbytes:,}",
         "architecture": checkpoint.form.model_type,
         **checkpoint.form.facts(),
@@ -67,11 +90,17 @@ def checkpoint(fetched: Fetched, checkpoint: Checkpoint) -> HTML:
     return rows_table(rows, text=[" "])
 
 
+def stored(checkpoint: Checkpoint) -> str:
+    """How many tensors a checkpoint has of each type."""
+    counts = Counter(tensor.dtype for tensor in checkpoint.tensors.values())
+    return ", ".join(f"{count} of {dtype}" for dtype, count in counts.items())
+
+
 def sizes(artifacts: Mapping[str, Artifact]) -> HTML:
     """Size, bits per weight and rounding error by scheme and by group of tensors."""
     rows = []
     for name, artifact in artifacts.items():
-        row = {"scheme": name, "MB": f"{artifact.nbytes / 1e6:.1f}"}
+        row = {"scheme": scheme(name), "MB": f"{artifact.nbytes / 1e6:.1f}"}
         row["bits per weight"] = f"{artifact.bits_per_weight:.2f}"
         for group in artifact.manifest.groups:
             error = f"<br><small>{group.rms_error:.2%}</small>" if group.rms_error else ""
@@ -85,50 +114,55 @@ def headline(schemes: Mapping[str, SchemeResult]) -> HTML:
     """The few numbers that answer a reader's first questions, from a result's schemes."""
     rows = []
     for name, entry in schemes.items():
-        row = {"scheme": name, "MB": f"{entry.bytes / 1e6:.1f}"}
+        row = {"scheme": scheme(name), "verdict": badge(entry.verdict)}
+        row["MB"] = f"{entry.bytes / 1e6:.1f}"
         row["bits per weight"] = f"{entry.bits_per_weight:.2f}"
         for metric in HEADLINE:
             if measured := entry.quality.get(metric) or entry.speed.get(metric):
                 row[METRICS[metric].heading] = METRICS[metric].text(measured.value)
-        row["verdict"] = badge(entry.verdict)
         row["why"] = html.escape("; ".join(entry.reasons))
         rows.append(row)
-    return rows_table(rows, text=["why"])
+    return rows_table(rows, text=["why"], words=["verdict"])
 
 
 def qualities(qualities: Mapping[str, Quality], judgements: Mapping[str, Judgement]) -> HTML:
     """One row per scheme, one column per metric, each value over its 95 % interval."""
     measured = {name: quality.metrics for name, quality in qualities.items()}
     counts = {f"{m.n:,} {m.unit}" for metrics in measured.values() for m in metrics.values()}
-    rows = _metric_rows(measured)
-    for row in rows:
-        row["verdict"] = badge(judgements[row["scheme"]].verdict)
-    return rows_table(rows, f"Measured on {', '.join(sorted(counts))}; small: 95 % interval.")
+    rows = [
+        {"scheme": scheme(name), "verdict": badge(judgements[name].verdict)} | row
+        for name, row in _metric_rows(measured).items()
+    ]
+    note = f"Measured on {', '.join(sorted(counts))}; small: 95 % interval."
+    return rows_table(rows, note, words=["verdict"])
 
 
 def speeds(speeds: Mapping[str, Speed]) -> HTML:
     """One row per scheme, one column per metric, each median over its 10th to 90th percentile."""
     first = next(iter(speeds.values()))
     note = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in first.conditions.items())
-    return rows_table(_metric_rows({name: s.metrics for name, s in speeds.items()}), note)
+    rows = _metric_rows({name: speed.metrics for name, speed in speeds.items()})
+    return rows_table([{"scheme": scheme(name)} | row for name, row in rows.items()], note)
 
 
-def _metric_rows(measured: Mapping[str, Mapping[str, Estimate | Measurement]]) -> list[dict]:
-    return [
-        {"scheme": name}
-        | {
+def _metric_rows(
+    measured: Mapping[str, Mapping[str, Estimate | Measurement]],
+) -> dict[str, dict[str, str]]:
+    return {
+        name: {
             METRICS[metric].heading: _with_interval(metrics[metric], METRICS[metric])
             for metric in in_tables(metrics)
         }
         for name, metrics in measured.items()
-    ]
+    }
 
 
 def _with_interval(measured: Estimate | Measurement, metric: Metric) -> str:
     text = metric.text(measured.value)
     if measured.low is None or measured.high is None or measured.low == measured.high:
         return text
-    return f"{text}<br><small>{metric.text(measured.low)} – {metric.text(measured.high)}</small>"
+    interval = f"{metric.text(measured.low)} – {metric.text(measured.high)}"
+    return f'{text}<br><small style="white-space:nowrap">{interval}</small>'
 
 
 def continuations(
@@ -148,7 +182,10 @@ def continuations(
             rest = _text(tokenizer, written[same:])
             row[name] = _text(tokenizer, written[:same]) + (f"<b>{rest}</b>" if rest else "")
         rows.append(row)
-    note = "Greedy; in bold from where a scheme leaves the reference."
+    how = "continued as they stand"
+    if asked(tokenizer, "Hello") is not None:
+        how = "asked by the chat template, as a user would"
+    note = f"Prompts {how}. Greedy; in bold from where a scheme leaves the reference."
     return rows_table(rows, note, text=list(rows[0]))
 
 
@@ -188,7 +225,7 @@ def moved_pairs(
         }
         for i in np.argsort(-np.abs(after - before))[:count]
     ]
-    return rows_table(rows)
+    return rows_table(rows, text=["sentences"])
 
 
 def moved_scores(
@@ -203,7 +240,7 @@ def moved_scores(
         }
         for i in np.argsort(-np.abs(scores - reference.scores))[:count]
     ]
-    return rows_table(rows)
+    return rows_table(rows, text=["query and passage"])
 
 
 def _pair_cosines(embeddings: np.ndarray) -> np.ndarray:

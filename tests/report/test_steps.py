@@ -10,6 +10,8 @@ from tokenizers import models, pre_tokenizers
 from llmkg_lab.artifact import Source
 from llmkg_lab.base import paths
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.measure.protocol import _prompt
+from llmkg_lab.report import tables
 from llmkg_lab.report.steps import DecoderReport, EncoderReport
 from llmkg_lab.sources import fetch
 
@@ -56,9 +58,11 @@ def test_a_variants_own_tokenizer_and_chat_template_reach_the_artifact(roster):
     bare = DecoderReport("smollm", "tiny", ["fp32"]).artifacts["fp32"]
     assert not (bare.folder / "tokenizer.json").exists()
     roster(has_tokenizer=True)
-    assert DecoderReport("smollm", "tiny", ["fp32"]).tokenizer.encode("hello") == [2]
+    tokenizer = DecoderReport("smollm", "tiny", ["fp32"]).tokenizer
+    assert tokenizer.encode("hello") == _prompt(tokenizer, "hello") == [2]
     roster(has_tokenizer=True, template=TEMPLATE)
     report = DecoderReport("smollm", "tiny", ["fp32"])
+    assert _prompt(report.tokenizer, "hello") == [1, 2]  # of an example, asked by the template
     prompt = report.tokenizer.chat([{"role": "user", "content": "hello"}])  # converted once more
     assert prompt == "Human hello "
     assert report.tokenizer.encode(prompt) == [1, 2]
@@ -127,3 +131,13 @@ def test_what_makes_no_sense_is_refused_in_the_first_cell(open_report, message, 
 def test_an_encoders_id_is_refused_by_a_decoders_notebook():
     with pytest.raises(LabError, match=r"(?s)of the family minilm.*open minilm.ipynb"):
         DecoderReport("smollm", "all_minilm_l6_v2")
+
+
+def test_running_text_keeps_its_lines_and_a_wide_table_scrolls():
+    table = tables.rows_table(
+        [{"prompt": "def f():", "written": "\n    return 1"}], text=["written"]
+    )
+    assert "white-space:pre-wrap" in table.data.split("<td")[2]
+    assert "\n    return 1" in table.data
+    assert "overflow-x:auto" in table.data
+    assert "overflow-wrap:anywhere" not in table.data  # which breaks words every three letters

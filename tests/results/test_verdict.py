@@ -4,7 +4,7 @@ import pytest
 
 from llmkg_lab.measure.quality import Quality
 from llmkg_lab.measure.values import Estimate
-from llmkg_lab.results.verdict import Verdict, judge
+from llmkg_lab.results.verdict import Verdict, deciding, judge
 from llmkg_lab.roster.metrics import BOUNDED, HEADLINE, METRICS, SUMMARY, Side, in_tables
 
 
@@ -17,9 +17,9 @@ def measured(**values):
 def test_verdicts():
     quality = measured(kl_mean=0.2, top1_agreement=0.8, perplexity_ratio=1.1)
     assert judge(quality, {"kl_mean": 0.2, "top1_agreement": 0.8}, {}).verdict is Verdict.PASS
-    short = judge(quality, {"kl_mean": 0.5}, {"perplexity_ratio": 1.05, "top1_agreement": 0.5})
+    short = judge(quality, {"kl_mean": 0.5}, {"perplexity_ratio": 0.95, "top1_agreement": 0.5})
     assert short.verdict is Verdict.BELOW_TARGET
-    assert short.reasons == ("perplexity_ratio is 1.1 (0.99 to 1.21); its target is at most 1.05",)
+    assert short.reasons == ("perplexity_ratio is 1.1 (0.99 to 1.21); its target is at most 0.95",)
     beyond = judge(quality, {"top1_agreement": 0.9}, {"kl_mean": 0.1})
     assert beyond.verdict is Verdict.FAIL
     assert len(beyond.reasons) == 2
@@ -36,7 +36,45 @@ def test_what_is_not_a_number_or_was_not_measured_holds_no_bound():
 def test_the_worst_verdict_counts_and_only_failures_are_not_usable():
     assert Verdict.worst([Verdict.PASS, Verdict.BELOW_TARGET]) is Verdict.BELOW_TARGET
     assert Verdict.worst([Verdict.PASS, Verdict.FAIL, Verdict.BELOW_TARGET]) is Verdict.FAIL
-    assert [verdict for verdict in Verdict if verdict.usable] == ["below target", "pass"]
+    assert [verdict for verdict in Verdict if verdict.usable] == [
+        *("below target", "undecided", "pass"),
+    ]
+
+
+def judged(value, low, high, bound=1.05):
+    quality = Quality({"perplexity_ratio": Estimate(value, low, high, 100, "tokens")}, {}, {})
+    return judge(quality, {}, {"perplexity_ratio": bound})
+
+
+def test_a_target_within_the_interval_is_neither_reached_nor_missed():
+    for value in (1.050022, 1.04):  # on either side: what was measured cannot tell
+        assert judged(value, 1.031, 1.072).verdict is Verdict.UNDECIDED
+    (reason,) = judged(1.050022, 1.031, 1.072).reasons
+    assert reason == (
+        "perplexity_ratio is 1.05002 (1.031 to 1.072); its target is at most 1.05, which lies "
+        "within that interval"
+    )
+    assert judged(1.06, 1.051, 1.07).verdict is Verdict.BELOW_TARGET
+    assert judged(1.04, 1.03, 1.049).verdict is Verdict.PASS
+    assert judged(1.05, None, None).verdict is Verdict.PASS
+    limit = measured(kl_mean=0.2)  # a limit is compared with the value
+    assert judge(limit, {"kl_mean": 0.19}, {}).verdict is Verdict.FAIL
+    assert judge(limit, {"kl_mean": 0.21}, {}).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("value", "bound", "text"),
+    [
+        (1.050022, 1.05, "1.05002"),
+        (1.05, 1.05, "1.05"),
+        (1.0499999, 1.05, "1.05"),
+        (0.98996, 0.99, "0.98996"),
+        (float("nan"), 0.5, "nan"),
+    ],
+)
+def test_as_many_digits_are_shown_as_decide(value, bound, text):
+    side = Side.AT_LEAST if bound == 0.99 else Side.AT_MOST
+    assert deciding(value, bound, side) == text
 
 
 @pytest.mark.parametrize("side", Side)

@@ -1,0 +1,66 @@
+"""Which of a variant's artifacts to take, and why."""
+
+from dataclasses import dataclass
+
+from llmkg_lab.measure.values import Estimate, Measurement
+from llmkg_lab.results.result import Result, SchemeResult
+from llmkg_lab.results.verdict import Verdict
+from llmkg_lab.roster.metrics import METRICS, SUMMARY, Side
+from llmkg_lab.scheme import FLOATS, Scheme
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The artifact to take: its scheme's name, what was measured of it, and the reason."""
+
+    scheme: str
+    entry: SchemeResult
+    reason: str
+
+
+def choose(result: Result) -> Choice | None:
+    """Return the artifact to take, None where none may be used.
+
+    The smallest that reaches its targets; else the best that holds its limits. Floating point
+    has no targets to reach, so it is for where nothing smaller may be used.
+    """
+    usable = {name: entry for name, entry in result.schemes.items() if entry.verdict.usable}
+    packed = {name: entry for name, entry in usable.items() if _is_packed(name)}
+    reached = {name: e for name, e in packed.items() if e.verdict is Verdict.PASS}
+    if reached:
+        return _smallest(reached, "the smallest that reaches its targets")
+    if packed:
+        name = max(packed, key=lambda name: _goodness(packed[name]))
+        is_open = packed[name].verdict is Verdict.UNDECIDED
+        but = "too little was measured to tell about a target" if is_open else "it misses a target"
+        return Choice(name, packed[name], f"the best that holds its limits, but {but}")
+    if usable:
+        return _smallest(usable, "nothing smaller holds its limits")
+    return None
+
+
+def brief(entry: SchemeResult) -> str:
+    """What one artifact takes, loses and needs, in a few words."""
+    measured: dict[str, Estimate | Measurement] = {**entry.quality, **entry.speed}
+    named = [name for name in SUMMARY if name in measured]
+    words = [METRICS[name].brief.format(measured[name].value) for name in named]
+    return ", ".join([f"{entry.bytes / 1e6:.1f} MB", *words])
+
+
+def _is_packed(name: str) -> bool:
+    return Scheme.parse(name).base not in FLOATS
+
+
+def _smallest(entries: dict[str, SchemeResult], reason: str) -> Choice:
+    name = min(entries, key=lambda name: entries[name].bytes)
+    return Choice(name, entries[name], reason)
+
+
+def _goodness(entry: SchemeResult) -> tuple[int, float]:
+    """The verdict first; then the first metric of a summary, the larger the better."""
+    rank = list(Verdict).index(entry.verdict)
+    name = next((name for name in SUMMARY if name in entry.quality), None)
+    if name is None:
+        return rank, 0.0
+    value = entry.quality[name].value
+    return rank, value if METRICS[name].good is Side.AT_LEAST else -value
