@@ -78,7 +78,10 @@ def write_folder(source: Path, folder: Path) -> Path:
         "modules.json": pooling,
         "1_Pooling/config.json": {"pooling_mode_mean_tokens": True},
         "sentence_bert_config.json": {"max_seq_length": 128},
-        "tokenizer_config.json": {"pad_token": pieces[special["pad"]][0]},
+        "tokenizer_config.json": {
+            "pad_token": pieces[special["pad"]][0],
+            "tokenizer_class": "PreTrainedTokenizerFast",
+        },
     }.items():
         (folder / name).write_text(json.dumps(content))
     _tokenizer(pieces, special).save(str(folder / "tokenizer.json"))
