@@ -21,11 +21,12 @@ OWN = ("version", "truncation", "padding")  # the caller's affair in each use
 
 
 def answer(request: bytes) -> bytes:
-    """Read the folder whose path is ``request``. Returns JSON:
+    """Read the folder whose path is ``request``.
 
-    tokenizer: tokenizer.json's text, null where the folder's file says just that.
-    changed: the parts of the folder's file that transformers takes otherwise.
-    special: the special tokens by name (bos_token, …); inputs: the model's inputs by name.
+    Returns:
+        A JSON object. tokenizer: tokenizer.json's text, null where the folder's file says just
+        that. changed: the parts of the folder's file that transformers takes otherwise. special:
+        the special tokens by name (bos_token, …). inputs: the names of the model's inputs.
     """
     folder = Path(request.decode())
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # seconds, and not needed

@@ -21,7 +21,7 @@ def test_the_defaults_are_those_of_llmkg():
     config = GenerationConfig()
     assert (config.temperature, config.top_k, config.top_p) == (0.7, 50, 0.95)
     assert (config.repetition_penalty, config.max_tokens, config.seed) == (1.1, 1024, None)
-    assert config.stop_tokens == ("</s>", "<|endoftext|>")
+    assert config.stop_tokens == ()  # LLMKG's stop texts count where they are special tokens
 
 
 def test_the_streamed_pieces_are_the_text_of_the_tokens(smollm2):

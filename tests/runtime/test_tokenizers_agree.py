@@ -168,8 +168,9 @@ def tokenizers(request, tmp_path_factory):
 
 
 WORDS = ["the", "Hello", "naïve", "don't", "it's", "we'll", "1234", "3.14", "x²½", "日本語", "🙂",
-         "Straße", "İstanbul", "e\u0301", "ﬁn", "한국어", "हिन्दी", "👩\u200d👧", "def f(x):", "</s>", "<s>",
-         "<unk>", "[CLS]", "[MASK]", "<mask>", "<|im_start|>", "<|im_end|>", "<tool>", "▁", "##ing",
+         "Straße", "İstanbul", "e\u0301", "ﬁn", "한국어", "हिन्दी", "👩\u200d👧", "def f(x):",
+         "</s>", "<s>", "<unk>", "[CLS]", "[MASK]", "<mask>", "<|im_start|>", "<|im_end|>",
+         "<tool>", "▁", "##ing",
          "<0x0A>", "\u200b", "\ufeff", "\u00a0", "\u2028", "\x00", "\x1c", "\ufffd",
          "a" * 120]  # fmt: skip
 SPACES = ["", " ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", " \n ", " ."]

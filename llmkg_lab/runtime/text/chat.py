@@ -10,7 +10,7 @@ from pathlib import Path
 from llmkg_lab.base.bounded import Bounded, BoundsError
 from llmkg_lab.runtime import InferenceError
 
-SECONDS, MEMORY = 2, 256 << 20  # of computing, of address space; a common prompt takes 1 ms
+SECONDS, MEMORY = 1, 256 << 20  # of computing, of address space; a common prompt takes 1 ms
 
 _templates = Bounded(Path(__file__).with_name("templates.py"), idle=60)
 
