@@ -132,7 +132,7 @@ def _exchange(
 
 def _death(code: int, seconds: int) -> str:
     signal = -code
-    if signal in (9, 24):  # SIGKILL by our watch, SIGXCPU by the system
+    if signal in (9, 27):  # SIGKILL by our watch, SIGPROF by the system
         return f"it takes more than {seconds} seconds"
     if signal == 6:  # SIGABRT: how Rust's allocator ends
         return "it takes too much memory"

@@ -35,22 +35,22 @@ def serve(answer: Callable[[bytes], bytes], requests: BinaryIO, answers: BinaryI
             content, failed = (str(error) or type(error).__name__).encode(errors="replace"), True
         except BaseException as error:  # a panic of Rust's is no Exception
             content, failed, spent = str(error).encode(errors="replace"), True, True
+        if resource is not None:
+            signal.setitimer(signal.ITIMER_PROF, 0)
         said = {"size": len(content), "failed": failed, "spent": spent}
         answers.write(json.dumps(said).encode() + b"\n" + content)
         answers.flush()
 
 
 def _bound(seconds: int, memory: int) -> None:
-    """Have the system end this process after so much more computing, and refuse it memory."""
+    """Have the system end this process after so much computing, and refuse it more memory."""
     if resource is None:
         return
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    until = int(used.ru_utime + used.ru_stime) + 1 + seconds
-    for limit, value in ((resource.RLIMIT_CPU, until), (resource.RLIMIT_AS, memory)):
-        _, most = resource.getrlimit(limit)
-        with contextlib.suppress(OSError, ValueError):  # macOS bounds no address space
-            allowed = value if most == resource.RLIM_INFINITY else min(value, most)
-            resource.setrlimit(limit, (allowed, most))
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # its signal, SIGPROF, ends a process
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    allowed = memory if most == resource.RLIM_INFINITY else min(memory, most)
+    with contextlib.suppress(OSError, ValueError):  # macOS bounds no address space
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, most))
 
 
 def main() -> None:

@@ -168,7 +168,7 @@ def test_a_word_that_takes_long_to_join_is_refused(tmp_path):
 
 def test_panics_of_the_library_are_errors():
     tokenizer = Tokenizer.from_str(json.dumps(backtracking()))
-    with pytest.raises(InferenceError, match="fails on this text: .*retry-limit"):
+    with pytest.raises(InferenceError, match=r"fails on this text: .*retry-limit"):
         OurTokenizer(tokenizer, {}).encode("a" * 50)
 
 

@@ -10,8 +10,8 @@ from llmkg_lab.runtime.text import chat
 
 HI = [{"role": "user", "content": "hi"}]
 HOSTILE = {
-    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% for c in range(9999) %}"
-    "{% endfor %}{% endfor %}{% endfor %}",
+    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}"
+    "{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
     "a loop over what a loop made": "{% set l = [1] %}{% for i in range(99) %}{% set _ = l %}"
     "{% for j in range(99999) %}{% for k in range(99999) %}{% endfor %}{% endfor %}{% endfor %}",
     "power": "{{ 10**(10**9) }}",
@@ -28,7 +28,8 @@ HOSTILE = {
     "replace": "{% set ns = namespace(s='a') %}{% for i in range(60) %}"
     "{% set ns.s = ns.s|replace('a', 'aaaaaaaa') %}{% endfor %}{{ ns.s }}",
     "indent": "{{ messages|tojson(indent=10**12) }}",
-    "recursion": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(99) }}",
+    "recursion": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}"
+    "{{ f(99) }}",
     "endless recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "lipsum": "{{ lipsum(n=10**9) }}",
     "long output": "{% for a in range(99999) %}{{ 'a' * 1000 }}{% endfor %}",
@@ -61,5 +62,5 @@ def test_a_process_renders_many():
 
 
 def test_what_is_no_json_is_refused():
-    with pytest.raises(InferenceError, match="refuses these messages: .*not JSON serializable"):
+    with pytest.raises(InferenceError, match=r"refuses these messages: .*not JSON serializable"):
         chat.render("x", [{"role": "user", "content": object()}])

@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 
 CHARACTERS = 8  # of a text, to begin with, for each token that is wanted
 PART = 1 << 16  # characters of a long text that are tokenized at once to count its tokens
-BORDER = re.compile(r"(?<=\S) ")  # where a word has ended
+# where a word has ended; "▁" is how SentencePiece writes a space
+BORDER = re.compile(r"(?<=[^\s▁]) (?!\s*▁)")
 SPLITS = {"BertPreTokenizer", "ByteLevel", "Metaspace", "Whitespace", "WhitespaceSplit"}
 # normalizers that change nothing before a space because of what comes behind it
 LOCAL = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled",
