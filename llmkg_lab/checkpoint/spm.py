@@ -19,9 +19,14 @@ def bpe(
     """The tokenizer of a vocabulary. prefix: whether a space is put before a text."""
     vocabulary = {token: index for index, token in enumerate(tokens)}
     unknown = next((t for t, kind in zip(tokens, kinds, strict=True) if kind == UNKNOWN), None)
-    merges = _merges(vocabulary, scores)
     tokenizer = Tokenizer(
-        models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+        models.BPE(
+            vocabulary,
+            merges(vocabulary, scores),
+            unk_token=unknown,
+            fuse_unk=True,
+            byte_fallback=True,
+        )
     )
     steps = [normalizers.Prepend(SPACE)] if prefix else []
     tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
@@ -33,8 +38,8 @@ def bpe(
     return tokenizer
 
 
-def _merges(vocabulary: dict[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """Every way to put a token together of two others, the best-scored tokens first.
+def merges(vocabulary: dict[str, int], scores: Sequence[float]) -> list[tuple[str, str]]:
+    """Return every way to put a token together of two others, the best-scored tokens first.
 
     SentencePiece stores scores and no merges: it joins the pair whose result scores best.
     Raises ValueError on tokens so long that this would not end.
