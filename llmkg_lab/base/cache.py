@@ -31,6 +31,7 @@ KINDS = {  # folder: what it spares
     "sensitivities": "pricing each matrix for a byte budget",
     "synthetic": "drawing synthetic checkpoints",
     "token-scores": "scoring the explorer's texts",
+    "tokenizers": "reading tokenizers as transformers does, and trying them",
 }
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 

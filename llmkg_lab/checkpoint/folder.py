@@ -1,16 +1,14 @@
 """A checkpoint folder as the Hub has it: config.json and tokenizer files around the weights."""
 
 import json
+import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Generic, TypeVar
 
-from tokenizers import Tokenizer
-
-from llmkg_lab.checkpoint import claims, keys, names, spm
+from llmkg_lab.checkpoint import claims, keys, names, tokenizer_files
 from llmkg_lab.checkpoint.base import (
     Checkpoint,
     CheckpointError,
@@ -35,6 +33,7 @@ TOKENIZER_FILES = (
 )
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class FolderCheckpoint(Checkpoint, Generic[T]):
@@ -125,29 +124,41 @@ class FolderCheckpoint(Checkpoint, Generic[T]):
 
     def _tokenizer(self) -> dict[str, bytes]:
         """tokenizer.json and tokenizer_config.json, none where the folder has no tokenizer."""
-        folder = self.tokenizer_folder
-        said = self._tokenizer_config()
-        if (path := folder / "tokenizer.json").exists():
-            content, config = _checked(path), said
-        elif (path := folder / "tokenizer.model").exists():
-            tokenizer, config = spm.from_model(path, said)
-            content = tokenizer.to_str().encode()
-            fast = {"tokenizer_class": "PreTrainedTokenizerFast"}
-            config |= {"model_input_names": ["input_ids", "attention_mask"]} | said | fast
-        elif (folder / "vocab.txt").exists():
-            content, config = _converted(folder)
-            config |= said
-        elif (path := folder / "sentencepiece.bpe.model").exists():
-            raise CheckpointError(
-                f"{path} alone is not a tokenizer that can be read",
-                "open it in transformers and save it: that writes tokenizer.json",
-            )
-        else:
+        config = self._tokenizer_config()
+        if (reading := self._reading) is None:
             return {}
+        for name, token in reading["special"].items():
+            if _content(config.get(name)) != token:
+                config[name] = token
+        if "token_type_ids" not in reading["inputs"]:
+            config.setdefault("model_input_names", reading["inputs"])
         return {
-            "tokenizer.json": content,
+            "tokenizer.json": reading["tokenizer"],
             "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),
         }
+
+    @cached_property
+    def _reading(self) -> dict[str, Any] | None:
+        """What transformers reads, with a word where that is not what one would expect."""
+        folder = self.tokenizer_folder
+        reading = tokenizer_files.read_folder(folder)
+        if reading is None or not reading["changed"]:
+            return reading
+        said = self._tokenizer_config()
+        if (folder / "tokenizer.json").exists():
+            log.warning(
+                "%s: transformers' %s takes its own %s in the place of tokenizer.json's",
+                folder,
+                said.get("tokenizer_class", "class of the model"),
+                ", ".join(reading["changed"]),
+            )
+        elif (folder / "tokenizer.model").exists() and "add_bos_token" not in said:
+            log.warning(
+                "%s: tokenizer_config.json has no add_bos_token, so transformers puts no BOS "
+                "before a text, and without a tokenizer_class no space",
+                folder,
+            )
+        return reading
 
     def _tokenizer_config(self) -> dict[str, Any]:
         folder = self.tokenizer_folder
@@ -175,29 +186,6 @@ def _lowering(content: bytes) -> bytes:
     return json.dumps(spec, ensure_ascii=False).encode()
 
 
-def _checked(path: Path) -> bytes:
-    content = path.read_bytes()
-    try:
-        Tokenizer.from_buffer(content)
-    except Exception as error:  # tokenizers has no type of its own for it
-        raise CheckpointError(f"{path} is not a tokenizer: {error}", "fetch it again") from None
-    return content
-
-
-def _converted(folder: Path) -> tuple[bytes, dict[str, Any]]:
-    """tokenizer.json and its config, made by transformers of a BERT's vocab.txt."""
-    from transformers import AutoTokenizer  # seconds to import, and rarely needed
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-        with TemporaryDirectory() as saved:
-            tokenizer.save_pretrained(saved)
-            config = read_json(Path(saved) / "tokenizer_config.json")
-            return (Path(saved) / "tokenizer.json").read_bytes(), config
-    except Exception as error:  # whatever transformers makes of a damaged file
-        raise CheckpointError(
-            f"{folder}: its tokenizer cannot be converted: {error}",
-            "a folder with a tokenizer.json needs no conversion",
-        ) from error
+def _content(token: object) -> object:
+    """A special token's text, which may stand among its properties."""
+    return token.get("content") if isinstance(token, dict) else token

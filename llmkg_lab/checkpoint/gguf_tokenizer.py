@@ -9,9 +9,11 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
+from llmkg_lab.base.errors import panics_raised
 from llmkg_lab.checkpoint import spm
 from llmkg_lab.checkpoint.base import CheckpointError
 from llmkg_lab.checkpoint.gguf_file import Metadata
+from llmkg_lab.checkpoint.tokenizer_files import tried
 
 # tokenizer_config.json's names; "seperator" is how GGUF spells it
 SPECIAL = {
@@ -43,7 +45,9 @@ def build(metadata: Metadata, max_length: int, chat_template: str = "") -> dict[
         )
     special = _special_tokens(metadata)
     try:
-        tokenizer = builders[kind](metadata, special)
+        with panics_raised():
+            content = builders[kind](metadata, special).to_str().encode()
+        tried(content)
     except CheckpointError:
         raise
     except Exception as error:  # what tokenizers raises on a vocabulary that makes no sense
@@ -61,7 +65,7 @@ def build(metadata: Metadata, max_length: int, chat_template: str = "") -> dict[
     if template := metadata.get("tokenizer.chat_template", str, chat_template):
         config["chat_template"] = template
     return {
-        "tokenizer.json": tokenizer.to_str().encode(),
+        "tokenizer.json": content,
         "tokenizer_config.json": json.dumps(config, indent=2, ensure_ascii=False).encode(),
     }
 

@@ -4,21 +4,32 @@ llama.cpp reads no tokenizer.json: it knows a few algorithms by name. One that i
 would not run exactly is refused, because it would tokenize wrongly without a word.
 """
 
+import itertools
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 from gguf import GGUFWriter, TokenType
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
+from llmkg_lab.checkpoint import spm
 from llmkg_lab.checkpoint.gguf_tokenizer import SPECIAL
 from llmkg_lab.checkpoint.spm import SPACE
 from llmkg_lab.models.base import UnsupportedError
 
+log = logging.getLogger(__name__)
+
 BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
 DIGITS = {"type": "Digits", "individual_digits": True}
 SPLITS = {"gpt-2": [BYTE_LEVEL], "smollm": [DIGITS, BYTE_LEVEL]}  # llama.cpp's names for them
+PREPEND = {"type": "Prepend", "prepend": SPACE}
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+METASPACE = {"type": "Metaspace", "replacement": SPACE, "split": False}
+BERT = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
+        "lowercase": True}  # fmt: skip
+ONNX = "llama.cpp cannot; use the ONNX artifact"
 
 
 @dataclass(frozen=True)
@@ -46,19 +57,30 @@ class Source:
         """GGUF's token types by id."""
         used = self.core.get_vocab(True)
         kinds = [TokenType.NORMAL if token in used else TokenType.UNUSED for token in self.tokens]
+        unknown = self.spec["model"].get("unk_token")
         if self.spec["model"].get("byte_fallback"):
+            unknown = unknown or self.special("unk")  # no text makes it, so a file may leave it out
             for byte in range(256):
                 kinds[used[f"<0x{byte:02X}>"]] = TokenType.BYTE
-        for index, token in self.core.get_added_tokens_decoder().items():
+        for index, token in self.added.items():
             kinds[index] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
-        if (unknown := self.spec["model"].get("unk_token")) in used:
+        if unknown in used:
             kinds[used[unknown]] = TokenType.UNKNOWN
         return [int(kind) for kind in kinds]
 
+    @cached_property
+    def added(self) -> dict[int, AddedToken]:
+        """The tokens that are kept whole wherever a text has them, by id."""
+        return self.core.get_added_tokens_decoder()
+
+    def special(self, name: str) -> str:
+        """The token of bos, eos, unk, …, "" where the model has none."""
+        token = self.config.get(f"{name}_token")
+        return (token["content"] if isinstance(token, dict) else token) or ""
+
     def special_id(self, name: str) -> int | None:
         """The id of bos, eos, unk, …, None where the model has none."""
-        token = self.config.get(f"{name}_token")
-        return self.core.token_to_id(token["content"] if isinstance(token, dict) else token or "")
+        return self.core.token_to_id(self.special(name))
 
 
 def add_tokenizer(writer: GGUFWriter, sidecars: dict[str, bytes], rows: int) -> None:
@@ -72,10 +94,16 @@ def add_tokenizer(writer: GGUFWriter, sidecars: dict[str, bytes], rows: int) -> 
         return
     content = sidecars["tokenizer.json"]
     config = json.loads(sidecars.get("tokenizer_config.json", b"{}"))
+    generation = json.loads(sidecars.get("generation_config.json", b"{}"))
     core = Tokenizer.from_buffer(content)
     core.no_truncation()
-    source = Source(json.loads(content), core, config, rows)
-    _writer_of(source.spec)(writer, source)
+    core.no_padding()
+    if not config.get("eos_token") and isinstance(end := generation.get("eos_token_id"), int):
+        config["eos_token"] = core.id_to_token(end)
+    source = Source(json.loads(core.to_str()), core, config, rows)
+    write = _writer_of(source.spec)
+    _check_added(source)
+    write(writer, source)
     _add_special(writer, source)
     if template := _chat_template(config):
         writer.add_chat_template(template)
@@ -93,6 +121,37 @@ def _writer_of(spec: dict) -> Callable[[GGUFWriter, Source], None]:
     )
 
 
+def _refuse(what: str) -> None:
+    raise UnsupportedError(f"GGUF export of a tokenizer {what}", ONNX)
+
+
+def _check_added(source: Source) -> None:
+    """Refuse what llama.cpp has no word for in tokens that are kept whole.
+
+    It looks for the longest of them in the whole text, then for the next; tokenizers takes the
+    first that begins, of several the longest. The two differ where one ends as another begins.
+    """
+    if source.config.get("split_special_tokens"):
+        _refuse("that takes special tokens apart (split_special_tokens)")
+    for token in source.added.values():
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if getattr(token, flag):
+                _refuse(f"whose token {token.content!r} has the flag {flag}")
+        if token.normalized and source.core.normalizer:
+            _refuse(f"whose token {token.content!r} is looked for in normalized text")
+    contents = sorted((token.content for token in source.added.values()), key=len)
+    for short, long in itertools.combinations(contents, 2):
+        if _meet(short, long) or (len(short) == len(long) and _meet(long, short)):
+            _refuse(f"whose tokens {short!r} and {long!r} may overlap in a text")
+
+
+def _meet(first: str, second: str) -> bool:
+    """Whether one token ends as another begins."""
+    return second[:1] in first[1:] and any(
+        first.endswith(second[:size]) for size in range(1, len(first))
+    )
+
+
 def _add_byte_level(writer: GGUFWriter, source: Source) -> None:
     """GPT-2's BPE over bytes, told apart by how a text is split before the merges."""
     split = _steps(source.spec["pre_tokenizer"], "pretokenizers")
@@ -102,6 +161,11 @@ def _add_byte_level(writer: GGUFWriter, source: Source) -> None:
             "GGUF export of a byte-level tokenizer that splits texts in its own way",
             f"supported are the ways of {', '.join(SPLITS)}",
         )
+    _check_bpe(source)
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    missing = [letter for letter in letters if source.core.token_to_id(letter) is None]
+    if missing and source.spec["model"]["unk_token"]:  # llama.cpp leaves such bytes out
+        _refuse(f"with an unknown token for {len(missing)} of the 256 bytes")
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(known[0])
     writer.add_token_list(source.tokens)
@@ -110,55 +174,97 @@ def _add_byte_level(writer: GGUFWriter, source: Source) -> None:
     writer.add_add_space_prefix(False)
 
 
+def _check_bpe(source: Source) -> None:
+    model = source.spec["model"]
+    if model.get("ignore_merges"):
+        _refuse("that takes whole words before merges (ignore_merges)")
+    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(option):
+            _refuse(f"with the option {option}")
+
+
 def _add_sentencepiece(writer: GGUFWriter, source: Source) -> None:
     """SentencePiece's BPE with byte fall-back."""
+    prefix = _space_before(source.spec)
+    _check_bpe(source)
+    if any(source.core.token_to_id(f"<0x{byte:02X}>") is None for byte in range(256)):
+        _refuse("that falls back to bytes and lacks tokens for some")
+    scores = _scores(source)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(source.tokens)
-    writer.add_token_scores(_scores(source))
+    writer.add_token_scores(scores)
     writer.add_token_types(source.kinds)
-    writer.add_add_space_prefix(_space_before(source.spec))
+    writer.add_add_space_prefix(prefix)
 
 
 def _scores(source: Source) -> list[float]:
     """SentencePiece's scores of the tokens: the earlier a token is merged, the higher.
 
     tokenizer.json keeps merges in the place of scores. Only their order counts; numbered like
-    this, they are the numbers of Llama's own tokenizer.model.
+    this, they are the numbers of Llama's own tokenizer.model. llama.cpp joins any two tokens that
+    make a third, so a tokenizer that joins only some is refused.
     """
-    made = dict.fromkeys("".join(pair) for pair in _merges(source.spec))
+    merges = [tuple(pair) for pair in _merges(source.spec)]
+    made = dict.fromkeys("".join(pair) for pair in merges)
     normal = {t for t, kind in zip(source.tokens, source.kinds, strict=True) if kind == 1}
     rest = [token for token in source.tokens if token in normal and token not in made]
     scores = {token: -float(rank) for rank, token in enumerate([*made, *rest])}
+    vocabulary = source.core.get_vocab(False)
+    if {*spm.merges(vocabulary, [0.0] * (max(vocabulary.values()) + 1))} != {*merges}:
+        _refuse("with other merges than SentencePiece would take from its tokens")
+    ranks = [scores["".join(pair)] for pair in merges]
+    if ranks != sorted(ranks, reverse=True):
+        _refuse("whose merges to one token do not follow one another")
     return [scores.get(token, 0.0) for token in source.tokens]
 
 
 def _space_before(spec: dict) -> bool:
-    """Whether a space is put before a text: said by a normalizer or, newer, by a pre-tokenizer."""
+    """Whether a space is put before a text: said by a normalizer or, newer, by a pre-tokenizer.
+
+    llama.cpp puts one before each stretch of text, whatever that begins with.
+    """
     normalizers = _steps(spec["normalizer"], "normalizers")
     splits = _steps(spec["pre_tokenizer"], "pretokenizers")
-    kinds = {step["type"] for step in [*normalizers, *splits]}
-    if kinds - {"Prepend", "Replace", "Metaspace"} or not kinds & {"Replace", "Metaspace"}:
-        raise UnsupportedError(
-            f"GGUF export of a SentencePiece tokenizer with the steps {', '.join(sorted(kinds))}",
-            "supported is one that only marks spaces, as Llama's",
-        )
-    marked = any(step.get("prepend_scheme", "never") != "never" for step in splits)
-    return marked or "Prepend" in kinds
+    if not splits and normalizers in ([REPLACE], [PREPEND, REPLACE]):
+        return PREPEND in normalizers
+    if not normalizers and len(splits) == 1 and splits[0] == METASPACE | splits[0]:
+        if (scheme := splits[0]["prepend_scheme"]) != "never":
+            log.warning(
+                "llama.cpp puts a space before a text that begins with one, too%s; transformers "
+                "does not: the GGUF file tokenizes such texts as SentencePiece does",
+                " and behind each special token" if scheme == "first" else "",
+            )
+        return scheme != "never"
+    kinds = ", ".join(step["type"] for step in [*normalizers, *splits]) or "none"
+    raise UnsupportedError(
+        f"GGUF export of a SentencePiece tokenizer with the steps {kinds}",
+        "supported is one that only marks spaces, as Llama's",
+    )
 
 
 def _add_word_piece(writer: GGUFWriter, source: Source) -> None:
     """BERT's WordPiece, lower-cased and without accents, as llama.cpp runs every one."""
-    normalizer = source.spec["normalizer"] or {}
-    if not normalizer.get("lowercase") or normalizer.get("strip_accents") is False:
+    normalizer, model = source.spec["normalizer"] or {}, source.spec["model"]
+    if normalizer != BERT | normalizer or normalizer.get("strip_accents") is False:
         raise UnsupportedError(
-            "GGUF export of a WordPiece tokenizer that keeps upper case or accents",
+            "GGUF export of a WordPiece tokenizer that keeps upper case, accents or other marks",
             "llama.cpp lower-cases every text; use the ONNX artifact",
         )
+    if source.spec["pre_tokenizer"] != {"type": "BertPreTokenizer"}:
+        _refuse("of WordPiece that splits texts in its own way")
+    if model["continuing_subword_prefix"] != "##" or source.special_id("unk") is None:
+        _refuse("of WordPiece that does not mark the inside of words by ##, or knows no [UNK]")
+    around = [source.special_id("cls"), None, source.special_id("sep")]
+    if None in (around[0], around[2]) or _around(source) != around:
+        _refuse("of WordPiece that puts anything but [CLS] and [SEP] around a text")
     typed = zip(source.tokens, source.kinds, strict=True)
+    spelled = [token if kind == TokenType.UNUSED else _phantom(token) for token, kind in typed]
+    if len(set(spelled)) < len(spelled):
+        _refuse("of WordPiece with two tokens that GGUF spells alike")
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
-    writer.add_token_list([token if kind == 5 else _phantom(token) for token, kind in typed])
+    writer.add_token_list(spelled)
     writer.add_token_types(source.kinds)
     if (first := source.special_id("cls")) is not None:
         writer.add_bos_token_id(first)  # what llama.cpp puts before a text
@@ -175,10 +281,40 @@ def _add_special(writer: GGUFWriter, source: Source) -> None:
     for name, key in SPECIAL.items():
         if (index := source.special_id(name)) is not None:
             writer.add_uint32(f"tokenizer.ggml.{key}_token_id", index)
-    if source.spec["model"]["type"] == "BPE":  # WordPiece always has its ends
-        ids = source.core.encode("a").ids
-        writer.add_add_bos_token(ids[0] == source.special_id("bos"))
-        writer.add_add_eos_token(ids[-1] == source.special_id("eos"))
+    if source.spec["model"]["type"] == "WordPiece":  # which always has its ends
+        return
+    before, after = _ends(source)
+    writer.add_add_bos_token(before)
+    writer.add_add_eos_token(after)
+    if source.special_id("eos") is None:
+        _refuse("that names no end of text, for which another token would be taken")
+
+
+def _ends(source: Source) -> tuple[bool, bool]:
+    """Whether BOS is put before a text, and EOS behind it."""
+    around = _around(source)
+    place = around.index(None)
+    before, after = around[:place], around[place + 1 :]
+    if before not in ([], [source.special_id("bos")]) or after not in (
+        [],
+        [source.special_id("eos")],
+    ):
+        _refuse("that puts anything but BOS and EOS around a text")
+    return bool(before), bool(after)
+
+
+def _around(source: Source) -> list[int | None]:
+    """The ids of the tokens around a text, with None in its place."""
+    texts = (*"a0.", *source.tokens)
+    text = next(t for t in texts if source.core.encode(t, add_special_tokens=False).ids)
+    encoding = source.core.encode(text)
+    around: list[int | None] = []
+    for token, number in zip(encoding.ids, encoding.sequence_ids, strict=True):
+        if number is None:
+            around.append(token)
+        elif None not in around:
+            around.append(None)
+    return around
 
 
 def _chat_template(config: dict) -> str | None:

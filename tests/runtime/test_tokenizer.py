@@ -77,6 +77,7 @@ def byte_fallback() -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(description)
 
 
+HI = [{"role": "user", "content": "hi"}]
 BYTE_LEVEL, BYTE_FALLBACK = Tokenizer(byte_level(), {}), Tokenizer(byte_fallback(), {})
 texts = st.text("ab the  é€😀\n", max_size=25)
 
@@ -153,14 +154,15 @@ def test_chats_are_rendered_as_transformers_does(template, add_generation_prompt
 @pytest.mark.parametrize(
     ("config", "messages", "reason"),
     [
-        ({}, [{"role": "user", "content": "hi"}], "no chat template"),
+        ({}, HI, "no chat template"),
+        ({"chat_template": CHATML}, [], "conversation is empty"),
         ({"chat_template": ZEPHYR}, [{"role": "wizard", "content": "hi"}], "only user and"),
         ({"chat_template": CHATML}, [{"role": "user"}], "content"),
-        ({"chat_template": "{{ messages.__class__.mro() }}"}, [], "unsafe"),
-        ({"chat_template": "{{ messages.append(1) }}"}, [], "unsafe"),
-        ({"chat_template": "{% set n = namespace() %}{% set n.__x = 1 %}"}, [], "underscore"),
-        ({"chat_template": "{{ namespace({'__call__': dict}) }}"}, [], "underscore"),
-        ({"chat_template": "{% for %}"}, [], "template refuses"),
+        ({"chat_template": "{{ messages.__class__.mro() }}"}, HI, "unsafe"),
+        ({"chat_template": "{{ messages.append(1) }}"}, HI, "unsafe"),
+        ({"chat_template": "{% set n = namespace() %}{% set n.__x = 1 %}"}, HI, "underscore"),
+        ({"chat_template": "{{ namespace({'__call__': dict}) }}"}, HI, "underscore"),
+        ({"chat_template": "{% for %}"}, HI, "template refuses"),
     ],
 )
 def test_a_chat_that_cannot_be_rendered_is_an_error(config, messages, reason):

@@ -77,7 +77,7 @@ def generate(
 
     config = GenerationConfig(
         temperature, top_k, top_p, repetition_penalty, max_tokens, seed,
-        (*GenerationConfig.stop_tokens, *(stop or ())),
+        tuple(stop or ()),
     )  # fmt: skip
     limit = _limit_memory(memory) if memory else None
     backend = open_backend(artifact, runtime, memory=limit)
