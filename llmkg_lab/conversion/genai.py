@@ -17,7 +17,8 @@ def write_config(folder: Path, checkpoint: Checkpoint, model: str) -> None:
     """
     if isinstance(checkpoint.form, LlamaForm):
         path = folder / "generation_config.json"
-        generation = json.loads(path.read_bytes()) if path.exists() else {}
+        said = json.loads(path.read_bytes()) if path.exists() else {}
+        generation = {key: value for key, value in said.items() if value is not None}
         config = _config(checkpoint, checkpoint.form, generation, model)
         (folder / FILE).write_text(json.dumps(config, indent=2) + "\n")
 

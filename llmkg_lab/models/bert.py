@@ -65,7 +65,8 @@ KEYS: Table = {
 }
 GGUF_KEYS: Table = {
     **followed("context_length", "embedding_length", "block_count", "feed_forward_length"),
-    **followed("attention.head_count", "attention.layer_norm_epsilon", "pooling_type"),
+    **followed("attention.head_count", "attention.layer_norm_epsilon"),
+    **refused("a text would be pooled otherwise", "pooling_type", unless=(*POOLING.values(),)),
     **harmless("the table's rows say it", "vocab_size"),
     **refused("the model would not look ahead", "attention.causal", unless=(False,)),
     **refused(

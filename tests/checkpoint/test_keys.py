@@ -18,13 +18,19 @@ from support.tiny_checkpoints import write_gguf
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import keys, open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
+from llmkg_lab.measure.quality import Quality
+from llmkg_lab.measure.speed import Speed
 from llmkg_lab.models.bert import BertForm
 from llmkg_lab.models.keys import remarks, rule_of
 from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.models.openelm import OpenELMForm
 from llmkg_lab.models.rope import KEYS as ROPE
+from llmkg_lab.results.collect import result_of
+from llmkg_lab.results.verdict import Judgement, Verdict
+from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.scheme import Scheme
+from llmkg_lab.sources import Fetched
 
 ODD = ["odd", {"odd": 1}]  # what no table says changes nothing
 FILES = {  # where a table's file lies in an embedder's folder
@@ -299,8 +305,8 @@ def test_what_is_harmless_changes_nothing(form, tmp_path):
     assert said == []
 
 
-def test_warnings_reach_whoever_converts(tmp_path):
-    """The manifest keeps them, and has no key for them where there are none."""
+def test_warnings_reach_the_manifest_and_the_report(tmp_path):
+    """A manifest has no key for them where there are none."""
     folder = tiny.bert(tmp_path / "bert")
     plain = convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "plain")
     assert '"warnings"' not in (plain.folder / "manifest.json").read_text()
@@ -308,4 +314,13 @@ def test_warnings_reach_whoever_converts(tmp_path):
     artifact = convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "said")
     (warning,) = json.loads((artifact.folder / "manifest.json").read_text())["warnings"]
     assert "of_tomorrow" in warning
-    assert artifact.manifest.cautions == [warning]
+    found = result_of(
+        find_variant("all_minilm_l6_v2"),
+        Fetched(folder, "local", "", None),
+        {"int8": artifact},
+        {"int8": Quality({}, {}, {})},
+        {"int8": Judgement(Verdict.PASS, ("all is well",))},
+        {"int8": Speed({}, {})},
+        tmp_path,
+    )
+    assert found.schemes["int8"].reasons == [warning, "all is well"]

@@ -93,6 +93,22 @@ def test_convert_makes_one_artifact_a_scheme(minilm_folder, tmp_path):
     assert "feed-forward" in stdout
 
 
+def test_a_key_that_is_not_followed_is_said(tiny_llama_of_numbers, tmp_path):
+    """On stderr, so that a program reads its JSON; one that is refused ends the command."""
+    folder = shutil.copytree(tiny_llama_of_numbers.path, tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"of_tomorrow": 1}))
+    for command in ("convert", "export"):
+        types = ("--scheme", "int8") if command == "convert" else ("--type", "F16")
+        code, stdout, stderr = call(command, folder, *types, "--out", tmp_path / "out", "--json")
+        assert "warning: config.json: of_tomorrow is not known here" in stderr
+        assert command == "export" or (code == 0 and json.loads(stdout))
+    (folder / "config.json").write_text(json.dumps(config | {"pruned_heads": {"0": [1]}}))
+    code, _, stderr = call("convert", folder, "--out", tmp_path / "pruned")
+    assert code == 2
+    assert "pruned_heads is" in stderr
+
+
 @pytest.fixture
 def numbers(tmp_path):
     """Evaluation data for the tiny Llama that reads numbers, and an empty cache."""

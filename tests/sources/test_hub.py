@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -273,3 +274,58 @@ def test_without_network_and_cache_the_way_out_is_told(client):
     assert "the Hub cannot be reached at http://127.0.0.1:9\n  → check the network" in error
     offline = client(HF_HUB_OFFLINE="1").stderr
     assert "offline mode is on and the cache holds no complete copy\n  → unset HF_HUB" in offline
+
+
+def one_gguf_file(folder):
+    tiny.write_gguf(folder)
+    return "", {"model.gguf"}
+
+
+def several_gguf_files(folder):
+    for name in ("a-Q4.gguf", "b-Q8.gguf"):
+        (folder / name).write_bytes(b"GGUF")
+    return "holds 2 GGUF files and no other weights\n.*hf download someone/other a-Q4.gguf", set()
+
+
+def an_adapter(folder):
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/base"}')
+    (folder / "adapter_model.safetensors").write_bytes(b"never fetched")
+    return "", {"adapter_config.json"}
+
+
+def no_weights(folder):
+    (folder / "README.md").write_text("# Nothing")
+    return "holds no weights: found README.md", set()
+
+
+def an_encoder_inside(folder):
+    """With all that says how a text is embedded."""
+    inner = folder / "0_Transformer"
+    inner.mkdir()
+    tiny.write_safetensors(inner)
+    files = {"modules.json", "config_sentence_transformers.json", "1_Pooling/config.json"}
+    files |= {"2_Normalize/config.json", "0_Transformer/sentence_bert_config.json"}
+    files |= {"0_Transformer/tokenizer.json"}
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "model.safetensors").write_bytes(b"never fetched")
+    return "", files | {"0_Transformer/config.json", "0_Transformer/model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [one_gguf_file, several_gguf_files, an_adapter, no_weights, an_encoder_inside],
+    ids=lambda write: write.__name__,
+)
+def test_repositories_of_other_kinds(write, hub, client, tmp_path):
+    """What is fetched of them, or by which words they are refused."""
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    message, files = write(folder)
+    hub.repos["someone/other"] = folder
+    done = client("someone/other")
+    assert done.returncode == bool(message), done.stderr
+    assert re.search(message, done.stderr), done.stderr
+    assert hub.fetched() == files
