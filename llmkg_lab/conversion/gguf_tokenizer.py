@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NoReturn
 
 from gguf import GGUFWriter, TokenType
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
@@ -121,8 +122,8 @@ def _writer_of(spec: dict) -> Callable[[GGUFWriter, Source], None]:
     )
 
 
-def _refuse(what: str) -> None:
-    raise UnsupportedError(f"GGUF export of a tokenizer {what}", ONNX)
+def _refuse(what: str, hint: str = ONNX) -> NoReturn:
+    raise UnsupportedError(f"GGUF export of a tokenizer {what}", hint)
 
 
 def _check_added(source: Source) -> None:
@@ -146,9 +147,11 @@ def _check_added(source: Source) -> None:
 
 
 def _meet(first: str, second: str) -> bool:
-    """Whether one token ends as another begins."""
-    return second[:1] in first[1:] and any(
-        first.endswith(second[:size]) for size in range(1, len(first))
+    """Whether one token ends as another begins; runs of one character are cut alike."""
+    return (
+        second[:1] in first[1:]
+        and len({*first, *second}) > 1
+        and any(first.endswith(second[:size]) for size in range(1, len(first)))
     )
 
 
@@ -157,8 +160,8 @@ def _add_byte_level(writer: GGUFWriter, source: Source) -> None:
     split = _steps(source.spec["pre_tokenizer"], "pretokenizers")
     known = [name for name, steps in SPLITS.items() if _alike(split, steps)]
     if not known or source.spec["normalizer"]:
-        raise UnsupportedError(
-            "GGUF export of a byte-level tokenizer that splits texts in its own way",
+        _refuse(
+            "of bytes that splits texts in its own way",
             f"supported are the ways of {', '.join(SPLITS)}",
         )
     _check_bpe(source)
@@ -228,7 +231,7 @@ def _space_before(spec: dict) -> bool:
     splits = _steps(spec["pre_tokenizer"], "pretokenizers")
     if not splits and normalizers in ([REPLACE], [PREPEND, REPLACE]):
         return PREPEND in normalizers
-    if not normalizers and len(splits) == 1 and splits[0] == METASPACE | splits[0]:
+    if not normalizers and len(splits) == 1 and splits[0] == splits[0] | METASPACE:
         if (scheme := splits[0]["prepend_scheme"]) != "never":
             log.warning(
                 "llama.cpp puts a space before a text that begins with one, too%s; transformers "
@@ -237,8 +240,8 @@ def _space_before(spec: dict) -> bool:
             )
         return scheme != "never"
     kinds = ", ".join(step["type"] for step in [*normalizers, *splits]) or "none"
-    raise UnsupportedError(
-        f"GGUF export of a SentencePiece tokenizer with the steps {kinds}",
+    _refuse(
+        f"of SentencePiece with the steps {kinds}",
         "supported is one that only marks spaces, as Llama's",
     )
 
@@ -246,9 +249,9 @@ def _space_before(spec: dict) -> bool:
 def _add_word_piece(writer: GGUFWriter, source: Source) -> None:
     """BERT's WordPiece, lower-cased and without accents, as llama.cpp runs every one."""
     normalizer, model = source.spec["normalizer"] or {}, source.spec["model"]
-    if normalizer != BERT | normalizer or normalizer.get("strip_accents") is False:
-        raise UnsupportedError(
-            "GGUF export of a WordPiece tokenizer that keeps upper case, accents or other marks",
+    if normalizer != normalizer | BERT or normalizer.get("strip_accents") is False:
+        _refuse(
+            "of WordPiece that keeps upper case, accents or other marks",
             "llama.cpp lower-cases every text; use the ONNX artifact",
         )
     if source.spec["pre_tokenizer"] != {"type": "BertPreTokenizer"}:

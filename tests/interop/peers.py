@@ -26,6 +26,17 @@ def llama_cpp_logits(path, ids, texts):
     }
 
 
+def llama_cpp_tokens(path, texts):
+    """Tokens of a file without weights: of whole texts, with their ends, and of parts."""
+    from llama_cpp import Llama
+
+    model = Llama(path, vocab_only=True, n_ctx=32, verbose=False)
+    return {
+        name: [model.tokenize(text.encode(), add_bos=whole, special=True) for text in texts]
+        for name, whole in (("whole", True), ("parts", False))
+    }
+
+
 def llama_cpp_embeddings(path, texts):
     from llama_cpp import Llama
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion import to_gguf as gguf
@@ -78,7 +79,9 @@ def test_llama_cpp_computes_openelm(tmp_path, monkeypatch):
     fetched = fetch(find_variant("openelm_270m"), "synthetic:reduced")
     checkpoint = open_checkpoint(fetched.path)
     artifact = gguf.export(checkpoint, "F32", tmp_path / "out")
-    tokenizer = Tokenizer.from_folder(artifact.folder)
+    # as SentencePiece, which puts a space before more texts than transformers' LlamaTokenizer
+    core = open_checkpoint(artifact.model_path).sidecars()["tokenizer.json"]
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(core), {})
     ids = tokenizer.encode(TEXT)
     expected = reference.decoder_reference(checkpoint, np.array([ids]), [], 0).logits(0)
     answer = ask("llama_cpp_logits", path=str(artifact.model_path), ids=ids, texts=TRICKY)

@@ -1,0 +1,44 @@
+"""Each property of a tokenizer that llama.cpp cannot take over is refused by its name.
+
+That it could not, and that what is exported is read as it should be, `make interop` checks
+against llama.cpp itself; here our own reader of GGUF, which does as llama.cpp, stands in.
+"""
+
+import logging
+
+import pytest
+import tokenizers
+from support.gguf_tokenizers import TEXTS, exact, metaspace, refused
+
+from llmkg_lab.checkpoint.gguf_file import read_header
+from llmkg_lab.checkpoint.gguf_tokenizer import build
+from llmkg_lab.models.base import UnsupportedError
+
+
+@pytest.mark.parametrize("name", refused())
+def test_what_llama_cpp_cannot_is_refused(name, tmp_path):
+    case = refused()[name]
+    with pytest.raises(UnsupportedError) as refusal:
+        case.write(tmp_path / "model.gguf")
+    assert case.refusal in refusal.value.message
+
+
+@pytest.mark.parametrize("name", exact())
+def test_what_is_exported_is_read_alike(name, tmp_path):
+    case = exact()[name]
+    case.write(tmp_path / "model.gguf")
+    files = build(read_header(tmp_path / "model.gguf")[0], 512)
+    read = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+    for text in TEXTS:
+        assert read.encode(text).ids == case.tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize(("scheme", "also"), [("first", True), ("always", False)])
+def test_a_space_that_llama_cpp_puts_before_more_texts_is_said(scheme, also, tmp_path, caplog):
+    """transformers' LlamaTokenizer: an export is wanted all the same, but not without a word."""
+    from support.gguf_tokenizers import Case
+
+    with caplog.at_level(logging.WARNING):
+        Case(metaspace(scheme)).write(tmp_path / "model.gguf")
+    assert "llama.cpp puts a space before a text that begins with one" in caplog.text
+    assert ("behind each special token" in caplog.text) is also

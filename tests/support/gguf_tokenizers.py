@@ -1,0 +1,259 @@
+"""Small tokenizers of the kinds that GGUF can hold, and changes that it cannot."""
+
+import json
+from dataclasses import dataclass, field
+
+import gguf
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from llmkg_lab.checkpoint import spm
+from llmkg_lab.conversion.gguf_tokenizer import add_tokenizer
+
+CORPUS = ["the quick brown fox jumps over the lazy dog 12 times", "don't stop  the\nlazy Dogs"] * 9
+TEXTS = [
+    "the quick brown fox",
+    "  the lazy dog's  123 times\n\n\tover",
+    "don't jump, naïve café; 日本 🙂",
+    "<s>the</s> dog<s> fox<tool>lazy <tool> dog",
+    "",
+    " ",
+]
+ENDS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+BERT_ENDS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]",
+             "pad_token": "[PAD]"}  # fmt: skip
+
+
+@dataclass
+class Case:
+    """A tokenizer, and for one that is refused: by which words, and a text that shows why."""
+
+    tokenizer: Tokenizer
+    config: dict = field(default_factory=lambda: dict(ENDS))
+    refusal: str = ""
+    witness: str = ""
+
+    @property
+    def architecture(self):
+        return "bert" if isinstance(self.tokenizer.model, models.WordPiece) else "llama"
+
+    def sidecars(self):
+        return {
+            "tokenizer.json": self.tokenizer.to_str().encode(),
+            "tokenizer_config.json": json.dumps(self.config).encode(),
+        }
+
+    def write(self, path):
+        """A GGUF file with nothing but the tokenizer."""
+        writer = gguf.GGUFWriter(path, self.architecture)
+        add_tokenizer(writer, self.sidecars(), self.tokenizer.get_vocab_size() + 3)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def byte_level(digits=False, **options):
+    tokenizer = Tokenizer(models.BPE())
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alone = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([alone, level]) if digits else level
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        special_tokens=["<s>", "</s>", "<unk>"],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    for name, value in options.items():
+        model = tokenizer.model
+        setattr(model, name, value)
+        tokenizer.model = model
+    return tokenizer
+
+
+def llama(prefix=True, words=("the", "qu", "▁the", "▁do", "lazy", "azy", "la", "zy", "▁▁", "th")):
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
+    letters = sorted({*"▁abcdefghijklmnopqrstuvwxyz'," + "".join(words)})
+    tokens += [letter for letter in letters if letter not in tokens]
+    kinds = [2, 3, 3, *[6] * 256, *[1] * (len(tokens) - 259)]
+    tokenizer = spm.bpe(tokens, [-float(i) for i in range(len(tokens))], kinds, prefix=prefix)
+    spm.add_ends(tokenizer, ["<s>"], [])
+    return tokenizer
+
+
+def metaspace(scheme, split=False):
+    """As transformers' LlamaTokenizer states it."""
+    tokenizer = llama()
+    tokenizer.normalizer = None
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split)
+    return tokenizer
+
+
+def word_piece(words=(), **options):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    pieces = [*special, "the", "qu", "##ick", "dog", "##s", "naive", "'", "don", "t", "lazy", "1",
+              "##2", "##3", ",", "cafe", "日", "fox", "over", *words]  # fmt: skip
+    model = models.WordPiece(
+        {p: i for i, p in enumerate(pieces)}, **{"unk_token": "[UNK]", **options}
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer.add_special_tokens(special)
+    return tokenizer
+
+
+def with_tokens(tokenizer, *tokens, **flags):
+    tokenizer.add_tokens([AddedToken(token, **flags) for token in tokens])
+    return tokenizer
+
+
+def around(tokenizer, single):
+    special = [(t, tokenizer.token_to_id(t)) for t in ("<s>", "</s>", "<unk>")]
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=special)
+    return tokenizer
+
+
+def changed(tokenizer, part, value):
+    setattr(tokenizer, part, value)
+    return tokenizer
+
+
+def exact():
+    """Tokenizers by name that llama.cpp runs as they are."""
+    return {
+        "bytes": Case(byte_level()),
+        "bytes, digits alone": Case(byte_level(digits=True)),
+        "bytes, ends": Case(around(byte_level(), "<s> $A </s>")),
+        "bytes, added": Case(with_tokens(byte_level(), "<tool>", "  ", "    ", normalized=False)),
+        "Llama": Case(llama()),
+        "Llama, no space before": Case(llama(prefix=False)),
+        "Llama, no space before, newer": Case(metaspace("never")),
+        "Llama, added": Case(with_tokens(llama(), "<tool>", normalized=False)),
+        "Llama, no BOS": Case(around(llama(), "$A")),
+        "WordPiece": Case(word_piece(), BERT_ENDS),
+    }
+
+
+def refused():
+    """Tokenizers by name that it would run otherwise."""
+    flagged = {
+        flag: Case(
+            with_tokens(byte_level(), "<tool>", **{"normalized": False, flag: True}),
+            refusal=f"'<tool>' has the flag {flag}",
+            witness="the  <tool>  dog<tool>s",
+        )
+        for flag in ("lstrip", "rstrip", "single_word")
+    }
+    digits_first = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    cut = llama()
+    made = [tuple(pair) for pair in _merges(cut)]
+    fewer = models.BPE(
+        cut.get_vocab(False), [pair for pair in made if pair != ("la", "zy")],
+        unk_token="<unk>", fuse_unk=True, byte_fallback=True,
+    )  # fmt: skip
+    turned = models.BPE(
+        cut.get_vocab(False), [*[pair for pair in made if pair != ("l", "azy")], ("l", "azy")],
+        unk_token="<unk>", fuse_unk=True, byte_fallback=True,
+    )  # fmt: skip
+    return flagged | {
+        "ignore_merges": Case(
+            _of_whole_words(), refusal="ignore_merges", witness="zebras the zebras"
+        ),
+        "suffix": Case(byte_level(end_of_word_suffix="</w>"), refusal="end_of_word_suffix"),
+        "normalized": Case(
+            with_tokens(llama(), "<tool>", normalized=True),
+            refusal="'<tool>' is looked for in normalized text", witness="dog<tool>s"),
+        "overlapping": Case(
+            with_tokens(byte_level(), "the la", "lazy dog", normalized=False),
+            refusal="'the la' and 'lazy dog' may overlap", witness="the lazy dog"),
+        "special tokens apart": Case(
+            byte_level(), ENDS | {"split_special_tokens": True}, "split_special_tokens"),
+        "digits in groups": Case(
+            changed(byte_level(), "pre_tokenizer", digits_first), refusal="in its own way"),
+        "space before": Case(
+            changed(byte_level(), "pre_tokenizer", pre_tokenizers.ByteLevel()),
+            refusal="in its own way"),
+        "normalizer": Case(
+            changed(byte_level(), "normalizer", normalizers.Lowercase()), refusal="in its own way",
+            witness="The"),
+        "unknown bytes": Case(_without_bytes(), refusal="an unknown token for 1 of the 256 bytes",
+                              witness="naïve"),
+        "other ends": Case(around(byte_level(), "<unk> $A"), refusal="anything but BOS and EOS",
+                           witness="the"),
+        "two at the start": Case(around(byte_level(), "<s> <s> $A"),
+                                 refusal="anything but BOS and EOS", witness="the"),
+        "no end": Case(byte_level(), {"bos_token": "<s>"}, refusal="names no end of text"),
+        "split at spaces": Case(metaspace("always", split=True), refusal="steps Metaspace"),
+        "lower case": Case(
+            changed(llama(), "normalizer", normalizers.Lowercase()), refusal="steps Lowercase"),
+        "fewer merges": Case(changed(cut, "model", fewer), refusal="other merges", witness="lazy"),
+        "merges apart": Case(
+            changed(llama(), "model", turned), refusal="do not follow one another"),
+        "missing bytes": Case(_without_byte(), refusal="lacks tokens for some"),
+        "Unigram": Case(Tokenizer(models.Unigram([("<unk>", 0.0)], 0)), refusal="kind Unigram"),
+        "cased": Case(
+            changed(word_piece(), "normalizer", normalizers.BertNormalizer(lowercase=False)),
+            BERT_ENDS, "keeps upper case", "The dog"),
+        "accents": Case(
+            changed(word_piece(), "normalizer", normalizers.BertNormalizer(strip_accents=False)),
+            BERT_ENDS, "keeps upper case, accents", "café"),
+        "Chinese in a row": Case(
+            changed(word_piece(), "normalizer",
+                    normalizers.BertNormalizer(handle_chinese_chars=False)),
+            BERT_ENDS, "other marks", "日日"),
+        "split in its own way": Case(
+            changed(word_piece(), "pre_tokenizer", pre_tokenizers.WhitespaceSplit()),
+            BERT_ENDS, "splits texts in its own way", "the,dog"),
+        "another mark": Case(
+            word_piece(continuing_subword_prefix="@@"), BERT_ENDS, "mark the inside", "dogs"),
+        "another frame": Case(
+            changed(word_piece(), "post_processor", None), BERT_ENDS, "anything but [CLS]", "dog"),
+        "spelled alike": Case(word_piece(["[x]", "##[x]"]), BERT_ENDS, "GGUF spells alike"),
+    }  # fmt: skip
+
+
+def _merges(tokenizer):
+    return json.loads(tokenizer.to_str())["model"]["merges"]
+
+
+def _of_whole_words():
+    tokenizer = byte_level()
+    vocabulary = tokenizer.get_vocab(False)
+    vocabulary["zebras"] = len(vocabulary)
+    merges = [tuple(pair) for pair in _merges(tokenizer)]
+    tokenizer.model = models.BPE(vocabulary, merges, ignore_merges=True)
+    return tokenizer
+
+
+def _without_bytes():
+    tokenizer = byte_level()
+    vocabulary = tokenizer.get_vocab(False)
+    vocabulary["unused"] = vocabulary.pop("Ã")  # the first byte of ï
+    merges = [tuple(pair) for pair in _merges(tokenizer)]
+    tokenizer.model = models.BPE(vocabulary, merges, unk_token="<unk>")
+    return tokenizer
+
+
+def _without_byte():
+    tokenizer = llama()
+    vocabulary = tokenizer.get_vocab(False)
+    vocabulary["unused"] = vocabulary.pop("<0xF0>")
+    merges = [tuple(pair) for pair in _merges(tokenizer)]
+    tokenizer.model = models.BPE(
+        vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True
+    )
+    return tokenizer
