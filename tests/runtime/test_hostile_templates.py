@@ -42,11 +42,11 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_ends_in_an_error(name):
-    start = time.monotonic()
+    before, start = psutil.Process().memory_info().rss, time.monotonic()
     with pytest.raises(InferenceError, match="the chat template refuses"):
         chat.render(HOSTILE[name], HI)
     assert time.monotonic() - start < 5
-    assert psutil.Process().memory_info().rss < 500 << 20
+    assert psutil.Process().memory_info().rss - before < 200 << 20
     assert chat.render("{{ messages[0].content }}", HI) == "hi"  # as if nothing had been
 
 
