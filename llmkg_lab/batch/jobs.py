@@ -324,8 +324,13 @@ def _write_plan(job: Job, code: str) -> None:
 
 
 def _is_whole(job: Job) -> bool:
-    """Whether the report is there, and its artifacts: Snakemake knows of neither."""
-    if not all((job.folder / name).is_file() for name in (notebook.REPORT, "report.html")):
+    """Whether the report is there, its artifacts and its stamp.
+
+    Snakemake knows of the stamp alone, and misses none while the registry is newer than all else:
+    a run that was killed as it made a report again leaves the old report without one.
+    """
+    needed = [job.folder / notebook.REPORT, job.folder / "report.html", job.work / notebook.DONE]
+    if not all(path.is_file() for path in needed):
         return False
     try:
         result = Result.find(job.folder)

@@ -98,8 +98,8 @@ def test_a_run_that_is_killed_anywhere_loses_nothing(outputs, environment):  # n
         assert is_whole(good)
         assert listed(outputs) == entries
         before = now
-    code, _, stderr = call(environment, "run", "good", "--out", outputs)
-    assert code == 0, stderr
+    code, stdout, stderr = call(environment, "run", "good", "--out", outputs)
+    assert code == 0, stdout + stderr
     assert is_whole(good)
     assert not list(good.parent.glob(".*"))
 

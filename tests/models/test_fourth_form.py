@@ -113,6 +113,7 @@ def test_it_converts_to_what_transformers_computes(model, windows, tmp_path):
 @pytest.mark.slow
 def test_it_quantizes_and_validates(model, windows, text, tmp_path):
     checkpoint = open_checkpoint(model[1])
+    windows = windows % 10  # of the text, Qwen2's own tokenizer in transformers reads the digits
     reference = decoder_reference(checkpoint, windows, [[1, 2, 3]], 4)
     divergence = {}
     for name in ("int8", "int4-s16", "int4-s16-eq", "int4-s16-gptq", "budget:0.15MB"):

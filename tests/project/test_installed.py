@@ -152,7 +152,8 @@ def test_a_variant_is_run_and_its_report_lies_where_the_command_was_given(everyt
     command = ("run", "all_minilm_l6_v2", *options, "--set", "quick=true", "--json")
     (outcome,) = json.loads(everything.call(*command))
     assert outcome["state"] == "done"
-    folder = everything.here / "outputs" / "minilm" / "all_minilm_l6_v2"
+    apart = everything.here / "outputs" / "quick" / "synthetic-reduced"
+    folder = apart / "minilm" / "all_minilm_l6_v2"
     assert Path(outcome["folder"]) == folder
     assert {"report.html", "report.ipynb", "result.json"} <= files_of(folder)
     assert (everything.here / "outputs" / "registry.json").exists()

@@ -308,7 +308,7 @@ def an_encoder_inside(folder):
     files |= {"0_Transformer/tokenizer.json"}
     for name in files:
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text("{}")
+        (folder / name).write_text(json.dumps({"of": name}))  # each once, else fetched once
     (folder / "2_Dense").mkdir()
     (folder / "2_Dense" / "model.safetensors").write_bytes(b"never fetched")
     return "", files | {"0_Transformer/config.json", "0_Transformer/model.safetensors"}
