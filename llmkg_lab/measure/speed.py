@@ -179,15 +179,8 @@ def _embedder_samples(artifact: Artifact, work: Workload) -> Samples:
     load = time.perf_counter() - start
     embedder.max_length = work.text_tokens  # cuts the text to exactly so many
     text = "the " * work.text_tokens
-    batch = [text] * work.batch_size
-    embedder.embed(batch)  # warms up
-    singles = _timed(lambda: embedder.embed([text]), work.embeddings)
-    batches = _timed(lambda: embedder.embed(batch, work.batch_size), work.batches)
-    return {
-        "load_ms": [1000 * load],
-        "embed_ms": [1000 * s for s in singles],
-        "sentences_per_second": [work.batch_size / s for s in batches],
-    }
+    names = ("embed_ms", "sentences_per_second")
+    return {"load_ms": [1000 * load]} | _passes(embedder.embed, text, work, names)
 
 
 def _ranker_samples(artifact: Artifact, work: Workload) -> Samples:
@@ -196,14 +189,22 @@ def _ranker_samples(artifact: Artifact, work: Workload) -> Samples:
     load = time.perf_counter() - start
     ranker.max_length = work.text_tokens  # cuts the pair to exactly so many
     pair = ("the " * work.text_tokens,) * 2
-    batch = [pair] * work.batch_size
-    ranker.score(batch)  # warms up
-    singles = _timed(lambda: ranker.score([pair]), work.embeddings)
-    batches = _timed(lambda: ranker.score(batch, work.batch_size), work.batches)
+    names = ("pair_ms", "pairs_per_second")
+    return {"load_ms": [1000 * load]} | _passes(ranker.score, pair, work, names)
+
+
+def _passes(
+    run: Callable[..., object], item: object, work: Workload, names: tuple[str, str]
+) -> Samples:
+    """Samples, under these names, of one item's milliseconds and of a batch's items a second."""
+    batch = [item] * work.batch_size
+    run(batch)  # warms up
+    singles = _timed(lambda: run([item]), work.embeddings)
+    batches = _timed(lambda: run(batch, work.batch_size), work.batches)
+    single, rate = names
     return {
-        "load_ms": [1000 * load],
-        "pair_ms": [1000 * s for s in singles],
-        "pairs_per_second": [work.batch_size / s for s in batches],
+        single: [1000 * s for s in singles],
+        rate: [work.batch_size / s for s in batches],
     }
 
 

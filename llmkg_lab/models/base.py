@@ -72,6 +72,8 @@ class Form(ABC):
     vocab: int
     hidden: int
     layers: int  # their number
+    heads: int | tuple[int, ...]  # of each layer where they differ
+    feed_forward: int | tuple[int, ...]  # likewise
     positions: int
     table: str  # the tensor that embeds tokens, (vocab, hidden)
     head: str  # that a decoder multiplies hidden states with to logits, (vocab, hidden); else ""
@@ -125,9 +127,10 @@ class Form(ABC):
     def reduced(cls, config: Config) -> dict[str, Any]:
         """The config.json of a model of the same structure, small enough for a test."""
 
-    @abstractmethod
     def gguf_metadata(self, pooling: str | None) -> Iterator[tuple[str, object]]:
         """The keys that GGUF describes the model with, as llama.cpp reads them.
+
+        Here those of every architecture, which a form's own follow.
 
         Args:
             pooling: How a sentence embedder pools (mean or cls), None for other models.
@@ -135,6 +138,13 @@ class Form(ABC):
         Raises:
             UnsupportedError: llama.cpp has no key for something that the model does.
         """
+        name = self.gguf.architecture
+        yield f"{name}.vocab_size", self.vocab
+        yield f"{name}.context_length", self.positions
+        yield f"{name}.embedding_length", self.hidden
+        yield f"{name}.block_count", self.layers
+        yield f"{name}.feed_forward_length", self.feed_forward
+        yield f"{name}.attention.head_count", self.heads
 
     @classmethod
     def gguf_config(cls, metadata: Metadata, shapes: Mapping[str, Shape]) -> dict[str, Any]:

@@ -176,13 +176,8 @@ class BertForm(Form):
         return {**config, **sizes, "num_hidden_layers": 2}
 
     def gguf_metadata(self, pooling: str | None) -> Iterator[tuple[str, object]]:
+        yield from super().gguf_metadata(pooling)
         name = self.gguf.architecture
-        yield f"{name}.vocab_size", self.vocab
-        yield f"{name}.context_length", self.positions
-        yield f"{name}.embedding_length", self.hidden
-        yield f"{name}.block_count", self.layers
-        yield f"{name}.feed_forward_length", self.feed_forward
-        yield f"{name}.attention.head_count", self.heads
         yield f"{name}.attention.layer_norm_epsilon", self.epsilon
         yield f"{name}.attention.causal", False
         yield "tokenizer.ggml.token_type_count", self.types

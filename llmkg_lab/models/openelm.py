@@ -139,13 +139,8 @@ class OpenELMForm(Form):
                 "GGUF export of an OpenELM that does not norm its queries and keys",
                 "llama.cpp always does: use the ONNX artifact",
             )
+        yield from super().gguf_metadata(pooling)
         name = self.gguf.architecture
-        yield f"{name}.vocab_size", self.vocab
-        yield f"{name}.context_length", self.positions
-        yield f"{name}.embedding_length", self.hidden
-        yield f"{name}.block_count", self.layers
-        yield f"{name}.feed_forward_length", self.feed_forward
-        yield f"{name}.attention.head_count", self.heads
         yield f"{name}.attention.head_count_kv", self.kv_heads
         yield f"{name}.attention.key_length", self.head_dim
         yield f"{name}.attention.value_length", self.head_dim
