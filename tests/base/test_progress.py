@@ -151,6 +151,7 @@ def run(code, **streams):
     return subprocess.Popen([sys.executable, "-c", code], text=True, **streams)
 
 
+@pytest.mark.slow
 def test_a_log_gets_a_line_at_the_start_and_one_at_the_end_of_a_long_step():
     process = run(WORK, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     stdout, stderr = process.communicate(timeout=60)
@@ -161,6 +162,7 @@ def test_a_log_gets_a_line_at_the_start_and_one_at_the_end_of_a_long_step():
     assert re.fullmatch(r"int4-gptq · calibration: 40 layers in 0:01", end)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 160])
 def test_a_terminal_gets_one_line_that_goes(columns):
     drawn, stdout = on_a_terminal([sys.executable, "-c", WORK], columns)
@@ -171,6 +173,7 @@ def test_a_terminal_gets_one_line_that_goes(columns):
     assert drawn.endswith("\r\x1b[2K\x1b[?25h\r")  # and wiped
 
 
+@pytest.mark.slow
 def test_a_notebook_keeps_one_output_a_cell_with_the_last_state_of_each_step():
     cells = [
         "from llmkg_lab.base.bar import Bar\n"

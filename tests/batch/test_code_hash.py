@@ -28,6 +28,7 @@ def hashed():
     return set(jobs._code_behind_reports())
 
 
+@pytest.mark.slow
 def test_all_that_notebooks_import_is_hashed_and_each_entry_is_imported():
     sources = [EXECUTED, *(cell for template in templates() for cell in cells(template))]
     needed = set().union(*map(behind, sources))

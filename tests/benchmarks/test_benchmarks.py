@@ -37,6 +37,7 @@ def test_ratios_are_of_runs_side_by_side():
     assert cells == [["a", "1 (1 – 5) ×1.00", ""], ["b", "4 (2 – 10) ×2.00", "8 (7 – 9)"]]
 
 
+@pytest.mark.slow
 def test_a_process_is_measured_without_its_parents_memory():
     """This one has PyTorch in it, and 400 MB more."""
     held = np.ones(50_000_000)
@@ -159,6 +160,7 @@ def test_tables_of_points_are_those_of_their_records(name, module):
     assert path.with_suffix(".md").read_text().startswith(f"{table}\n\n")
 
 
+@pytest.mark.slow
 def test_operators_account_for_the_whole_of_a_token(tiny_llama, tmp_path):
     artifact = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int8"), tmp_path / "int8")
     found = profile(artifact, 1)

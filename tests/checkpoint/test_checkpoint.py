@@ -282,6 +282,7 @@ def test_a_path_that_is_no_checkpoint(tmp_path):
 FIXTURE_IS_REUSED = [HealthCheck.function_scoped_fixture]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @settings(deadline=None, max_examples=150, suppress_health_check=FIXTURE_IS_REUSED)
 @given(data=st.data())

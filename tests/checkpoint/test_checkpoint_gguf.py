@@ -271,6 +271,7 @@ def add_tokenizer(writer):
     writer.add_eos_token_id(2)
 
 
+@pytest.mark.slow
 @settings(
     deadline=None,
     max_examples=200,

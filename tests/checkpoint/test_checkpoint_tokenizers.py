@@ -255,6 +255,7 @@ def test_a_template_beside_the_config_is_folded_in(minilm_folder, tmp_path):
     assert json.loads(files["tokenizer_config.json"])["chat_template"] == "{{ '–' }}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

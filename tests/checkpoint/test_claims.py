@@ -54,6 +54,7 @@ def save_as_pickle(folder):
     (folder / "model.safetensors").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pickled", [False, True])
 def test_a_head_stored_beside_the_table_it_is_tied_to(pickled, tmp_path):
     """transformers compares the two, and ties them only where they are equal."""

@@ -86,6 +86,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_tokenizer_ends_in_an_error(name, tmp_path):
     write_safetensors(tmp_path)
@@ -176,6 +177,7 @@ def resident(bounded):
     return psutil.Process(bounded._process.pid).memory_info().rss
 
 
+@pytest.mark.slow
 def test_bounds_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(bounded_module, "PATIENCE", 2)
     program = tmp_path / "program.py"

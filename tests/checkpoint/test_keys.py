@@ -82,6 +82,7 @@ def test_a_table_gives_a_reason_for_what_it_does_not_follow(name):
         assert rule.kind in ("noted", "refused") or not rule.unless, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_each_key_of_a_file(name, embedder, tmp_path):
     """Fed to a checkpoint as its file: nothing is said of what is harmless, all else by name."""
@@ -281,6 +282,7 @@ def make(form, folder, **config):
     return (tiny.llama if form is LlamaForm else tiny.bert)(folder, **config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [LlamaForm, BertForm])
 def test_each_key_that_is_followed(form, tmp_path):
     named = {key for key, rule in form.keys.items() if rule.kind == "followed"}
@@ -292,6 +294,7 @@ def test_each_key_that_is_followed(form, tmp_path):
         assert open_checkpoint(folder).warnings == () or form is LlamaForm  # it has no tokenizer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", [LlamaForm, BertForm])
 def test_what_is_harmless_changes_nothing(form, tmp_path):
     """All such keys at once, in transformers and here."""

@@ -80,6 +80,7 @@ def test_a_plain_embedder(folder):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -139,6 +140,7 @@ def test_pooling_that_leaves_a_prompt_out_is_refused(folder):
         convert(open_checkpoint(folder), Scheme.parse("fp32"), folder.with_name("artifact"))
 
 
+@pytest.mark.slow
 def test_texts_are_lower_cased_where_the_encoder_says_so(folder):
     before = vectors(folder)
     tiny.write(folder, sentence_bert_config={"do_lower_case": True})
@@ -147,6 +149,7 @@ def test_texts_are_lower_cased_where_the_encoder_says_so(folder):
     assert np.abs(expected - before).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [16, 64])
 def test_embeddings_are_truncated(kept, folder):
     """After they are normalized, so that what is left is shorter than 1."""
@@ -165,6 +168,7 @@ def test_another_vector_is_not_normalized(folder):
         convert(open_checkpoint(folder), Scheme.parse("fp32"), folder.with_name("artifact"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalized", [False, True])
 def test_a_text_without_tokens_is_the_zero_vector(normalized, folder):
     tiny.letters_tokenizer(ends=False).save(str(folder / "tokenizer.json"))
@@ -192,6 +196,7 @@ def test_an_encoder_in_a_folder_of_its_own(folder):
     assert np.abs(expected[-1] - before[-1]).max() > 1e-3  # which 16 tokens cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "tokenizer"),
     [({"max_seq_length": 24}, {"model_max_length": 12}), ({}, {"model_max_length": 12}), ({}, {})],
@@ -259,6 +264,7 @@ def test_scores(ranker):
     check_scores(ranker)
 
 
+@pytest.mark.slow
 def test_a_cross_encoder_whose_tokenizer_gives_no_types(ranker):
     before = check_scores(ranker)
     shutil.rmtree(ranker.with_name("artifact"))
@@ -267,6 +273,7 @@ def test_a_cross_encoder_whose_tokenizer_gives_no_types(ranker):
     assert np.abs(check_scores(ranker) - before).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", ["tokenizer", "encoder"])
 def test_the_length_of_a_cross_encoder(length, ranker):
     before = check_scores(ranker)

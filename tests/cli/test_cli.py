@@ -93,6 +93,7 @@ def test_convert_makes_one_artifact_a_scheme(minilm_folder, tmp_path):
     assert "feed-forward" in stdout
 
 
+@pytest.mark.slow
 def test_a_key_that_is_not_followed_is_said(tiny_llama_of_numbers, tmp_path):
     """On stderr, so that a program reads its JSON; one that is refused ends the command."""
     folder = shutil.copytree(tiny_llama_of_numbers.path, tmp_path / "llama")
@@ -273,6 +274,7 @@ def test_embed_gives_vectors_to_programs_and_similarities_to_people(minilm):
     assert f"{float(expected[0] @ expected[1]):.3f}" in stdout
 
 
+@pytest.mark.slow
 def test_rank_orders_passages(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
     fetched = fetch(find_variant("ms_marco_minilm_l6_v2"), "synthetic:reduced")
@@ -298,6 +300,7 @@ def test_device_recommends_with_reasons(tmp_path):
     assert all(r["reason"] for r in described["recommendations"])
 
 
+@pytest.mark.slow
 def test_the_cache_is_listed_and_cleared_by_kind(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path))
     for kind in ("packed", "synthetic"):

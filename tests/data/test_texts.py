@@ -100,6 +100,7 @@ def load_offline(folder):
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_is_given_up_soon(tmp_path):
     start = time.monotonic()
     message = load_offline(tmp_path)
@@ -108,6 +109,7 @@ def test_an_unreachable_hub_is_given_up_soon(tmp_path):
     assert time.monotonic() - start < 20  # with the library's own retries it is 25 and more
 
 
+@pytest.mark.slow
 def test_hub_tables_become_texts_and_pairs(tmp_path):
     """`datasets` reads a local folder of a repository's name and layout as it reads the Hub."""
     import datasets

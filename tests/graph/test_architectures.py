@@ -89,6 +89,7 @@ def batch(vocab, types=False):
     return feed | ({"token_type_ids": rng.integers(0, 2, ids.shape)} if types else {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", LLAMA_FORMS)
 def test_llama_computes_what_transformers_computes(form, tmp_path):
     config = transformers.LlamaConfig(**{**LLAMA, **LLAMA_FORMS[form]})
@@ -103,6 +104,7 @@ def test_llama_computes_what_transformers_computes(form, tmp_path):
     np.testing.assert_allclose(logits[real], expected[real], atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fp16", "int8", "int8-b64-sym", "int4-b128", "int4-sym-e4"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_quantized_graph_computes_with_the_dequantized_weights(name, tied, tmp_path):

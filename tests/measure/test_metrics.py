@@ -117,6 +117,7 @@ def test_a_rotation_keeps_neighbours_and_not_cosines():
     assert result["cosine_mean"]["value"] < 0.5
 
 
+@pytest.mark.slow
 def test_human_agreement_is_spearmans():
     result = HumanAgreement(keep_in_memory=True).compute(**PAIRS)
     own = spearmanr(PAIRS["predictions"], PAIRS["scores"]).statistic
@@ -133,6 +134,7 @@ def correlated(rng, blocks, size):
     return noise
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_and_only_blocks_do_for_correlated_tokens():
     rng = np.random.default_rng(3)
     trials, blocks, size = 60, 24, 16

@@ -63,6 +63,7 @@ def test_a_token_reads_the_head_and_one_row_of_an_embedding_of_its_own(tiny, tin
     assert table.numel() * 4 == tiny.manifest.groups[0].bytes
 
 
+@pytest.mark.slow
 def test_a_failure_in_the_child_is_reported(tiny_llama, tmp_path):
     artifact = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int4"), tmp_path / "int4")
     artifact.model_path.write_bytes(b"\0" * artifact.model_path.stat().st_size)

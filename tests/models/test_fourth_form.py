@@ -102,6 +102,7 @@ def expected(model, windows):
         return model(torch.from_numpy(windows)).logits.numpy()
 
 
+@pytest.mark.slow
 def test_it_converts_to_what_transformers_computes(model, windows, tmp_path):
     model, folder = model
     artifact = convert(open_checkpoint(folder), Scheme.parse("fp32"), tmp_path / "fp32")

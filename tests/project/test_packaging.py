@@ -7,6 +7,7 @@ import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -91,6 +92,7 @@ def test_all_that_the_project_needs_is_pinned_and_nothing_else():
     assert on_this_platform - needed == set(WEIGHTS)
 
 
+@pytest.mark.slow
 def test_all_that_the_package_imports_is_asked_for():
     names = packages_distributions()
     imported = {module for path in PACKAGE.rglob("*.py") for module in third_party(path)}

@@ -43,6 +43,7 @@ TIED = [  # the greedy choice fills the budget, and the bound's price ties two o
 ]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @example(matrices=TIED, nbytes=90)
 @given(matrices=instances, nbytes=st.integers(0, 220))

@@ -35,6 +35,7 @@ def correlated(rows: int, columns: int, samples: int) -> tuple[np.ndarray, np.nd
     return random.normal(size=(rows, columns)).astype(np.float32), inputs.astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("columns", [128, 80])  # 80: the last block is ragged
 def test_gptq_halves_the_output_error_of_round_to_nearest(layout, columns):
@@ -140,6 +141,7 @@ def test_equalizing_undoes_any_rescaling(checkpoint):
             assert np.ptp(ratio) < 1e-4  # the same but for one factor a matrix
 
 
+@pytest.mark.slow
 def test_calibration_resumes_and_repeats_to_the_bit(checkpoint):
     scheme, windows = Scheme.parse("int4-gptq"), random_windows(4, 1)
     first = calibrate(checkpoint, scheme, windows)
@@ -176,6 +178,7 @@ def test_a_calibrated_artifact_computes_with_the_solved_weights(checkpoint, tmp_
     assert (stored["method"], stored["half_scales"]) == ("gptq", True)
 
 
+@pytest.mark.slow
 def test_an_equalized_artifact_forgives_a_rescaling(checkpoint, tmp_path):
     """Round to nearest suffers from uneven channels; with them equalized it does not see them."""
     windows = random_windows(4, 3)

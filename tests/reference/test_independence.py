@@ -292,11 +292,13 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_report_without_a_fault_passes(name):
     assert failure_of(name) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "fault"), FAULTS)
 def test_a_report_finds_a_fault_in_the_reader(name, fault, monkeypatch):
     put, message = FAULTS[name, fault]
@@ -304,6 +306,7 @@ def test_a_report_finds_a_fault_in_the_reader(name, fault, monkeypatch):
     assert re.search(message, failure_of(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "embedder"])
 @pytest.mark.parametrize("fault", ["permuted tensor", "epsilon ignored", "tokenizer"])
 def test_judged_by_its_own_reader_it_would_not(name, fault, monkeypatch):

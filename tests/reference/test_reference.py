@@ -78,6 +78,7 @@ LLAMAS = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @LLAMAS
 def test_a_filled_llama_is_the_one_that_from_pretrained_loads(options, tmp_path):
     """And the reference is that one."""
@@ -102,6 +103,7 @@ def test_a_filled_llama_is_the_one_that_from_pretrained_loads(options, tmp_path)
     )
 
 
+@pytest.mark.slow
 @LLAMAS
 def test_layer_by_layer_computes_the_same(options, tmp_path, monkeypatch):
     checkpoint = open_checkpoint(save_llama(tmp_path / "llama", **options))
@@ -137,6 +139,7 @@ def test_logits_that_are_no_product_with_the_head_are_refused(tmp_path, monkeypa
         decoder_reference(checkpoint, WINDOWS, [], 0)
 
 
+@pytest.mark.slow
 def test_continuations_are_greedy_and_pass_the_end_of_text(tmp_path):
     folder = save_llama(tmp_path / "llama")
     model = AutoModelForCausalLM.from_pretrained(folder).eval()

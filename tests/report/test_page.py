@@ -37,6 +37,7 @@ def notebook():
     )
 
 
+@pytest.mark.slow
 def test_a_page_asks_no_other_host_and_begins_with_the_verdict(notebook):
     html = page.render(notebook, "tiny")
     assert not re.findall(r"<script[^>]*src|<link|@import|url\(|(?:src|href)=.?https?:", html)

@@ -28,6 +28,7 @@ PROFILE = device.Profile(
 )
 
 
+@pytest.mark.slow
 def test_this_machine_has_a_profile():
     profile = device.profile()
     assert 1 <= profile.usable_cores <= profile.physical_cores <= profile.logical_cores
@@ -118,6 +119,7 @@ def test_measured_facts_come_first(tmp_path):
     assert (little["variant"].value, little["scheme"].value) == ("smollm2_135m", "int8")
 
 
+@pytest.mark.slow
 def test_what_failed_or_is_synthetic_recommends_nothing(tmp_path):
     write_result(tmp_path, "smollm2_135m", int4=(90_000_000, 90.0, 1.0, "fail"))
     write_result(tmp_path, "smollm2_360m", synthetic=True, int4=(200_000_000, 40.0, 1.0, "pass"))

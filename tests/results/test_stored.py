@@ -41,6 +41,7 @@ def test_files_of_the_first_writers_are_read_and_written_byte_for_byte(path):
     assert records.text(records.parse(content, form_of(path))).encode() == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_real_files_hold_the_published_schemas(path):
     published = paths.ROOT / "docs" / "reference" / f"{path.stem.split('-')[0]}.schema.json"

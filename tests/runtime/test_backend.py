@@ -141,6 +141,7 @@ def test_a_folder_of_several_models_is_ambiguous(llama, make_artifact, copy):
     assert open_backend(copy / "fp32").metadata().backend == "onnxruntime"
 
 
+@pytest.mark.slow
 def test_a_damaged_gguf_is_replaced_when_it_is_opened(copy, expected, caplog):
     (model,) = (copy / "gguf-F32").glob("*.gguf")
     content = bytearray(model.read_bytes())
@@ -168,6 +169,7 @@ def test_a_type_that_candle_does_not_know_is_replaced(llama, copy, expected, cap
     assert backend.generate_text(PROMPT, GREEDY) == expected["greedy"]
 
 
+@pytest.mark.slow
 def test_a_damaged_graph_is_replaced_by_candle(copy, expected, caplog):
     graph = copy / "fp32" / "onnx" / "model.onnx"
     graph.write_bytes(b"\0" * graph.stat().st_size)
@@ -219,6 +221,7 @@ def test_embeddings_agree_and_are_remembered(minilm_folder, make_artifact, tmp_p
     assert backend.memory_usage() > 0
 
 
+@pytest.mark.slow
 def test_prompts_are_tokenized_once(llama):
     backend = open_backend(llama)
     for _ in range(3):

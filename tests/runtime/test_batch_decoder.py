@@ -36,6 +36,7 @@ def alone(artifact):
     return Decoder(artifact)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.sampled_from(["join", "step", "step", "step", "leave first", "leave last"])))
 def test_every_sequence_is_as_if_alone(batch, alone, moves):

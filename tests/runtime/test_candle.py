@@ -24,6 +24,7 @@ def test_logits_are_the_models_however_the_tokens_are_fed(tiny_llama, tmp_path):
         np.testing.assert_allclose(logits, expected[stop - 1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_greedy_tokens_are_the_models(tiny_llama, tmp_path):
     model, folder = tiny_llama
     decoder = CandleDecoder(export(open_checkpoint(folder), "F32", tmp_path / "out"))

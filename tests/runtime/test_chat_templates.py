@@ -30,6 +30,7 @@ def open_tokenizer(name: str, folder) -> Tokenizer:
     return Tokenizer.from_folder(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("version", "prompt"), [("0_1", HUMAN), ("0_3", CHATML), ("0_6", ZEPHYR), ("1_0", ZEPHYR)]
 )

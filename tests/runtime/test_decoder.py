@@ -62,6 +62,7 @@ def test_smollm2_continues_as_transformers_does(make_artifact, smollm2_gguf):
         assert logits[len(ids) - 1 : -1].argmax(-1).tolist() == ours
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(1, 299), max_size=6))
 def test_the_cache_fills_in_any_steps(tiny, expected, cuts):
@@ -149,6 +150,7 @@ def test_the_last_logits_alone_are_those_of_all(tiny):
         np.testing.assert_allclose(kept, whole[:, -count:], **CLOSE)
 
 
+@pytest.mark.slow
 def test_steps_take_no_memory(tiny):
     def fill() -> int:
         tiny.reset()

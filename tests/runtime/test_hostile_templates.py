@@ -40,6 +40,7 @@ HOSTILE = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_template_ends_in_an_error(name):
     before, start = psutil.Process().memory_info().rss, time.monotonic()

@@ -51,6 +51,7 @@ def nothing_stays(decoder):
     return decoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["fp32", "fp16", "int8", "int4-b64-s16"])
 def test_it_computes_what_the_plain_decoder_computes(scheme, openelm):
     plain = Decoder(openelm[scheme], max_length=2 * PREFILL_CHUNK + 40)

@@ -46,6 +46,7 @@ def make_ranker(checkpoint, tmp_path_factory):
     return make
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_transformers(checkpoint, make_ranker):
     model = BertForSequenceClassification.from_pretrained(checkpoint.path).eval()
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)

@@ -56,6 +56,7 @@ def test_a_reduced_checkpoint_becomes_an_artifact(name, tmp_path):
     assert 0 <= min(ids) <= max(ids) < artifact.config["vocab_size"]
 
 
+@pytest.mark.slow
 def test_the_same_recipe_is_written_once_and_gives_the_same_bytes(monkeypatch, tmp_path):
     first = open_checkpoint(reduced("smollm2_135m").path)
     assert reduced("smollm2_135m").path == first.path
@@ -76,6 +77,7 @@ def test_weights_spread_as_trained_ones_do():
     assert checkpoint.tensors["model.norm.weight"].dtype == "BF16"
 
 
+@pytest.mark.slow
 def test_shards_hold_all_tensors_between_them():
     fetched = reduced("openelm_3b")
     checkpoint = open_checkpoint(fetched.path)
@@ -84,10 +86,12 @@ def test_shards_hold_all_tensors_between_them():
     assert {name: info.shape for name, info in checkpoint.tensors.items()} == expected
 
 
+@pytest.mark.slow
 def test_an_alias_shares_its_originals_checkpoint():
     assert reduced("tinyllama_1_1b_chat").path == reduced("tinyllama_1_1b_chat_v1_0").path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tokenizers.TRAINERS)
 def test_a_tokenizer_is_trained_where_none_is_here(kind):
     files = tokenizers._trained(kind)
