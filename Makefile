@@ -24,8 +24,9 @@ test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks a
 quick: .venv/installed-dev lint  ## what lint looks at, and the tests that are quick and take no real weights
 	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests --ignore tests/interop
 
+# In a container one is often root, whom Jupyter refuses unless told otherwise.
 lab: .venv/installed  ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 app: .venv/installed  ## the explorer as a page of its own, without the notebook around it
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[app]'
