@@ -36,13 +36,13 @@ def plain_text(tmp_path, monkeypatch):
 )
 def test_reports_and_the_explorer_read_what_transformers_would(variant, opening, plain_text):
     session = Session(variant, "synthetic:reduced")
-    report = DecoderReport(session.variant.family, variant, ["int8"], "synthetic:reduced")
+    report = DecoderReport(session.variant.family, variant, ["int8-rtn"], "synthetic:reduced")
     reading = report.reading
     np.testing.assert_array_equal(session.windows, reading.windows)
     assert reading.windows.shape == (2, 128)
 
     assert session.checkpoint.config["bos_token_id"] is not None
-    folder = report.artifacts["int8"].folder
+    folder = report.artifacts["int8-rtn"].folder
     theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for window in reading.windows:
         text = theirs.decode(window, skip_special_tokens=True)
@@ -50,7 +50,7 @@ def test_reports_and_the_explorer_read_what_transformers_would(variant, opening,
     prompts = report.protocol.plan.prompts
     assert reading.prompts == theirs(list(prompts)).input_ids
 
-    assert report.qualities["int8"].detail["opening"] == list(reading.opening) == opening
+    assert report.qualities["int8-rtn"].detail["opening"] == list(reading.opening) == opening
     said = "<s>, which the tokenizer puts" if opening else "its own text"
     assert f"256 tokens in 2 windows of 128; each begins with {said}" in str(reading)
 

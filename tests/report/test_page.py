@@ -11,7 +11,17 @@ from nbformat import v4
 from llmkg_lab.report import figures, page
 
 SCHEMES = (
-    *("fp32", "fp16", "int8", "int8-dyn", "int4", "int4-e4", "int4-b64", "int4-gptq", "int4-eq"),
+    *(
+        "fp32",
+        "fp16",
+        "int8-rtn",
+        "int8-dyn",
+        "int4-rtn",
+        "int4-e4",
+        "int4-b64",
+        "int4-gptq",
+        "int4-eq",
+    ),
     *("int4-gptq-dwq", "int4-s16-gptq-e8b64sym", "int4-s16-gptq-dwq-e8b64sym", "budget-100mb"),
 )
 
