@@ -144,8 +144,18 @@ def qualities(
         {"scheme": scheme(name, schemes[name]), "verdict": badge(judgements[name].verdict)} | row
         for name, row in _metric_rows(measured).items()
     ]
-    note = f"Measured on {', '.join(sorted(counts))}; small: 95 % interval."
+    note = f"Measured on {', '.join(sorted(counts))}; small: 95 % interval.{_width(measured)}"
     return rows_table(rows, note, words=["verdict"])
+
+
+def _width(measured: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """How exactly perplexity is known, which says what can be decided; empty without one."""
+    ratios = [m["perplexity_ratio"] for m in measured.values() if "perplexity_ratio" in m]
+    widths = [r.high - r.low for r in ratios if r.low is not None and r.high is not None]
+    if not widths:
+        return ""
+    known = f"{50 * max(widths):.1f} %"
+    return f" Perplexity is known to ±{known} or better: a target nearer than that is undecided."
 
 
 def speeds(schemes: Mapping[str, Scheme], speeds: Mapping[str, Speed]) -> HTML:

@@ -4,15 +4,32 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from llmkg_lab import presets
 from llmkg_lab.artifact import Artifact, StoredScheme
+from llmkg_lab.base import records
 from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.cli import app
 from llmkg_lab.conversion.to_onnx import convert, convert_all
-from llmkg_lab.presets import DECODER, ENCODER, PLAIN, RULES, kinds, recipe_of, resolve, speeds
+from llmkg_lab.presets import (
+    DECODER,
+    ENCODER,
+    PLAIN,
+    RULES,
+    guide,
+    kinds,
+    recipe_of,
+    resolve,
+    speeds,
+)
+from llmkg_lab.report.frame import answers
+from llmkg_lab.results.result import Result, Subject
+from llmkg_lab.results.verdict import Verdict
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.scheme import PRESETS, Scheme, SchemeError
 
+DATA = Path(__file__).parents[1] / "results" / "data"
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
@@ -158,3 +175,38 @@ def test_what_is_not_a_scheme_is_answered_with_the_nearest_one(text, hint):
 def test_several_schemes_may_be_written_with_commas():
     names = [s.name for s in Scheme.parse_all(["int8, balanced", "INT8", "budget:100 MB,"])]
     assert names == ["int8", "balanced", "budget-100mb"]
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "schemes.md"
+
+
+def test_the_guide_shows_what_is_measured():
+    page = GUIDE.read_text(encoding="utf-8")
+    assert page == guide.filled(page), "python -m llmkg_lab.presets.guide docs/guide/schemes.md"
+    for preset in set(PRESETS) - {"fast"}:
+        assert f"| `{preset}` | decoder | `{recipe_of(preset, DECODER)}`" in page
+
+
+def test_the_question_which_one_has_the_same_answer_everywhere(tmp_path, capsys):
+    """``schemes``, a report's headline, ``device``, the guide, and what convert makes unasked."""
+    app(["schemes", "--json"], standalone_mode=False)
+    said = json.loads(capsys.readouterr().out)["take"]
+    report = records.parse((DATA / "result-decoder.json").read_bytes(), Result)
+    template = next(iter(report.schemes.values()))
+    passed = replace(template, verdict=Verdict.PASS, scheme=template.scheme)
+    schemes = dict.fromkeys(["fp32", "int8", "balanced", "small"], passed)
+    kinds_of = {name: find_variant("smollm2_135m").scheme(name) for name in schemes}
+    schemes = {
+        name: replace(passed, scheme=StoredScheme.of(kinds_of[name], 4), artifact=name)
+        for name in schemes
+    }
+    report = replace(report, schemes=schemes)
+    headline = answers(report, tmp_path, "30 of F32", "generate {}", 1.0)
+    assert f"Take <b>{said}</b>" in headline
+    assert GUIDE.read_text().split("\n\n")[1].startswith(f"**Take `{said}`.**")
+    folder = tmp_path / "smollm" / "smollm2_135m"
+    folder.mkdir(parents=True)
+    replace(report, variant=Subject("smollm2_135m", "SmolLM2 135M", "smollm")).save(folder)
+    app(["schemes", "smollm2_135m", "--out", str(tmp_path), "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["take"] == said
+    assert said == presets.DEFAULT
