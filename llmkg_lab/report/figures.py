@@ -23,7 +23,7 @@ from llmkg_lab.scheme import BLOCK_SIZES, PRESETS, Scheme
 # their codes were found
 HUES = {"fp16": 262, "int8": 212, "budget": 140}
 METHOD_HUES = {"rtn": 25, "eq": 48, "mse": 72, "gptq": 350, "dwq": 315}
-PRESET_HUES = dict(zip(PRESETS, (350, 196, 120, 30, 286, 228, 60), strict=True))
+PRESET_HUES = dict(zip(PRESETS, (350, 196, 120, 23, 286, 228, 60), strict=True))
 GREY = "#57606a"  # of fp32
 SPREAD = (0.7549, 0.5698)  # multiples of them, less their whole part, fill a square evenly
 GROUP_COLORS = ("#0550ae", "#218bff", "#80ccff", "#d4a72c", "#bc4c00", "#8c959f", "#57606a")

@@ -112,6 +112,22 @@ def test_a_key_that_is_not_followed_is_said(tiny_llama_of_numbers, tmp_path):
     assert "pruned_heads is" in stderr
 
 
+def test_schemes_says_which_one_to_take(tmp_path):
+    code, stdout, _ = call("schemes")
+    assert code == 0
+    assert stdout.startswith("Take balanced, the default")
+    for word in ("best", "small", "fast", "web", "e8b64sym", "90.9", "13.2"):
+        assert word in stdout
+    code, stdout, _ = call("schemes", "--json")
+    shown = json.loads(stdout)
+    assert shown["take"] == "balanced"
+    assert shown["kinds"]["decoder"][0]["measured"]["megabytes"] == 90.9
+    code, _, stderr = call("schemes", "smollm2_135m", "--out", tmp_path)
+    assert code == 2
+    assert "make one with llmkg-lab run smollm2_135m" in stderr
+    assert call("schemes", "smollm2_135")[0] == 2
+
+
 @pytest.fixture
 def numbers(tmp_path):
     """Evaluation data for the tiny Llama that reads numbers, and an empty cache."""
