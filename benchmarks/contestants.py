@@ -41,7 +41,7 @@ from llmkg_lab.scheme import Scheme
 SIGMA = 0.3  # of the log-normal factors that take the weights off the grid they were packaged on
 CALIBRATION, WINDOW = 32, 512  # windows of how many tokens an importance matrix is measured on
 SCHEMES = (
-    "int4",
+    "int4-rtn",
     "int4-s16-mse-e8b64sym",
     "int4-s16-gptq-e8b64sym",
     "budget:91.3MB",
@@ -50,7 +50,7 @@ SCHEMES = (
 )
 GGUF_TYPES = ("Q4_0", "IQ4_XS", "IQ4_NL", "Q4_1", "Q4_K_M", "Q5_K_M", "Q8_0")
 # what artifacts come from, within the package
-MAKING = ("checkpoint", "conversion", "graph", "models", "quantize", "scheme.py")
+MAKING = ("checkpoint", "conversion", "graph", "models", "presets", "quantize", "scheme.py")
 GENAI = {"int4": (), "int4 k_quant_mixed": ("algo_config=k_quant_mixed",)}
 
 

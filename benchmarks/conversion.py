@@ -59,7 +59,7 @@ def large(options: Namespace) -> None:
 
 def converting(model: Path, cold: bool = False) -> Runner:
     """Our command line."""
-    command = [sys.executable, "-m", "llmkg_lab.cli", "convert", str(model), "--scheme", "int4"]
+    command = [sys.executable, "-m", "llmkg_lab.cli", "convert", str(model), "--scheme", "int4-rtn"]
     return lambda: measured(model, [*command, "--out", str(OUT), "--force"], cold)
 
 
@@ -67,7 +67,7 @@ def copying(model: Path, cold: bool = False) -> Runner:
     """Read all of it and write as many bytes as our conversion just did."""
 
     def copy() -> dict:
-        size = sum(path.stat().st_size for path in (OUT / "int4").rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in (OUT / "int4-rtn").rglob("*") if path.is_file())
         command = [sys.executable, "-c", COPY, *map(str, weights(model)), str(OUT / "copy")]
         return measured(model, [*command, str(size)], cold)
 

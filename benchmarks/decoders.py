@@ -27,7 +27,7 @@ from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.measure.speed import read_bandwidth, weight_bytes_per_token
 from llmkg_lab.runtime.ort.packed import prepare
 
-SCHEMES = ("int4", "int4-sym-e4", "int4-b64", "int8")
+SCHEMES = ("int4-rtn", "int4-sym-e4", "int4-b64", "int8-rtn")
 TYPES = ("Q4_0", "Q4_1", "Q4_K_M", "Q8_0")
 METRICS = {
     "decode_ms": "a token, ms",
@@ -53,7 +53,7 @@ def main(options: Namespace) -> None:
     contestants["PyTorch float32"] = workload_of("PyTorch", float32_model(), conditions)
     samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
     rate = median(read_bandwidth(options.threads) for _ in range(3))
-    floor = weight_bytes_per_token(artifacts["int4"]) / rate / 1e6
+    floor = weight_bytes_per_token(artifacts["int4-rtn"]) / rate / 1e6
     note = f"{options.threads} threads. Memory is read at {rate:.1f} GB/s: int4's weights once in "
     note += f"{floor:.1f} ms."
     conditions |= {"bandwidth_gb_s": rate, "floor_ms": floor}

@@ -24,7 +24,7 @@ from llmkg_lab.runtime.ort.packed import prepare
 from llmkg_lab.sources import fetch
 
 VARIANT = find_variant("all_minilm_l6_v2")
-SCHEMES = ("fp32", "int8", "int8-dyn", "int4")
+SCHEMES = ("fp32", "int8-rtn", "int8-dyn", "int4-rtn")
 TYPES = ("F16", "Q8_0")
 SENTENCES, LONGEST = 256, 100  # words: what llama.cpp's default batch of 512 tokens holds
 CUDA = "CUDAExecutionProvider"

@@ -36,7 +36,7 @@ from llmkg_lab.sources import fetch
 VARIANT = "all_minilm_l6_v2"
 SCHEMES = (
     "fp32",
-    "int8",
+    "int8-rtn",
     "int8-s16-e8b128",
     "int8-b64-sym-s16",
     "int8-dyn",

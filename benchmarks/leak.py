@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=10_000)
     calls = parser.parse_args().calls
-    grown = growth(our_models()["int4"], our_embedders()["int4"], calls)
+    grown = growth(our_models()["int4-rtn"], our_embedders()["int4-rtn"], calls)
     print(f"{calls:,} calls: resident memory grew by {100 * grown:+.2f} %")
     sys.exit(grown >= GROWTH)
 

@@ -40,7 +40,7 @@ BENCHMARK = Benchmark("operators", "SmolLM2-135M in int4, operator by operator",
 def main(options: Namespace) -> None:
     conditions = {"threads": options.threads}
     command = [sys.executable, "-m", "benchmarks.operators", "--profile"]
-    command += [str(our_models()["int4"].folder), "--threads", str(options.threads)]
+    command += [str(our_models()["int4-rtn"].folder), "--threads", str(options.threads)]
     whole = {"all": lambda: json.loads(run(command).output.splitlines()[-1])}
     rounds = BENCHMARK.alternate(whole, options.rounds, conditions, options.again)["all"]
     names = sorted(rounds[0].keys() - {OTHERS}, key=lambda n: -rounds[0][n]["token_ms"])

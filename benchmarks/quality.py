@@ -63,7 +63,8 @@ def main() -> None:
     weights = [Weights(seed, read.text) for seed in options.seeds]
     rescaled = tqdm(weights, desc="PyTorch's logits", unit="seed")
     references = [reference_of(w, read) for w in rescaled]
-    protocol = describe(references[0], read.text)
+    fingerprints = [w.checkpoint.fingerprint() for w in weights]
+    protocol = describe(references[0], read.text, fingerprints)
     points = earlier(protocol)
     with tqdm(entries(options.schemes, options.types, options.genai), unit="model") as bar:
         for title, make in bar:
@@ -142,11 +143,12 @@ def earlier(protocol: dict) -> dict[tuple[str, str], dict]:
     return {(entry["runtime"], entry["name"]): entry for entry in record["points"]}
 
 
-def describe(reference: DecoderReference, text: texts.Text) -> dict:
+def describe(reference: DecoderReference, text: texts.Text, fingerprints: Sequence[str]) -> dict:
     """The protocol: what was measured, on what, by what."""
     count, size = reference.windows.shape
     return {
         "weights": f"the packaged GGUF dequantized, channels rescaled with sigma {SIGMA}",
+        "fingerprints": fingerprints,
         "corpus": text.name,
         "sha256": text.sha256,
         "half": "second",

@@ -18,7 +18,7 @@ PROMPT = "The capital of France is"
 def main(path: str, out: str, *names: str) -> None:
     """Make one artifact per scheme in OUT/SCHEME."""
     checkpoint = open_checkpoint(path)
-    for name in names or ("int8", "int4"):
+    for name in names or ("int8", "balanced"):
         scheme = Scheme.parse(name)
         artifact = convert(checkpoint, scheme, Path(out) / scheme.name)
         problems = verify(artifact.folder)

@@ -3,7 +3,7 @@
     python examples/embed_and_search.py ARTIFACT LINES QUESTION
 
 ARTIFACT is a converted sentence embedder, for instance of
-`llmkg-lab run all_minilm_l6_v2`: outputs/minilm/all_minilm_l6_v2/artifacts/int8.
+`llmkg-lab run all_minilm_l6_v2`: outputs/minilm/all_minilm_l6_v2/artifacts/balanced.
 """
 
 import sys

@@ -4,7 +4,7 @@ What programs use is named here and imported when it is first asked for:
 
     from llmkg_lab import Scheme, convert, open_backend, open_checkpoint
 
-    artifact = convert(open_checkpoint("SmolLM2-135M"), Scheme.parse("int4"), "smollm2-int4")
+    artifact = convert(open_checkpoint("SmolLM2-135M"), Scheme.parse("balanced"), "smollm2")
     text = open_backend(artifact.folder).generate_text("The capital of France is")
 """
 

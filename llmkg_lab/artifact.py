@@ -24,7 +24,7 @@ from msgspec import UNSET, Meta, UnsetType
 from llmkg_lab.base import files, records
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.records import Count, Hash, Record, RecordError, Size
-from llmkg_lab.scheme import Budget, Layout
+from llmkg_lab.scheme import Budget, Layout, Scheme
 
 FORMAT = "llmkg-lab/artifact/1"
 OURS = "llmkg-lab/artifact/"  # of any version
@@ -60,9 +60,14 @@ class Group(Record, frozen=True):
 
 
 class StoredScheme(Record, frozen=True, kw_only=True):
-    """A scheme by its name and by all that the name means; of an export, its GGUF type."""
+    """A scheme by its recipe and by all that this means; of an export, its GGUF type.
+
+    Before presets a recipe without options was called by its width alone: what is named ``int4``
+    here was rounded to nearest, as its other fields say. So ask ``meaning``, not ``name``.
+    """
 
     name: str
+    preset: str | UnsetType = UNSET  # that it was asked for by, such as balanced
     type: str | UnsetType = UNSET
     base: str | UnsetType = UNSET
     block_size: int | UnsetType = UNSET
@@ -76,6 +81,30 @@ class StoredScheme(Record, frozen=True, kw_only=True):
     table_symmetric: bool | UnsetType = UNSET
     budget: Budget | UnsetType | None = UNSET
     accuracy_level: int | UnsetType = UNSET  # of ONNX Runtime's MatMulNBits
+
+    @classmethod
+    def of(cls, scheme: Scheme, accuracy_level: int) -> Self:
+        """Return what a manifest says of a scheme that is resolved."""
+        fields = {**vars(scheme), "preset": scheme.preset or UNSET}
+        return cls(name=scheme.recipe, **fields, accuracy_level=accuracy_level)
+
+    @property
+    def meaning(self) -> Scheme | None:
+        """The scheme, None of an export to GGUF."""
+        if self.base is UNSET:
+            return None
+        said = {name: getattr(self, name) for name in Scheme.__dataclass_fields__}
+        return Scheme(**{name: value for name, value in said.items() if value is not UNSET})
+
+    @property
+    def recipe(self) -> str:
+        """The canonical name of what it means."""
+        return self.meaning.recipe if self.meaning else self.name
+
+    @property
+    def asked(self) -> str:
+        """The name that it was asked for by: a preset's, else the recipe's."""
+        return self.meaning.name if self.meaning else self.name
 
 
 class StoredBudget(Record, frozen=True, kw_only=True):

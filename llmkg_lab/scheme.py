@@ -1,7 +1,15 @@
 """What to quantize to: a scheme is a short name that says how every tensor is stored.
 
-int4              4 bits, blocks of 32 along the input axis, zero points
-int4-b128-sym     blocks of 128, symmetric (no zero points)
+A name is one of three kinds. A *preset* says what is wanted, and ``presets.resolve`` finds what
+serves it best for a model:
+
+balanced          what to take without further thought; best, small, fast, web: see ``presets``
+int4, int8        the best that is known at that width
+
+A name with options, a *recipe*, says exactly how:
+
+int4-rtn          4 bits rounded to nearest, blocks of 32 along the input axis, zero points
+int4-b128-sym     blocks of 128, symmetric (no zero points); rounded to nearest, too
 int4-s16          scales stored as float16: 0.5 bits per weight less in blocks of 32
 int4-e8b64sym     the embedding table at 8 bits in blocks of 64, symmetric
 int4-eq           channels equalized first: the same function, easier to quantize, no text needed
@@ -11,20 +19,49 @@ int4-gptq-dwq     and the scales then trained on the whole model's predictions: 
 int4-e4           the embedding table (and a head that shares it) at 4 bits too
 int8-dyn          of encoders: one scale per row, and products in integers, as activations are
                   rounded to 8 bits with one scale for all of them: faster, and less exact
-budget:100MB      each matrix of a decoder at the width that its sensitivity earns, in 100 MB in all
-budget:5.2bpw     the same in 5.2 bits per parameter; as the name of a folder, budget-5.2bpw
 fp16              half-precision weights, computed in float32
+
+And a *budget* says how large:
+
+budget:100MB      each matrix of a decoder at the width that its sensitivity earns, in 100 MB in
+                  all; 100MB, budget:0.1GB and budget:95.4MiB say the same
+budget:5.2bpw     the same in 5.2 bits per parameter; as the name of a folder, budget-5.2bpw
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.nearest import nearest
 
 BITS = {"int4": 4, "int8": 8, "budget": 4}  # a budget's: of what nothing was measured for
 FLOATS = {"fp32": 4, "fp16": 2}  # bytes an element
 BLOCK_SIZES = (32, 64, 128)
+PRESETS = ("balanced", "best", "small", "fast", "web", "int8", "int4")
+METHODS = ("rtn", "eq", "mse", "gptq")
+FLAGS: dict[str, dict[str, Any]] = {
+    "sym": {"symmetric": True},
+    "s16": {"half_scales": True},
+    **{method: {"method": method} for method in METHODS},
+    "dwq": {"distilled": True},
+    "dyn": {"dynamic": True},
+}
+MEANT = {  # names that other tools use, and the nearest here
+    **dict.fromkeys(("q4", "q4_0", "q4_1", "q4_k_m", "q4f16", "4bit", "4-bit", "nf4"), "int4"),
+    **dict.fromkeys(("q8", "q8_0", "8bit", "8-bit", "uint8", "quantized"), "int8"),
+    **dict.fromkeys(("f16", "float16", "half", "bf16"), "fp16"),
+    **dict.fromkeys(("f32", "float32", "float", "full", "none"), "fp32"),
+    **dict.fromkeys(("default", "auto", "medium"), "balanced"),
+    **dict.fromkeys(("tiny", "smallest", "least"), "small"),
+    **dict.fromkeys(("fastest", "speed"), "fast"),
+    **dict.fromkeys(("quality", "lossless"), "best"),
+    **dict.fromkeys(("browser", "wasm", "webgpu"), "web"),
+}
+UNITS = {"kb": 1e-3, "kib": 1.024e-3, "mb": 1.0, "mib": 1.048576, "gb": 1e3, "gib": 1073.741824}
+
+BUDGET = re.compile(r"(budget)?[\s:=-]*(?:(\d+(?:\.\d+)?)\s*([a-z]+)(?:\s*-\s*(dwq))?)?")
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "int4": "_q4", "budget": "_q4"}
 
 
@@ -76,7 +113,7 @@ class Budget:
 class Scheme:
     """A whole model's scheme. ``Scheme.parse(name).name == name`` for every canonical name."""
 
-    base: str  # fp32 | fp16 | int8 | int4 | budget
+    base: str  # fp32 | fp16 | int8 | int4 | budget; empty: a preset, before it is resolved
     block_size: int = 32
     symmetric: bool = False
     half_scales: bool = False
@@ -87,22 +124,28 @@ class Scheme:
     table_block: int | None = None  # None: as block_size
     table_symmetric: bool = False  # the table too has no zero points
     budget: Budget | None = None
+    preset: str = ""  # that it was asked for by, of PRESETS
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a name such as ``int4-b64-sym-e4``. Raises SchemeError on anything else."""
-        base, *options = text.strip().lower().replace(":", "-", 1).split("-")
+        """Read a name such as ``balanced`` or ``int4-b64-sym-e4``.
+
+        Raises SchemeError on anything else, with the nearest right name.
+        """
+        name = text.strip().lower()
+        if name in PRESETS:
+            return cls("", preset=name)
+        match = BUDGET.fullmatch(name)
+        if name.startswith("budget") or (match and match[2]):
+            return cls._parse_budget(text, match)
+        base, *options = name.split("-")
         if base not in BITS and base not in FLOATS:
-            raise SchemeError(
-                f"unknown scheme {text!r}", f"start with one of {', '.join([*FLOATS, *BITS])}"
-            )
-        if base == "budget":
-            return cls._parse_budget(text, options)
+            raise _unknown(text, name, base)
         if options and base in FLOATS:
-            raise SchemeError(f"scheme {text!r}: {base} takes no options")
+            raise SchemeError(f"scheme {text!r}: {base} takes no options", f"write {base}")
         fields: dict[str, Any] = {}
         for option in options:
-            parsed = cls._option(text, option)
+            parsed = _option(text, option)
             if twice := fields.keys() & parsed.keys():
                 raise SchemeError(f"scheme {text!r} says {min(twice)} twice")
             fields |= parsed
@@ -116,51 +159,38 @@ class Scheme:
         return cls(base, **fields)
 
     @classmethod
-    def _parse_budget(cls, text: str, options: list[str]) -> Self:
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(mb|bpw)(-dwq)?", "-".join(options))
-        if match is None or not float(match[1]):
-            raise SchemeError(
-                f"scheme {text!r}: a budget is a size", "write budget:100MB or budget:5.2bpw"
-            )
-        budget = Budget(float(f"{float(match[1]):g}"), match[2])
-        distilled = match[3] is not None
-        return cls("budget", half_scales=True, method="gptq", distilled=distilled, budget=budget)
+    def parse_all(cls, texts: Iterable[str]) -> "list[Self]":
+        """Read several names, each of which may be several with commas; each counts once."""
+        names = (name.strip() for text in texts for name in text.split(","))
+        return list(
+            {scheme.name: scheme for scheme in map(cls.parse, filter(None, names))}.values()
+        )
 
-    @staticmethod
-    def _option(text: str, option: str) -> dict[str, Any]:
-        flags: dict[str, dict[str, Any]] = {
-            "sym": {"symmetric": True},
-            "s16": {"half_scales": True},
-            "eq": {"method": "eq"},
-            "mse": {"method": "mse"},
-            "gptq": {"method": "gptq"},
-            "dwq": {"distilled": True},
-            "dyn": {"dynamic": True},
-        }
-        if option in flags:
-            return flags[option]
-        match = re.fullmatch(r"(?:e(?P<bits>[48]))?(?:b(?P<block>\d+))?(?P<sym>sym)?", option)
-        if match is None or not (match["bits"] or (match["block"] and not match["sym"])):
+    @classmethod
+    def _parse_budget(cls, text: str, match: re.Match[str] | None) -> Self:
+        _, amount, unit, distilled = match.groups() if match else ("", "", "", None)
+        size = float(amount or 0) * UNITS.get(unit or "", 1)
+        if not size or unit not in (*UNITS, "bpw"):
+            near = f"; {nearest(unit, [*UNITS, 'bpw'])}" if unit else ""
             raise SchemeError(
-                f"scheme {text!r}: unknown option {option!r}",
-                "options are b32, b64, b128 (block size), sym (no zero points), s16 (float16 "
-                "scales), eq (equalized channels), mse (and searched scales), gptq (calibrated), "
-                "dwq (and distilled), dyn (products in integers), e4, e8 (table bits), e8b64sym "
-                "(and its blocks)",
+                f"scheme {text!r}: a budget is a size",
+                f"write budget:100MB or budget:5.2bpw (bits per weight){near}",
             )
-        block = int(match["block"]) if match["block"] else None
-        if block not in (None, *BLOCK_SIZES):
-            raise SchemeError(
-                f"scheme {text!r}: block size {block}", f"choose one of {BLOCK_SIZES}"
-            )
-        if not match["bits"]:
-            return {"block_size": block}
-        table = {"table_bits": int(match["bits"]), "table_symmetric": bool(match["sym"])}
-        return {**table, "table_block": block}
+        budget = Budget(float(f"{size:g}"), "bpw" if unit == "bpw" else "mb")
+        fields: dict[str, Any] = {"half_scales": True, "method": "gptq", "budget": budget}
+        return cls("budget", distilled=distilled is not None, **fields)
 
     @property
     def name(self) -> str:
-        """The canonical name, fit for a folder: the base, then what differs from its defaults."""
+        """The name that was asked for, fit for a folder: a preset's, else the recipe."""
+        return self.preset or self.recipe
+
+    @property
+    def recipe(self) -> str:
+        """The canonical name of all that it says: the base, then what differs from its defaults.
+
+        A preset has one when it is resolved.
+        """
         if self.budget:
             amount = f"budget-{self.budget.amount:g}{self.budget.unit}"
             return f"{amount}-dwq" if self.distilled else amount
@@ -181,7 +211,14 @@ class Scheme:
             block = f"b{self.table_block}" if self.table_block else ""
             symmetric = "sym" if self.table_symmetric else ""
             parts.append(f"e{self.table_bits}{block}{symmetric}")
+        if len(parts) == 1 and self.base in BITS:
+            parts.append("rtn")  # a width alone is a preset
         return "-".join(parts)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it is solved on text, which takes minutes."""
+        return self.method == "gptq"
 
     @property
     def suffix(self) -> str:
@@ -206,3 +243,40 @@ class Scheme:
         bits = self.table_bits or (8 if is_head else BITS[self.base])
         symmetric = self.symmetric or self.table_symmetric
         return Layout(bits, self.table_block or self.block_size, symmetric, self.half_scales)
+
+
+def _unknown(text: str, name: str, base: str) -> SchemeError:
+    """What to answer to a name that begins with nothing known."""
+    if "," in name:
+        return SchemeError(f"{text!r} are several schemes", "name one here")
+    if re.fullmatch(r"[\d.]+", name):
+        return SchemeError(
+            f"scheme {text!r}: a size needs its unit", f"write {name}MB or {name}bpw"
+        )
+    known = [*FLOATS, *PRESETS]
+    meant = MEANT.get(name) or MEANT.get(base)
+    hint = f"did you mean {meant!r}?" if meant else nearest(base, known)
+    return SchemeError(f"unknown scheme {text!r}", f"{hint} `llmkg-lab schemes` lists them")
+
+
+def _option(text: str, option: str) -> dict[str, Any]:
+    """The fields that one option of a name sets."""
+    if option in FLAGS:
+        return FLAGS[option]
+    match = re.fullmatch(r"(?:e(?P<bits>[48]))?(?:b(?P<block>\d+))?(?P<sym>sym)?", option)
+    if match is None or not (match["bits"] or (match["block"] and not match["sym"])):
+        near = nearest(option, FLAGS, all_else=False)
+        raise SchemeError(
+            f"scheme {text!r}: unknown option {option!r}",
+            f"{near}{' ' if near else ''}options are b32, b64, b128 (block size), sym (no zero "
+            "points), s16 (float16 scales), rtn (round to nearest), eq (equalized channels), mse "
+            "(and searched scales), gptq (calibrated), dwq (and distilled), dyn (products in "
+            "integers), e4, e8 (table bits), e8b64sym (and its blocks)",
+        )
+    block = int(match["block"]) if match["block"] else None
+    if block not in (None, *BLOCK_SIZES):
+        raise SchemeError(f"scheme {text!r}: block size {block}", f"choose one of {BLOCK_SIZES}")
+    if not match["bits"]:
+        return {"block_size": block}
+    table = {"table_bits": int(match["bits"]), "table_symmetric": bool(match["sym"])}
+    return {**table, "table_block": block}

@@ -46,7 +46,7 @@ def smollm2_gguf() -> Path:
 
 @pytest.fixture(scope="session")
 def make_artifact(tmp_path_factory, minilm_folder, smollm2_gguf) -> Iterator[Callable]:
-    """Artifacts of the real models, each converted once: make_artifact("smollm2", "int4")."""
+    """Artifacts of the real models, each converted once: make_artifact("smollm2", "int4-rtn")."""
     folder = tmp_path_factory.mktemp("artifacts")
     sources = {"minilm": minilm_folder, "smollm2": smollm2_gguf}
 

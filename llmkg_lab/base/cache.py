@@ -28,6 +28,7 @@ KINDS = {  # folder: what it spares
     "explored": "the explorer's measurements",
     "packed": "packing weights for this processor when a model is loaded",
     "reference": "running the original in PyTorch",
+    "speeds": "timing schemes on this processor (device --measure)",
     "sensitivities": "pricing each matrix for a byte budget",
     "synthetic": "drawing synthetic checkpoints",
     "token-scores": "scoring the explorer's texts",

@@ -15,6 +15,7 @@ import yaml
 from llmkg_lab.artifact import Artifact, ArtifactError
 from llmkg_lab.base import files
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.nearest import nearest
 from llmkg_lab.batch import notebook, workflow
 from llmkg_lab.batch.states import RunState
 from llmkg_lab.results import registry
@@ -22,7 +23,6 @@ from llmkg_lab.results.result import Result, ResultError
 from llmkg_lab.results.verdict import Verdict
 from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import Variant
-from llmkg_lab.roster.strict_yaml import nearest
 from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import SOURCES
 
@@ -31,7 +31,7 @@ PACKAGE = Path(__file__).parents[1]
 # A report is stale when any of them was edited. A test compares the list with the imports.
 BEHIND_REPORTS = (
     *("artifact.py", "scheme.py", "base", "checkpoint", "data", "graph", "measure", "models"),
-    *("quantize", "reference", "report", "roster", "sources"),
+    *("presets", "quantize", "reference", "report", "roster", "sources"),
     *("batch/execute.py", "batch/notebook.py"),
     *("conversion/folder.py", "conversion/genai.py", "conversion/to_onnx.py"),
     *("results/choice.py", "results/collect.py", "results/result.py", "results/verdict.py"),
@@ -111,7 +111,7 @@ def select(
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
-    """``key=value`` pairs, each value typed as YAML: 3, true, [int4, int8], text."""
+    """``key=value`` pairs, each value typed as YAML: 3, true, [small, int8], text."""
     parsed = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
@@ -140,7 +140,7 @@ def plan(
     for name in settings:
         if name in OWN_OPTIONS:
             raise BatchError(f"{name} is not set this way", f"use: {OWN_OPTIONS[name]}")
-    asked = [Scheme.parse(name).name for name in dict.fromkeys(schemes)]
+    asked = [scheme.name for scheme in Scheme.parse_all(schemes)]
     shared = {
         "source": str(Path(source).resolve()) if source and Path(source).exists() else source,
         "quick": False,
@@ -194,16 +194,13 @@ def _schemes(folder: Path, asked: Sequence[str], variant: Variant, quick: object
 
     A smoke run leaves the variant's calibrated schemes out: they take minutes.
     """
-    own = [name for name in variant.schemes if quick is False or not _calibrates(name)]
+    own = [s for s in variant.schemes if quick is False or not variant.scheme(s).calibrates]
     try:
         earlier = Result.find(folder)
     except ResultError:
         earlier = None
-    return list(dict.fromkeys([*(earlier.schemes if earlier else ()), *(asked or own)]))
-
-
-def _calibrates(scheme: str) -> bool:
-    return Scheme.parse(scheme).method == "gptq"
+    held = [entry.scheme.asked for entry in earlier.schemes.values()] if earlier else []
+    return list(dict.fromkeys([*held, *(asked or own)]))
 
 
 def run(

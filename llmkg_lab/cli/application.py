@@ -32,7 +32,7 @@ app = typer.Typer(
     help=(
         "Small open language models, converted to quantized ONNX, validated and measured.\n\n"
         "Models of the roster: **list**, then **run**. "
-        "A checkpoint of your own: **convert**. "
+        "A checkpoint of your own: **convert**; which scheme: **schemes**. "
         "What came out: **verify**, **generate**, **embed**, **rank**, **explore**. "
         "This machine: **device**, **cache**."
     ),

@@ -80,7 +80,8 @@ def print_conversion(conversion: dict) -> None:
     *before, writing = [f"{name} {took:.1f} s" for name, took in conversion["steps"].items()]
     steps = ", ".join([*before, f"{writing} at {conversion['megabytes_per_second']:,.0f} MB/s"])
     out.print(
-        f"[bold]{conversion['scheme']}[/]: {conversion['bytes'] / 1e6:.1f} MB, "
+        f"[bold]{conversion['scheme']}[/] ({conversion['meaning']}): "
+        f"{conversion['bytes'] / 1e6:.1f} MB, "
         f"{conversion['bits_per_weight']:.2f} bits per weight, in {conversion['seconds']:.1f} s "
         f"({steps}) → ",
         Text(conversion["artifact"]),
@@ -99,6 +100,7 @@ def print_conversion(conversion: dict) -> None:
         for group in conversion["groups"]
     ]
     out.print(table(("group", "tensors", "MB", "bits per weight", "RMS error"), rows), "")
+    out.print(Text(f"To use it: llmkg-lab {conversion['use']}"), "", soft_wrap=True)
 
 
 def roster_table(rows: Sequence[dict]) -> Table:

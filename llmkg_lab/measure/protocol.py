@@ -19,7 +19,7 @@ import tokenizers
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.data import texts
-from llmkg_lab.data.texts import Pairs, Text
+from llmkg_lab.data.texts import Pairs, Text, TextError
 from llmkg_lab.measure.speed import Workload
 from llmkg_lab.reference.tokens import OriginalTokenizer, Tokens
 from llmkg_lab.roster.catalog import Evaluation
@@ -82,6 +82,18 @@ class Protocol:
         return texts.load(self.plan.corpora)
 
     @cached_property
+    def elsewhere(self) -> Text | None:
+        """A running text of another kind than ``text``; None where there is not a second one.
+
+        What is calibrated reads ``text``'s first half, and fits that kind better than others.
+        """
+        others = [name for name in self.plan.corpora if name != self.text.name]
+        try:
+            return texts.load(others) if others else None
+        except TextError:
+            return None
+
+    @cached_property
     def pairs(self) -> Pairs:
         """The scored sentence pairs that encoders read. Raises TextError."""
         return texts.load_pairs(self.plan.corpora).spread(self.plan.sentences)
@@ -99,6 +111,20 @@ class Protocol:
             prompts=[_prompt(tokenizer, prompt) for prompt in plan.prompts],
             opening=tuple(str(tokenizer.core.id_to_token(token)) for token in opening),
         )
+
+    def reading_elsewhere(
+        self, tokenizer: Tokenizer, original: OriginalTokenizer
+    ) -> Reading | None:
+        """Return as many windows of ``elsewhere``, after both tokenizers agreed; no prompts."""
+        if self.elsewhere is None:
+            return None
+        plan, opening = self.plan, opening_of(tokenizer)
+        text = self.elsewhere
+        agree(f"the text {text.name}", text.evaluation, tokenizer, original)
+        ids = tokenizer.encode(text.evaluation, special=False)
+        windows = texts.windows(ids, plan.window, plan.tokens, opening)
+        tokens = tuple(str(tokenizer.core.id_to_token(token)) for token in opening)
+        return Reading(text, windows, [], tokens, original.judge)
 
     def agreed_reading(self, tokenizer: Tokenizer, original: OriginalTokenizer) -> Reading:
         """Return the same, after the original's tokenizer has come to the same tokens.

@@ -98,6 +98,33 @@ def validate_decoder(
     return Quality(metrics, samples, _decoder_protocol(reference, reading))
 
 
+ELSEWHERE = {  # what is measured on text of another kind, too, and its name there
+    "kl_mean": "kl_elsewhere",
+    "top1_agreement": "top1_elsewhere",
+    "perplexity_ratio": "perplexity_ratio_elsewhere",
+}
+
+
+def with_elsewhere(
+    quality: Quality,
+    decoder: Decoder,
+    reference: DecoderReference,
+    reading: Reading,
+    progress: Progress = silent,
+) -> Quality:
+    """Add to a decoder's quality what it is on text of another kind.
+
+    reference, reading: of that text. Raises QualityError as ``validate_decoder`` does.
+    """
+    samples = score_windows(decoder, reference, progress)
+    found = divergence(samples, *reference.windows.shape)
+    metrics = quality.metrics | {ELSEWHERE[name]: found[name] for name in ELSEWHERE}
+    protocol = _decoder_protocol(reference, reading)
+    named = ("corpus", "origin", "sha256", "windows", "tokens_scored")
+    detail = quality.detail | {f"elsewhere_{name}": protocol[name] for name in named}
+    return Quality(metrics, quality.samples, detail)
+
+
 def score_windows(
     decoder: Decoder,
     reference: DecoderReference,

@@ -17,12 +17,13 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.measure.quality import Quality
 from llmkg_lab.measure.speed import Speed
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
-from llmkg_lab.scheme import BLOCK_SIZES, Scheme
+from llmkg_lab.scheme import BLOCK_SIZES, PRESETS, Scheme
 
 # Hues, of 360 degrees: by base, and of the 4-bit schemes, which a report may hold many of, by how
 # their codes were found
 HUES = {"fp16": 262, "int8": 212, "budget": 140}
 METHOD_HUES = {"rtn": 25, "eq": 48, "mse": 72, "gptq": 350, "dwq": 315}
+PRESET_HUES = dict(zip(PRESETS, (350, 196, 120, 23, 286, 228, 60), strict=True))
 GREY = "#57606a"  # of fp32
 SPREAD = (0.7549, 0.5698)  # multiples of them, less their whole part, fill a square evenly
 GROUP_COLORS = ("#0550ae", "#218bff", "#80ccff", "#d4a72c", "#bc4c00", "#8c959f", "#57606a")
@@ -72,14 +73,19 @@ def color(scheme: str) -> str:
     parsed = Scheme.parse(scheme)
     if parsed.base == "fp32":
         return GREY
+    if parsed.preset:
+        return _rgb(PRESET_HUES[parsed.preset], 0.42)
     method = "dwq" if parsed.distilled else parsed.method
     light, shade = (factor * _storage(parsed) % 1 for factor in SPREAD)
     hue = HUES.get(parsed.base, METHOD_HUES[method]) + 16 * shade
     lightness = 0.34 + 0.28 * light
-    red, green, blue = (
-        round(255 * part) for part in colorsys.hls_to_rgb(hue / 360 % 1, lightness, 0.85)
-    )
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    return _rgb(hue, lightness)
+
+
+def _rgb(hue: float, lightness: float) -> str:
+    """A saturated colour as HTML writes it."""
+    parts = colorsys.hls_to_rgb(hue / 360 % 1, lightness, 0.85)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
 
 
 def _storage(scheme: Scheme) -> int:

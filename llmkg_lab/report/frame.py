@@ -9,7 +9,7 @@ from pathlib import Path
 from IPython.display import HTML, display
 
 from llmkg_lab.base import paths
-from llmkg_lab.report import names, tables
+from llmkg_lab.report import tables
 from llmkg_lab.report.page import HEADLINE
 from llmkg_lab.results.choice import brief, choose
 from llmkg_lab.results.result import Result
@@ -82,7 +82,7 @@ def _chosen(result: Result, folder: Path, command: str) -> str:
     typed = f"llmkg-lab {command.format(shlex.quote(str(path)))}"
     return (
         f"<h2>{title}: {name} {tables.badge(choice.entry.verdict)}</h2>"
-        f"<p>{word} <b>{name}</b> ({names.plain(choice.scheme)}), {choice.reason}: "
+        f"<p>{word} <b>{name}</b> ({tables.words_of(choice.entry.scheme)}), {choice.reason}: "
         f"{brief(choice.entry)}. It lies in <code>{html.escape(str(path))}</code>; "
         f"to use it:</p><pre>{html.escape(typed)}</pre>"
     )

@@ -74,15 +74,15 @@ def _switch(name: str, value: object) -> bool:
 
 
 def _schemes(value: object) -> list[str]:
-    """Canonical names, from a list or from text: ``["int8"]`` or ``int8,int4``."""
+    """Canonical names, from a list or from text: ``["int8"]`` or ``int8,balanced``."""
     names = value
     if isinstance(value, str):
         names = [name.strip() for name in value.split(",") if name.strip()]
         if value.strip().startswith("["):
             names = _parsed(value)
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise ParameterError(f"schemes is {value!r}", 'write a list such as ["int8", "int4-b64"]')
-    return list(dict.fromkeys(Scheme.parse(name).name for name in names))
+        raise ParameterError(f"schemes is {value!r}", 'write a list such as ["int8", "balanced"]')
+    return [scheme.name for scheme in Scheme.parse_all(names)]
 
 
 def _parsed(text: str) -> object:
@@ -94,4 +94,4 @@ def _parsed(text: str) -> object:
 
 def _own_schemes(variant: Variant, quick: bool) -> list[str]:
     """The variant's own, in a smoke run without those that calibrate: they take minutes."""
-    return [name for name in variant.schemes if not (quick and Scheme.parse(name).method == "gptq")]
+    return [name for name in variant.schemes if not (quick and variant.scheme(name).calibrates)]

@@ -17,7 +17,7 @@ from llmkg_lab.base.progress import inside
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.measure.protocol import Protocol, Reading, asked
-from llmkg_lab.measure.quality import Quality, validate_decoder
+from llmkg_lab.measure.quality import Quality, validate_decoder, with_elsewhere
 from llmkg_lab.measure.speed import Speed, measure
 from llmkg_lab.reference.outputs import DecoderReference, decoder_reference
 from llmkg_lab.reference.tokens import OriginalTokenizer
@@ -27,6 +27,7 @@ from llmkg_lab.results.collect import result_of
 from llmkg_lab.results.verdict import Judgement, judge
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import Fetched, fetch
 
 
@@ -74,6 +75,11 @@ class Report(ABC):
             source=self.fetched.origin,
             progress=self._progress,
         )
+
+    @cached_property
+    def schemes(self) -> dict[str, Scheme]:
+        """What each scheme means for this model, by name."""
+        return {name: self.variant.scheme(name) for name in self._asked.schemes}
 
     @cached_property
     def qualities(self) -> dict[str, Quality]:
@@ -143,11 +149,11 @@ class Report(ABC):
 
     def validated(self) -> HTML:
         """Validate every scheme; show its metrics and its verdict."""
-        return tables.qualities(self.qualities, self.judgements)
+        return tables.qualities(self.schemes, self.qualities, self.judgements)
 
     def measured(self) -> HTML:
         """Measure every scheme in fresh processes; show times and memory."""
-        return tables.speeds(self.speeds)
+        return tables.speeds(self.schemes, self.speeds)
 
     def latency(self) -> figures.Picture:
         """Draw the latency that a reader asks for first."""
@@ -200,6 +206,14 @@ class DecoderReport(Report):
             self.checkpoint, read.windows, read.prompts, length, self._progress
         )
 
+    @cached_property
+    def elsewhere(self) -> tuple[DecoderReference, Reading] | None:
+        """The same on text of another kind, None where there is none."""
+        read = self.protocol.reading_elsewhere(self.tokenizer, self.original)
+        if read is None:
+            return None
+        return decoder_reference(self.checkpoint, read.windows, [], 0, self._progress), read
+
     @property
     def first_latency(self) -> tuple[str, str]:
         """The time for one token, and its title."""
@@ -216,11 +230,18 @@ class DecoderReport(Report):
         """Compare one scheme's logits and continuations with the reference's."""
         progress = inside(self._progress, scheme)
         decoder = Decoder(self.artifacts[scheme])
-        return validate_decoder(decoder, self.reference, self.reading, progress)
+        quality = validate_decoder(decoder, self.reference, self.reading, progress)
+        if self.elsewhere is None:
+            return quality
+        return with_elsewhere(quality, decoder, *self.elsewhere, progress)
 
     def read(self) -> None:
         """Compute the reference; print which windows and prompts were read, and by what."""
         print(f"{self.reading}. {len(self.reference.continuations)} prompts are continued.")
+        if self.elsewhere is None:
+            print("There is no text of another kind than schemes are calibrated on.")
+        else:
+            print(f"Text of another kind than schemes are calibrated on: {self.elsewhere[1]}.")
         print(f"Reference: {self.reference.judge}. Tokens: {self.reading.judge}.")
 
     def moved(self) -> figures.Picture:

@@ -7,21 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from IPython.display import HTML
 
-from llmkg_lab.artifact import Artifact
+from llmkg_lab.artifact import Artifact, StoredScheme
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.data.texts import Pairs
 from llmkg_lab.measure.protocol import asked
 from llmkg_lab.measure.quality import Quality
 from llmkg_lab.measure.speed import Speed
 from llmkg_lab.measure.values import Estimate, Measurement
+from llmkg_lab.presets import words
 from llmkg_lab.reference.outputs import DecoderReference, RankerReference
-from llmkg_lab.report import names
 from llmkg_lab.results.result import SchemeResult
 from llmkg_lab.results.verdict import Judgement, Verdict
 from llmkg_lab.roster.metrics import HEADLINE, METRICS, Metric, in_tables
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.decoder import Embedder
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
+from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import Fetched
 
 TEXT = "text-align:left;vertical-align:top"
@@ -41,11 +42,16 @@ def badge(verdict: Verdict) -> str:
     return f'<b style="background:{COLORS[verdict]};{PILL}">{verdict}</b>'
 
 
-def scheme(name: str) -> str:
-    """A scheme's name with its words below, as HTML."""
-    words = f"<br><small>{names.plain(name)}</small>"
+def words_of(stored: StoredScheme) -> str:
+    """What an artifact's scheme means, in words, as HTML."""
+    return html.escape(words.explained(stored.meaning) if stored.meaning else stored.name)
+
+
+def scheme(name: str, meaning: Scheme | None) -> str:
+    """A scheme's name with what it means below, as HTML."""
+    said = html.escape(words.explained(meaning)) if meaning else ""
     style = "display:inline-block;min-width:9em"  # words stand on one line or two
-    return f'<span style="{style}">{html.escape(name)}{words}</span>'
+    return f'<span style="{style}">{html.escape(name)}<br><small>{said}</small></span>'
 
 
 def rows_table(
@@ -100,7 +106,8 @@ def sizes(artifacts: Mapping[str, Artifact]) -> HTML:
     """Size, bits per weight and rounding error by scheme and by group of tensors."""
     rows = []
     for name, artifact in artifacts.items():
-        row = {"scheme": scheme(name), "MB": f"{artifact.nbytes / 1e6:.1f}"}
+        row = {"scheme": scheme(name, artifact.manifest.scheme.meaning)}
+        row["MB"] = f"{artifact.nbytes / 1e6:.1f}"
         row["bits per weight"] = f"{artifact.bits_per_weight:.2f}"
         for group in artifact.manifest.groups:
             error = f"<br><small>{group.rms_error:.2%}</small>" if group.rms_error else ""
@@ -114,7 +121,7 @@ def headline(schemes: Mapping[str, SchemeResult]) -> HTML:
     """The few numbers that answer a reader's first questions, from a result's schemes."""
     rows = []
     for name, entry in schemes.items():
-        row = {"scheme": scheme(name), "verdict": badge(entry.verdict)}
+        row = {"scheme": scheme(name, entry.scheme.meaning), "verdict": badge(entry.verdict)}
         row["MB"] = f"{entry.bytes / 1e6:.1f}"
         row["bits per weight"] = f"{entry.bits_per_weight:.2f}"
         for metric in HEADLINE:
@@ -125,24 +132,39 @@ def headline(schemes: Mapping[str, SchemeResult]) -> HTML:
     return rows_table(rows, text=["why"], words=["verdict"])
 
 
-def qualities(qualities: Mapping[str, Quality], judgements: Mapping[str, Judgement]) -> HTML:
+def qualities(
+    schemes: Mapping[str, Scheme],
+    qualities: Mapping[str, Quality],
+    judgements: Mapping[str, Judgement],
+) -> HTML:
     """One row per scheme, one column per metric, each value over its 95 % interval."""
     measured = {name: quality.metrics for name, quality in qualities.items()}
     counts = {f"{m.n:,} {m.unit}" for metrics in measured.values() for m in metrics.values()}
     rows = [
-        {"scheme": scheme(name), "verdict": badge(judgements[name].verdict)} | row
+        {"scheme": scheme(name, schemes[name]), "verdict": badge(judgements[name].verdict)} | row
         for name, row in _metric_rows(measured).items()
     ]
-    note = f"Measured on {', '.join(sorted(counts))}; small: 95 % interval."
+    note = f"Measured on {', '.join(sorted(counts))}; small: 95 % interval.{_width(measured)}"
     return rows_table(rows, note, words=["verdict"])
 
 
-def speeds(speeds: Mapping[str, Speed]) -> HTML:
+def _width(measured: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """How exactly perplexity is known, which says what can be decided; empty without one."""
+    ratios = [m["perplexity_ratio"] for m in measured.values() if "perplexity_ratio" in m]
+    widths = [r.high - r.low for r in ratios if r.low is not None and r.high is not None]
+    if not widths:
+        return ""
+    known = f"{50 * max(widths):.1f} %"
+    return f" Perplexity is known to ±{known} or better: a target nearer than that is undecided."
+
+
+def speeds(schemes: Mapping[str, Scheme], speeds: Mapping[str, Speed]) -> HTML:
     """One row per scheme, one column per metric, each median over its 10th to 90th percentile."""
     first = next(iter(speeds.values()))
     note = ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in first.conditions.items())
     rows = _metric_rows({name: speed.metrics for name, speed in speeds.items()})
-    return rows_table([{"scheme": scheme(name)} | row for name, row in rows.items()], note)
+    named = [{"scheme": scheme(name, schemes[name])} | row for name, row in rows.items()]
+    return rows_table(named, note)
 
 
 def _metric_rows(

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from llmkg_lab.measure.values import Estimate, Measurement
+from llmkg_lab.presets import DEFAULT
 from llmkg_lab.results.result import Result, SchemeResult
 from llmkg_lab.results.verdict import Verdict
 from llmkg_lab.roster.metrics import METRICS, SUMMARY, Side
-from llmkg_lab.scheme import FLOATS, Scheme
+from llmkg_lab.scheme import FLOATS
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,15 @@ class Choice:
 def choose(result: Result) -> Choice | None:
     """Return the artifact to take, None where none may be used.
 
-    The smallest that reaches its targets; else the best that holds its limits. Floating point
-    has no targets to reach, so it is for where nothing smaller may be used.
+    The default preset where it reaches its targets, for that is what ``convert`` makes and
+    ``llmkg-lab schemes`` says; else the smallest that reaches its own; else the best that holds its
+    limits. Floating point has no targets to reach, so it is for where nothing smaller may be used.
     """
     usable = {name: entry for name, entry in result.schemes.items() if entry.verdict.usable}
-    packed = {name: entry for name, entry in usable.items() if _is_packed(name)}
+    packed = {name: e for name, e in usable.items() if e.scheme.base not in FLOATS}
     reached = {name: e for name, e in packed.items() if e.verdict is Verdict.PASS}
+    if DEFAULT in reached:
+        return Choice(DEFAULT, reached[DEFAULT], "the default, and it reaches its targets")
     if reached:
         return _smallest(reached, "the smallest that reaches its targets")
     if packed:
@@ -45,10 +49,6 @@ def brief(entry: SchemeResult) -> str:
     named = [name for name in SUMMARY if name in measured]
     words = [METRICS[name].brief.format(measured[name].value) for name in named]
     return ", ".join([f"{entry.bytes / 1e6:.1f} MB", *words])
-
-
-def _is_packed(name: str) -> bool:
-    return Scheme.parse(name).base not in FLOATS
 
 
 def _smallest(entries: dict[str, SchemeResult], reason: str) -> Choice:

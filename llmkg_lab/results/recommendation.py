@@ -1,22 +1,26 @@
 """What to run on a machine: from what was measured on it, and from its profile where nothing was.
 
-A decoder reads all its weights for each token. So, where nothing was measured, bytes over
-bandwidth tell how fast it can be at best.
+Of a variant it recommends what its report does: one choice, by ``choice.choose``. A decoder reads
+all its weights for each token. So, where nothing was measured, bytes over bandwidth tell how fast
+it can be at best.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from llmkg_lab.base.machine import Profile
 from llmkg_lab.models import published as shapes
-from llmkg_lab.results.result import results
+from llmkg_lab.presets import DECODER, DEFAULT, RULES, fact_of
+from llmkg_lab.results.choice import Choice, brief, choose
+from llmkg_lab.results.result import SchemeResult, results
 from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import Variant
 
 FAST = 20.0  # tokens per second: as fast as one reads along
 ROOM = 0.5  # of the available memory, for weights and cache
-BITS = 5.1  # a weight, of an int4 artifact with its table at 8 bits
 
 
 @dataclass(frozen=True)
@@ -30,61 +34,60 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class Fact:
-    """A scheme of one variant, as its result.json has it."""
+class Candidate:
+    """A variant and what its report recommends of it, among what this machine can hold."""
 
     variant: str
-    scheme: str
-    nbytes: int
-    tokens_per_second: float
-    perplexity_ratio: float
-    threads: int
+    choice: Choice
+    parameters: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """As measured on this processor."""
+        return self.choice.entry.speed["tokens_per_second"].value
 
 
 def recommend(profile: Profile, outputs: Path) -> list[Recommendation]:
     """A decoder, its scheme and the threads, each with its reason."""
-    measured = [fact for fact in facts(outputs, profile.cpu) if _fits(fact.nbytes, profile)]
-    if measured:
-        return _by_measurement(measured, profile)
-    return _by_profile(profile)
+    measured = list(candidates(outputs, profile))
+    return _by_measurement(measured) if measured else _by_profile(profile)
 
 
-def facts(outputs: Path, cpu: str) -> Iterator[Fact]:
-    """Decoders in ``outputs`` that passed on real weights, measured on a processor of this name."""
+def candidates(outputs: Path, profile: Profile) -> Iterator[Candidate]:
+    """Decoders in ``outputs`` with real weights that were measured on a processor of this name."""
     roster = catalog.roster()
     for _, result in results(outputs):
-        if result.source.synthetic or result.variant.id not in roster:
+        variant = result.variant.id
+        if result.source.synthetic or result.quick is True or variant not in roster:
             continue
-        for name, scheme in result.schemes.items():
-            conditions, speed = scheme.conditions, scheme.speed.get("tokens_per_second")
-            loss = scheme.quality.get("perplexity_ratio")
-            threads, here = conditions.get("threads"), conditions.get("cpu") == cpu
-            if here and scheme.verdict.usable and speed and loss and isinstance(threads, int):
-                variant, measured = result.variant.id, (speed.value, loss.value)
-                yield Fact(variant, name, scheme.bytes, *measured, threads)
+        fitting = {name: e for name, e in result.schemes.items() if _was_here(e, profile)}
+        if choice := choose(replace(result, schemes=fitting)):
+            yield Candidate(variant, choice, _parameters(variant))
 
 
-def _by_measurement(measured: list[Fact], profile: Profile) -> list[Recommendation]:
-    """The largest variant that is fast enough; of it, what costs least quality."""
-    fast = [fact for fact in measured if fact.tokens_per_second >= FAST]
-    sizes = {fact.variant: _parameters(fact.variant) for fact in measured}
-    pool = fast or [max(measured, key=lambda fact: fact.tokens_per_second)]
-    largest = max(pool, key=lambda fact: sizes[fact.variant]).variant
-    best = min(
-        (fact for fact in pool if fact.variant == largest),
-        key=lambda fact: (round(fact.perplexity_ratio, 3), fact.nbytes),
+def _was_here(entry: SchemeResult, profile: Profile) -> bool:
+    """Whether an artifact was measured on this processor and fits this machine."""
+    is_here = entry.conditions.get("cpu") == profile.cpu
+    return is_here and "tokens_per_second" in entry.speed and _fits(entry.bytes, profile)
+
+
+def _by_measurement(measured: list[Candidate]) -> list[Recommendation]:
+    """The largest variant whose recommended artifact is fast enough, and that artifact."""
+    fast = [found for found in measured if found.tokens_per_second >= FAST]
+    best = max(
+        fast or [max(measured, key=lambda found: found.tokens_per_second)],
+        key=lambda found: (found.parameters, -found.choice.entry.bytes),
     )
-    speed = f"{best.tokens_per_second:.0f} tokens per second measured here"
+    chosen, speed = best.choice, f"{best.tokens_per_second:.0f} tokens per second measured here"
     return [
         Recommendation("variant", best.variant, f"the largest that is fast: {speed}", True),
+        Recommendation("scheme", chosen.scheme, f"{chosen.reason}: {brief(chosen.entry)}", True),
         Recommendation(
-            "scheme",
-            best.scheme,
-            f"perplexity {100 * (best.perplexity_ratio - 1):+.1f} % at "
-            f"{best.nbytes / 1e6:.0f} MB, the least of those measured that are as fast",
+            "threads",
+            str(chosen.entry.conditions.get("threads", "")),
+            "measured with so many",
             True,
         ),
-        Recommendation("threads", str(best.threads), "measured with so many", True),
     ]
 
 
@@ -105,7 +108,7 @@ def _by_profile(profile: Profile) -> list[Recommendation]:
     if not fitting:
         smallest = min((e for e in estimates if e[0]), key=lambda e: e[0])[1]
         reason = "the smallest; it takes more than half of the available memory: use --memory"
-        return [Recommendation("variant", smallest.id, reason, False), _scheme(profile), threads]
+        return [Recommendation("variant", smallest.id, reason, False), _scheme(), threads]
     fast = [e for e in fitting if _speed(e[0], profile) >= FAST]
     chosen = _largest(fast) if fast else min(fitting, key=lambda e: e[0])
     rate = (
@@ -113,7 +116,7 @@ def _by_profile(profile: Profile) -> list[Recommendation]:
     )
     return [
         Recommendation("variant", chosen[1].id, f"{rate}; half of the memory holds it", False),
-        _scheme(profile),
+        _scheme(),
         threads,
     ]
 
@@ -123,11 +126,9 @@ def _largest(estimates: list[tuple[int, Variant]]) -> tuple[int, Variant]:
     return max(estimates, key=lambda e: (e[0], "instruct" in e[1].id or "chat" in e[1].id))
 
 
-def _scheme(profile: Profile) -> Recommendation:
-    fast = [s for s in profile.instruction_sets if "VNNI" in s or "AMX" in s or "dotprod" in s]
-    kernels = f"with {fast[0]}" if fast else f"with {', '.join(profile.instruction_sets) or 'this'}"
-    reason = f"decoding waits for memory {kernels}, and int4 reads least; not measured here"
-    return Recommendation("scheme", "int4", reason, False)
+def _scheme() -> Recommendation:
+    rule = RULES[DEFAULT]
+    return Recommendation("scheme", DEFAULT, f"{rule.words}; not measured here", False)
 
 
 def _parameters(variant: str) -> int:
@@ -137,7 +138,10 @@ def _parameters(variant: str) -> int:
 
 
 def _bytes(parameters: int) -> int:
-    return int(parameters * BITS / 8)
+    """What the recommended scheme takes, by what it took of the model that it was measured on."""
+    fact = fact_of(DEFAULT, DECODER)
+    assert fact is not None
+    return int(parameters * fact.bits_per_weight / 8)
 
 
 def _fits(nbytes: int, profile: Profile) -> bool:

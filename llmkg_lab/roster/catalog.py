@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from llmkg_lab.base import paths
+from llmkg_lab.base.nearest import nearest
 from llmkg_lab.models import FORMS
+from llmkg_lab.presets import kind_of, resolve
 from llmkg_lab.roster.metrics import BOUNDED
-from llmkg_lab.roster.strict_yaml import CatalogError, Node, nearest
+from llmkg_lab.roster.strict_yaml import CatalogError, Node
 from llmkg_lab.scheme import Scheme, SchemeError
 
 TASKS = ("text-generation", "sentence-embedding", "feature-extraction", "text-ranking")
@@ -51,8 +53,8 @@ class Evaluation:
     Decoders read the first five fields, encoders ``corpora`` and ``sentences``.
     """
 
-    corpora: tuple[str, ...] = ()  # in order of preference; the first that is there is used
-    tokens: int = 2048  # in all
+    corpora: tuple[str, ...] = ()  # in order of preference; a decoder reads the first two
+    tokens: int = 8192  # in all, of each text
     window: int = 512  # tokens a forward pass sees
     prompts: tuple[str, ...] = ()  # continued greedily, reference against quantized
     continuation: int = 64  # tokens
@@ -81,19 +83,28 @@ class Variant:
     chat_template: str = ""  # Jinja, of a model that chats and whose repository does not say how
     alias_of: str | None = None  # another id for the same repository
 
+    @property
+    def kind(self) -> str:
+        """The kind of model, by which presets are resolved."""
+        return kind_of(FORMS[self.architecture])
+
+    def scheme(self, name: str) -> Scheme:
+        """The scheme of a name, a preset with all that it means for this model."""
+        return resolve(Scheme.parse(name), self.kind)
+
     def limits_for(self, scheme: str) -> Mapping[str, float]:
         """The limits of a scheme; ``int4-b64`` has those of ``int4`` unless it has its own."""
-        return _bounds_for(self.limits, scheme)
+        return _bounds_for(self.limits, self.scheme(scheme))
 
     def targets_for(self, scheme: str) -> Mapping[str, float]:
         """The targets of a scheme, looked up like its limits."""
-        return _bounds_for(self.targets, scheme)
+        return _bounds_for(self.targets, self.scheme(scheme))
 
 
-def _bounds_for(bounds: Bounds, name: str) -> Mapping[str, float]:
+def _bounds_for(bounds: Bounds, scheme: Scheme) -> Mapping[str, float]:
     """The bounds of the scheme itself, or of its base; ``budget`` is the base of all budgets."""
-    scheme = Scheme.parse(name)
-    return bounds.get(scheme.name) or bounds.get(scheme.base) or {}
+    named = (bounds.get(name) for name in (scheme.name, scheme.recipe, scheme.base))
+    return next(filter(None, named), {})
 
 
 def roster(folder: str | Path | None = None) -> dict[str, Variant]:

@@ -49,6 +49,11 @@ QUALITY = {
     "perplexity": Metric("perplexity", ".2f", "", LOW),
     "perplexity_reference": Metric("the reference's perplexity", ".2f", shown=False),
     "perplexity_ratio": Metric("perplexity ratio", ".4f", "", LOW, "perplexity ×{:.3f}"),
+    "kl_elsewhere": Metric("KL on other text", ".4f", "nats", LOW),
+    "top1_elsewhere": Metric("top-1 agreement on other text", ".2%", "", HIGH),
+    "perplexity_ratio_elsewhere": Metric(
+        "perplexity ratio on other text", ".4f", "", LOW, "on other text ×{:.3f}"
+    ),
     "common_prefix": Metric("greedy continuation in common", ".1f", "tokens", HIGH),
     "cosine_mean": Metric("cosine mean", ".5f", "", HIGH, "cosine {:.5f}"),
     "cosine_min": Metric("cosine min", ".5f", "", HIGH),
@@ -77,11 +82,12 @@ SPEED = {
 METRICS = QUALITY | SPEED
 BOUNDED = {name: metric.good for name, metric in QUALITY.items() if metric.good}  # in limits
 HEADLINE = (  # what a report's first table shows
-    *("kl_mean", "perplexity_ratio", "cosine_mean", "spearman", "score_spearman", "ndcg10"),
+    *("kl_mean", "kl_elsewhere", "perplexity_ratio", "perplexity_ratio_elsewhere"),
+    *("cosine_mean", "spearman", "score_spearman", "ndcg10"),
     *("decode_ms", "embed_ms", "pair_ms"),
 )
 SUMMARY = (  # what one line says of an artifact: the first that was measured
-    *("perplexity_ratio", "kl_mean", "cosine_mean", "score_spearman"),
+    *("perplexity_ratio", "perplexity_ratio_elsewhere", "kl_mean", "cosine_mean", "score_spearman"),
     *("decode_ms", "embed_ms", "pair_ms"),
 )
 

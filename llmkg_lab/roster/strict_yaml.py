@@ -1,6 +1,5 @@
 """YAML read strictly: every complaint names the file, the key and the nearest valid key."""
 
-import difflib
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Self
 import yaml
 
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.nearest import nearest
 
 
 class CatalogError(LabError):
@@ -26,13 +26,6 @@ class _Loader(yaml.SafeLoader):
                 mark = node.value[i][0].start_mark
                 raise yaml.MarkedYAMLError(problem=f"{key!r} is there twice", problem_mark=mark)
         return super().construct_mapping(node, deep)
-
-
-def nearest(word: str, valid: Collection[str]) -> str:
-    """A hint: the valid word nearest to ``word``, or all of them where none is near."""
-    if close := difflib.get_close_matches(word, list(valid), n=1):
-        return f"did you mean {close[0]!r}?"
-    return f"choose one of {', '.join(sorted(valid))}"
 
 
 @dataclass(frozen=True)

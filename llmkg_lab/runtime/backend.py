@@ -265,7 +265,7 @@ def artifact_metadata(artifact: Artifact, backend: str) -> Metadata:
         manifest.parameters,
         artifact.context_length,
         artifact.vocab_size,
-        manifest.scheme.name,
+        manifest.scheme.recipe,
         backend,
     )
 

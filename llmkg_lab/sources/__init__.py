@@ -8,9 +8,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from llmkg_lab.base.nearest import nearest
 from llmkg_lab.base.progress import Progress, silent
 from llmkg_lab.roster.catalog import SourceSpec, Variant
-from llmkg_lab.roster.strict_yaml import nearest
 from llmkg_lab.sources import hub_cache, local
 from llmkg_lab.sources.base import (
     SOURCES,

@@ -59,10 +59,17 @@ class SyntheticSource:
         revision = digest.hexdigest()[:16]
         folder = paths.cache() / KIND / f"{name}-{size}-{revision}"
         if not folder.is_dir():
-            config = json.loads(files["config.json"])
-            _publish(folder, files, Weights(shape, config, f"{name} {size}"), progress)
+            written = shape.reduced() if size == "reduced" else shape
+            write(folder, written, f"{name} {size}", progress)
         detail = f"synthetic weights at {size} size, drawn at random"
         return Fetched(folder, KIND, detail, revision, synthetic=True)
+
+
+def write(folder: Path, shape: Shape, seed: str, progress: Progress) -> None:
+    """Write a checkpoint of any shape into a new folder; ``seed`` is what its weights follow."""
+    files = _files(shape)
+    config = json.loads(files["config.json"])
+    _publish(folder, files, Weights(shape, config, seed), progress)
 
 
 class Weights:

@@ -34,8 +34,8 @@ task: sentence-embedding
 architecture: bert
 license: apache-2.0
 description: For tests.
-schemes: [fp32, int8]
-limits: {{fp32: {{cosine_min: 0.9999}}, int8: {{cosine_mean: {limit}}}}}
+schemes: [fp32, int8-rtn]
+limits: {{fp32: {{cosine_min: 0.9999}}, int8-rtn: {{cosine_mean: {limit}}}}}
 sources: [{{local: {source}}}]
 """
 
@@ -107,7 +107,7 @@ def test_one_failure_does_not_stop_the_others(finished):
         "strict": ("done", "fail"),  # it ran; int8 lost more than its limit allows
     }
     assert outcomes["strict"]["schemes"]["fp32"]["verdict"] == "pass"
-    assert outcomes["strict"]["schemes"]["int8"]["verdict"] == "fail"
+    assert outcomes["strict"]["schemes"]["int8-rtn"]["verdict"] == "fail"
     started = re.findall(r"report=\S+/(\w+)", (outputs / "batch.log").read_text())
     assert started == ["absent", "good", "strict"]  # tier by tier
     assert "good · running · " in stderr
@@ -125,7 +125,7 @@ def test_a_report_is_complete(finished):
     shown = [output.data["text/plain"] for output in outputs if "text/plain" in output.data]
     (converted,) = [text for text in shown if "writing" in text]  # one output, its last state
     assert re.fullmatch(
-        r"fp32 · writing: [\d.]+ MB in .*\nint8 · writing: [\d.]+ MB in .*", converted
+        r"fp32 · writing: [\d.]+ MB in .*\nint8-rtn · writing: [\d.]+ MB in .*", converted
     )
     html = (folder / "report.html").read_text()
     assert "<title>good</title>" in html
@@ -152,9 +152,9 @@ def test_a_failed_run_keeps_its_notebook_and_says_where(finished):
 
 def test_the_registry_lists_what_passed(finished):
     registry = (finished[0] / "registry.json").read_text()
-    assert "tiny/good/artifacts/int8" in registry
+    assert "tiny/good/artifacts/int8-rtn" in registry
     assert "tiny/strict/artifacts/fp32" in registry
-    assert "tiny/strict/artifacts/int8" not in registry
+    assert "tiny/strict/artifacts/int8-rtn" not in registry
     assert "absent" not in registry
 
 
@@ -217,7 +217,7 @@ def test_an_interrupted_batch_leaves_nothing_half_written_and_goes_on(finished, 
     work = outputs / ".batch" / "tiny" / "good"
     assert names(work) == {"lock", "new", "run.yaml"}
     assert names(good) == {"report.ipynb", "report.html", "result.json", "run.yaml", "artifacts"}
-    assert names(good / "artifacts") == names(work / "new" / "artifacts") == {"fp32", "int8"}
+    assert names(good / "artifacts") == names(work / "new" / "artifacts") == {"fp32", "int8-rtn"}
     assert "tiny/good" in (outputs / "registry.json").read_text()
 
     process, children = start_paused(environment, outputs)
@@ -226,15 +226,15 @@ def test_an_interrupted_batch_leaves_nothing_half_written_and_goes_on(finished, 
     process.communicate()
     assert "running.ipynb" in names(work)
 
-    (strict / "artifacts" / "int8" / "config.json").unlink()  # reason enough to run again, too
+    (strict / "artifacts" / "int8-rtn" / "config.json").unlink()  # reason enough to run again, too
     command = ("run", "good", "strict", "--out", outputs, "--jobs", "2", "--json")
     _, stdout, stderr = call(environment, *command)
     assert [outcome["state"] for outcome in json.loads(stdout)] == ["done", "done"], stderr
     for name in ("good", "strict"):
         assert re.search(rf"{name} · running · .* · time left 0:\d\d\n", stderr)  # as last time
     assert names(good) == {"report.ipynb", "report.html", "result.json", "run.yaml", "artifacts"}
-    assert names(good / "artifacts") == {"fp32", "int8"}
-    assert verify(strict / "artifacts" / "int8") == []
+    assert names(good / "artifacts") == {"fp32", "int8-rtn"}
+    assert verify(strict / "artifacts" / "int8-rtn") == []
     assert [manifest.stat().st_mtime_ns for manifest in manifests] == converted  # not made again
     assert "tiny/good" in (outputs / "registry.json").read_text()
 
@@ -275,7 +275,13 @@ def test_settings_are_typed_as_yaml(in_process):
     parsed = batch.parse_settings(["pause=3", "quick=true", "note=a=b"])
     assert parsed == {"pause": 3, "quick": True, "note": "a=b"}
     job = ask(settings={"pause": 3}, schemes=["INT8"])[0]
-    expected = {"variant": "good", "schemes": ["int8"], "source": "", "quick": False, "pause": 3}
+    expected = {
+        "variant": "good",
+        "schemes": ["int8-rtn"],
+        "source": "",
+        "quick": False,
+        "pause": 3,
+    }
     assert job.parameters == expected | {"out": str(Path("outputs/tiny/good").resolve())}
 
 

@@ -72,7 +72,7 @@ def test_a_scheme_is_added_to_a_report(outputs, environment):  # noqa: F811
     code, _, stderr = call(environment, "run", "good", "--scheme", "fp16", "--out", outputs)
     assert code == 0, stderr
     result = Result.find(outputs / "tiny" / "good")
-    assert list(result.schemes) == ["fp32", "int8", "fp16"]
+    assert list(result.schemes) == ["fp32", "int8-rtn", "fp16"]
     _, stdout, _ = call(environment, "run", "good", "--out", outputs, "--json")
     assert json.loads(stdout)[0]["state"] == "up to date"
 

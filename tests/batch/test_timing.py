@@ -82,7 +82,7 @@ def test_a_slower_run_stays_slower_but_one_cell_alone_tells_nothing():
 def job(tmp_path):
     """A variant's job, and the plan and report that a run of it left."""
     variant = find_variant("all_minilm_l6_v2")
-    (job,) = jobs.plan([variant], tmp_path, schemes=["int8"], settings={"quick": False})
+    (job,) = jobs.plan([variant], tmp_path, schemes=["int8-rtn"], settings={"quick": False})
     write_report(job)
     return job
 
@@ -108,7 +108,7 @@ def test_only_a_run_of_the_same_kind_is_compared(job):
     assert expected(job) == LAST
     assert expected(job, quick=True) is None
     assert expected(job, source="synthetic:reduced") is None
-    assert expected(job, schemes=["int8", "int4-gptq"]) is None
+    assert expected(job, schemes=["int8-rtn", "int4-gptq"]) is None
     other = replace(job.variant, schemes=("fp32",))
     assert timing.expected(job.folder, job.parameters, other) is None
     elsewhere = replace(job.variant, sources=job.variant.sources[:1])

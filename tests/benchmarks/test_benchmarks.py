@@ -162,7 +162,9 @@ def test_tables_of_points_are_those_of_their_records(name, module):
 
 @pytest.mark.slow
 def test_operators_account_for_the_whole_of_a_token(tiny_llama, tmp_path):
-    artifact = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int8"), tmp_path / "int8")
+    artifact = convert(
+        open_checkpoint(tiny_llama[1]), Scheme.parse("int8-rtn"), tmp_path / "int8-rtn"
+    )
     found = profile(artifact, 1)
     layers = artifact.config["num_hidden_layers"]
     for name in ("down product", "output projection", "attention, rotation and cache"):
@@ -185,7 +187,7 @@ def test_a_point_holds_what_was_measured(tiny_llama, tmp_path):
     windows = np.random.default_rng(0).integers(0, 131, (2, 200))
     reference = decoder_reference(checkpoint, windows, [], 0)
     runs = []
-    for name in ("int4", "int8"):
+    for name in ("int4-rtn", "int8-rtn"):
         artifact = convert(checkpoint, Scheme.parse(name), tmp_path / name)
         files = tuple(artifact.model_path.parent.iterdir())
         entrant = Contestant("tiny", "llmkg-lab", artifact.folder, files, artifact.nbytes)
@@ -241,7 +243,7 @@ def test_an_encoders_change_is_paired():
         "spearman_ratio": Estimate(0.81 / 0.82, 0.98, 1.0, 9, "pairs"),
     }
     artifact = SimpleNamespace(
-        manifest=SimpleNamespace(scheme=StoredScheme(name="int4")),
+        manifest=SimpleNamespace(scheme=StoredScheme(name="int4-rtn")),
         nbytes=14_000_000,
         bits_per_weight=5.0,
     )
@@ -250,7 +252,7 @@ def test_an_encoders_change_is_paired():
     assert change["value"] == pytest.approx(-0.01)
     assert change["low"] == pytest.approx(0.82 * -0.02)
     assert change["high"] == 0
-    assert "| `int4` | 14.00 | 0.9900 (0.9800 to 1.0000) | 0.900 |" in encoders.table([point])
+    assert "| `int4-rtn` | 14.00 | 0.9900 (0.9800 to 1.0000) | 0.900 |" in encoders.table([point])
 
 
 def test_an_answers_likelihood_is_pytorchs():

@@ -79,14 +79,14 @@ def test_a_head_stored_beside_the_table_it_is_tied_to(pickled, tmp_path):
 
 def test_a_head_that_is_the_table_is_dropped(tmp_path):
     folder = tiny.llama(tmp_path / "llama", tie_word_embeddings=True)
-    before = convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "before")
+    before = convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "before")
 
     def copied(tensors):
         return tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
 
     tiny.change_weights(folder, copied)
     check_against_transformers(folder, tmp_path / "fp32")
-    after = convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "after")
+    after = convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "after")
     for name in ("onnx/model_quantized.onnx", "onnx/model_quantized.onnx_data", "config.json"):
         if (before.folder / name).exists():
             assert (before.folder / name).read_bytes() == (after.folder / name).read_bytes()
@@ -173,12 +173,12 @@ def test_quantized_weights_are_refused_by_their_method(method, tmp_path):
     )
     tiny.write(folder, config={"quantization_config": {**GPTQ, "quant_method": method}})
     with pytest.raises(CheckpointError, match=f"quantized by {method} .*quantization_config"):
-        convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "out")
+        convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "out")
     config = json.loads((folder / "config.json").read_text())
     del config["quantization_config"]  # older tools wrote it into a file of its own
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(LabError, match=r"quantized: it holds \S+\.\w+"):
-        convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "out")
+        convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "out")
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "0.auto_model."])
@@ -227,7 +227,7 @@ def test_a_weight_that_float16_cannot_hold(make, tmp_path):
     with pytest.raises(LabError, match=rf"{wide} holds values beyond float16's range"):
         convert(checkpoint, Scheme.parse("fp16"), tmp_path / "fp16")
     assert not (tmp_path / "fp16").exists()
-    for scheme in ("fp32", "int8"):
+    for scheme in ("fp32", "int8-rtn"):
         convert(checkpoint, Scheme.parse(scheme), tmp_path / scheme)
         text = (tmp_path / scheme / "manifest.json").read_text()
         json.loads(text, parse_constant=pytest.fail)  # called for NaN and infinities
@@ -319,7 +319,7 @@ def test_a_link_out_of_the_folder_is_not_followed(name, tmp_path):
     folder = tiny.embedder(tmp_path / "model")
     link_out(folder, name, '{"a_secret": "of mine"}')
     with pytest.raises(CheckpointError, match=r"is a link to .*elsewhere\.json, outside"):
-        convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "out")
+        convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -328,7 +328,7 @@ def test_a_module_folder_may_not_be_a_link_out_either(tmp_path):
     (folder / "1_Pooling").rename(tmp_path / "pooling")
     (folder / "1_Pooling").symlink_to(tmp_path / "pooling")
     with pytest.raises(CheckpointError, match=r"1_Pooling/config\.json is a link to"):
-        convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "out")
+        convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "out")
 
 
 def test_links_within_a_folder_and_into_the_hubs_cache_are_followed(tmp_path):

@@ -311,19 +311,19 @@ def test_what_is_harmless_changes_nothing(form, tmp_path):
 def test_warnings_reach_the_manifest_and_the_report(tmp_path):
     """A manifest has no key for them where there are none."""
     folder = tiny.bert(tmp_path / "bert")
-    plain = convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "plain")
+    plain = convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "plain")
     assert '"warnings"' not in (plain.folder / "manifest.json").read_text()
     tiny.write(folder, config={"of_tomorrow": 1})
-    artifact = convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "said")
+    artifact = convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "said")
     (warning,) = json.loads((artifact.folder / "manifest.json").read_text())["warnings"]
     assert "of_tomorrow" in warning
     found = result_of(
         find_variant("all_minilm_l6_v2"),
         Fetched(folder, "local", "", None),
-        {"int8": artifact},
-        {"int8": Quality({}, {}, {})},
-        {"int8": Judgement(Verdict.PASS, ("all is well",))},
-        {"int8": Speed({}, {})},
+        {"int8-rtn": artifact},
+        {"int8-rtn": Quality({}, {}, {})},
+        {"int8-rtn": Judgement(Verdict.PASS, ("all is well",))},
+        {"int8-rtn": Speed({}, {})},
         tmp_path,
     )
-    assert found.schemes["int8"].reasons == [warning, "all is well"]
+    assert found.schemes["int8-rtn"].reasons == [warning, "all is well"]

@@ -44,12 +44,12 @@ def start(*arguments):
 
 @pytest.fixture(scope="module")
 def smollm2(make_artifact):
-    return make_artifact("smollm2", "int4").folder
+    return make_artifact("smollm2", "int4-rtn").folder
 
 
 @pytest.fixture(scope="module")
 def minilm(make_artifact):
-    return make_artifact("minilm", "int8").folder
+    return make_artifact("minilm", "int8-rtn").folder
 
 
 def test_help_teaches_every_command():
@@ -67,29 +67,31 @@ def test_a_wrong_command_or_option_is_explained():
     code, _, stderr = call("convrt")
     assert code == 2
     assert "Did you mean 'convert'" in stderr
-    code, _, stderr = call("convert", "somewhere")
+    code, _, stderr = call("convert", "somewhere", "--scheme", "int5")
     assert code == 2
-    assert "--out" in stderr
+    assert "did you mean 'int4'" in stderr
 
 
 def test_convert_makes_one_artifact_a_scheme(minilm_folder, tmp_path):
     arguments = ("convert", minilm_folder, "--out", tmp_path / "out")
-    code, stdout, _ = call(*arguments, "--scheme", "int8", "--scheme", "int4-b64", "--json")
+    code, stdout, _ = call(*arguments, "--scheme", "int8-rtn", "--scheme", "int4-b64", "--json")
     assert code == 0
     int8, int4 = json.loads(stdout)
-    assert [int8["scheme"], int4["scheme"]] == ["int8", "int4-b64"]
+    assert [int8["scheme"], int4["scheme"]] == ["int8-rtn", "int4-b64"]
     assert verify(int8["artifact"]) == verify(tmp_path / "out" / "int4-b64") == []
     assert int4["bytes"] == Artifact.open(int4["artifact"]).nbytes < int8["bytes"]
 
-    before = (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns
-    code, _, stderr = call(*arguments, "--scheme", "int8")
+    before = (tmp_path / "out" / "int8-rtn" / "manifest.json").stat().st_mtime_ns
+    code, _, stderr = call(*arguments, "--scheme", "int8-rtn")
     assert code == 2
     assert "exists" in stderr
-    assert (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns == before
-    code, stdout, _ = call(*arguments, "--scheme", "int8", "--force")
+    assert (tmp_path / "out" / "int8-rtn" / "manifest.json").stat().st_mtime_ns == before
+    code, stdout, _ = call(*arguments, "--scheme", "int8-rtn", "--force")
     assert code == 0
-    assert (tmp_path / "out" / "int8" / "manifest.json").stat().st_mtime_ns > before
+    assert (tmp_path / "out" / "int8-rtn" / "manifest.json").stat().st_mtime_ns > before
     assert "MB/s" in stdout
+    assert "int8-rtn (8 bits, rounded to nearest): " in stdout
+    assert f"To use it: llmkg-lab embed {tmp_path / 'out' / 'int8-rtn'} " in stdout
     assert "feed-forward" in stdout
 
 
@@ -100,7 +102,7 @@ def test_a_key_that_is_not_followed_is_said(tiny_llama_of_numbers, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"of_tomorrow": 1}))
     for command in ("convert", "export"):
-        types = ("--scheme", "int8") if command == "convert" else ("--type", "F16")
+        types = ("--scheme", "int8-rtn") if command == "convert" else ("--type", "F16")
         code, stdout, stderr = call(command, folder, *types, "--out", tmp_path / "out", "--json")
         assert "warning: config.json: of_tomorrow is not known here" in stderr
         assert command == "export" or (code == 0 and json.loads(stdout))
@@ -108,6 +110,22 @@ def test_a_key_that_is_not_followed_is_said(tiny_llama_of_numbers, tmp_path):
     code, _, stderr = call("convert", folder, "--out", tmp_path / "pruned")
     assert code == 2
     assert "pruned_heads is" in stderr
+
+
+def test_schemes_says_which_one_to_take(tmp_path):
+    code, stdout, _ = call("schemes")
+    assert code == 0
+    assert stdout.startswith("Take balanced, the default")
+    for word in ("best", "small", "fast", "web", "e8b64sym", "90.9", "13.2"):
+        assert word in stdout
+    code, stdout, _ = call("schemes", "--json")
+    shown = json.loads(stdout)
+    assert shown["take"] == "balanced"
+    assert shown["kinds"]["decoder"][0]["measured"]["megabytes"] == 90.9
+    code, _, stderr = call("schemes", "smollm2_135m", "--out", tmp_path)
+    assert code == 2
+    assert "make one with llmkg-lab run smollm2_135m" in stderr
+    assert call("schemes", "smollm2_135")[0] == 2
 
 
 @pytest.fixture
@@ -153,7 +171,8 @@ def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):
         "try: main()\n"
         "finally: print(*sys.modules, file=sys.stderr)"
     )
-    for arguments in (["--help"], ["convert", minilm_folder, "--out", tmp_path / "out"]):
+    plain = ["convert", minilm_folder, "--scheme", "int4-rtn", "--out", tmp_path / "out"]
+    for arguments in (["--help"], plain):
         command = [sys.executable, "-c", code, *map(str, arguments)]
         result = subprocess.run(command, capture_output=True, text=True)
         assert result.returncode == 0
@@ -278,7 +297,9 @@ def test_embed_gives_vectors_to_programs_and_similarities_to_people(minilm):
 def test_rank_orders_passages(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
     fetched = fetch(find_variant("ms_marco_minilm_l6_v2"), "synthetic:reduced")
-    artifact = convert(open_checkpoint(fetched.path), Scheme.parse("int8"), tmp_path / "int8")
+    artifact = convert(
+        open_checkpoint(fetched.path), Scheme.parse("int8-rtn"), tmp_path / "int8-rtn"
+    )
     passages = ["The tower is 300 m tall.", "It rains.", "How tall?"]
     scores = Ranker(artifact).score([("how tall is it", passage) for passage in passages])
     code, stdout, _ = call("rank", artifact.folder, "how tall is it", *passages, "--json")

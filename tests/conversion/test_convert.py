@@ -16,7 +16,7 @@ from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert, convert_all
 from llmkg_lab.scheme import Scheme
 
-INT4 = Scheme.parse("int4")
+INT4 = Scheme.parse("int4-rtn")
 
 
 def test_the_same_checkpoint_gives_the_same_bytes(minilm_folder, tmp_path):
@@ -28,11 +28,11 @@ def test_the_same_checkpoint_gives_the_same_bytes(minilm_folder, tmp_path):
 
 
 def test_the_manifest_counts_what_is_there(minilm_folder, tmp_path):
-    artifact = convert(open_checkpoint(minilm_folder), INT4, tmp_path / "int4")
+    artifact = convert(open_checkpoint(minilm_folder), INT4, tmp_path / "int4-rtn")
     groups = artifact.manifest.groups
     # the model card's 22.7 million, less the pooler, which a sentence embedding does not use
     assert artifact.manifest.parameters == 22_713_216 - 384 * 385
-    weights = (tmp_path / "int4" / "onnx" / "model_q4.onnx_data").stat().st_size
+    weights = (tmp_path / "int4-rtn" / "onnx" / "model_q4.onnx_data").stat().st_size
     in_groups = sum(group.bytes for group in groups)
     assert in_groups == pytest.approx(weights, rel=0.01)  # small vectors stand in the graph
     by_name = {group.name: group for group in groups}
@@ -41,7 +41,7 @@ def test_the_manifest_counts_what_is_there(minilm_folder, tmp_path):
 
 
 def test_a_changed_or_missing_file_is_noticed(minilm_folder, tmp_path):
-    folder = convert(open_checkpoint(minilm_folder), INT4, tmp_path / "int4").folder
+    folder = convert(open_checkpoint(minilm_folder), INT4, tmp_path / "int4-rtn").folder
     data = folder / "onnx" / "model_q4.onnx_data"
     content = bytearray(data.read_bytes())
     content[1_000_000] ^= 1
@@ -58,7 +58,7 @@ def test_a_changed_or_missing_file_is_noticed(minilm_folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd"])
 def test_a_manifest_names_files_of_its_folder_only(name, minilm_folder, tmp_path):
-    folder = convert(open_checkpoint(minilm_folder), INT4, tmp_path / "int4").folder
+    folder = convert(open_checkpoint(minilm_folder), INT4, tmp_path / "int4-rtn").folder
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     path.write_text(json.dumps(manifest | {"files": {name: {"bytes": 1, "sha256": "0" * 64}}}))
@@ -71,7 +71,7 @@ def test_an_artifact_is_not_overwritten_unasked(minilm_folder, tmp_path):
     convert(checkpoint, INT4, tmp_path / "out")
     with pytest.raises(ArtifactError, match="exists"):
         convert(checkpoint, INT4, tmp_path / "out")
-    convert(checkpoint, Scheme.parse("int8"), tmp_path / "out", force=True)
+    convert(checkpoint, Scheme.parse("int8-rtn"), tmp_path / "out", force=True)
     assert Artifact.open(tmp_path / "out").manifest.scheme.base == "int8"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -112,7 +112,7 @@ from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.scheme import Scheme
 resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, 5_000_000))
 try:
-    convert(open_checkpoint(sys.argv[1]), Scheme.parse("int4"), Path(sys.argv[2]) / "out")
+    convert(open_checkpoint(sys.argv[1]), Scheme.parse("int4-rtn"), Path(sys.argv[2]) / "out")
 except ArtifactError as error:
     print(error)
 """
@@ -136,20 +136,20 @@ def test_conversion_imports_nothing_heavy():
 
 def test_what_is_there_already_is_kept(minilm_folder, tmp_path):
     checkpoint, source = open_checkpoint(minilm_folder), {"kind": "local"}
-    first = convert_all(checkpoint, ["int8", "int4"], tmp_path, source=source)
-    (tmp_path / "int8" / "config.json").unlink()  # no longer whole
-    stamp = first["int4"].model_path.stat().st_mtime_ns
-    again = convert_all(checkpoint, ["int8", "int4"], tmp_path, source=source)
-    assert again["int4"].model_path.stat().st_mtime_ns == stamp
-    assert verify(again["int8"].folder) == []
-    other = convert_all(checkpoint, ["int4"], tmp_path, source={"kind": "hub"})
-    assert other["int4"].model_path.stat().st_mtime_ns > stamp
+    first = convert_all(checkpoint, ["int8-rtn", "int4-rtn"], tmp_path, source=source)
+    (tmp_path / "int8-rtn" / "config.json").unlink()  # no longer whole
+    stamp = first["int4-rtn"].model_path.stat().st_mtime_ns
+    again = convert_all(checkpoint, ["int8-rtn", "int4-rtn"], tmp_path, source=source)
+    assert again["int4-rtn"].model_path.stat().st_mtime_ns == stamp
+    assert verify(again["int8-rtn"].folder) == []
+    other = convert_all(checkpoint, ["int4-rtn"], tmp_path, source={"kind": "hub"})
+    assert other["int4-rtn"].model_path.stat().st_mtime_ns > stamp
 
 
 def test_force_replaces_artifacts_and_nothing_else(minilm_folder, tmp_path):
-    source = tmp_path / "int8"  # a checkpoint that has the name of a scheme
+    source = tmp_path / "int8-rtn"  # a checkpoint that has the name of a scheme
     shutil.copytree(minilm_folder, source)
-    checkpoint, int8 = open_checkpoint(source), Scheme.parse("int8")
+    checkpoint, int8 = open_checkpoint(source), Scheme.parse("int8-rtn")
     before = sorted(source.rglob("*"))
     for target in (source, tmp_path, source / "tokenizer.json"):
         with pytest.raises(ArtifactError, match="is not an artifact"):

@@ -38,4 +38,4 @@ def test_the_config_says_what_the_graph_has(tiny_llama, tmp_path):
 
 
 def test_an_encoder_has_none(make_artifact):
-    assert not (make_artifact("minilm", "int8").folder / "genai_config.json").exists()
+    assert not (make_artifact("minilm", "int8-rtn").folder / "genai_config.json").exists()

@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from support.lab_browser import browser, needs_chromium, run_all_cells, server
 
-from llmkg_lab.base import paths
+from llmkg_lab.base import paths, records
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.progress import Step
 from llmkg_lab.checkpoint import open_checkpoint
@@ -26,13 +28,17 @@ from llmkg_lab.explorer.questions.tokens import TokenScores, _pieces
 from llmkg_lab.explorer.view import charts
 from llmkg_lab.models import published as shapes
 from llmkg_lab.models.llama import TABLE
+from llmkg_lab.quantize.budget import allocate
 from llmkg_lab.quantize.budget.options import Option, Sensitivities
 from llmkg_lab.report import labels
+from llmkg_lab.results.result import Result
 from llmkg_lab.scheme import Layout
 
 NARROW, WIDE = Layout(4, 32, True), Layout(8, 32, True)
 VOILA = ["voila", "explore.ipynb", "--template=offline"]
 NAMES = [f"model.layers.{i}.mlp.{part}_proj.weight" for i in range(3) for part in ("up", "down")]
+
+DATA = Path(__file__).parents[1] / "results" / "data"
 
 
 @pytest.fixture
@@ -187,25 +193,63 @@ def test_unbeaten_points_are_those_that_no_smaller_one_is_better_than():
 
 def test_peers_are_read_where_the_benchmark_left_them(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
-    assert "make quality" in peers_of("smollm2_135m_instruct").note
+    ask = partial(peers_of, fingerprint="of seed 1", text="of wikitext2")
+    assert "make quality" in ask("smollm2_135m_instruct").note
     folder = tmp_path / "benchmarks" / "results"
     folder.mkdir(parents=True)
     kl = {"value": 0.1, "low": 0.09, "high": 0.11, "n": 2044}
     entries = [
         {"name": "Q4_0", "runtime": "llama.cpp", "bytes": 91_700_000, "kl": kl},
-        {"name": "int4", "runtime": "llmkg-lab", "bytes": 98_000_000, "kl": kl},
+        {"name": "int4-rtn", "runtime": "llmkg-lab", "bytes": 98_000_000, "kl": kl},
     ]
     protocol = {"tokens_scored": 2044, "corpus": "wikitext2", "weights": "rescaled"}
+    protocol |= {"sha256": "of wikitext2", "fingerprints": ["of seed 0", "of seed 1"]}
     entries = [{"seeds": [0, 1], **entry} for entry in entries]
     record = {"model": "smollm2_135m_instruct", "protocol": protocol, "points": entries}
     (folder / "quality.json").write_text(json.dumps(record))
-    found = peers_of("smollm2_135m_instruct")
+    found = ask("smollm2_135m_instruct")
     assert [p.maker for p in found.points] == ["llama.cpp", OURS_THERE]
     assert "rescaled, seeds 0, 1" in found.note
     assert found.points[0] == Point("Q4_0", "llama.cpp", 91_700_000, 0.1, 0.09, 0.11, 2044)
-    assert peers_of("smollm_135m").points == []
+    assert ask("smollm_135m").points == []
+    for other in ({"fingerprint": "of the package"}, {"text": "of news"}):  # it would not compare
+        found = ask("smollm2_135m_instruct", **other)
+        assert found.points == []
+        assert "Without peers" in found.note
     (folder / "quality.json").write_text("{")
-    assert "cannot be read" in peers_of("smollm2_135m_instruct").note
+    assert "cannot be read" in ask("smollm2_135m_instruct").note
+
+
+def test_only_points_of_the_same_weights_and_text_stand_in_a_figure(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMKG_LAB_OUTPUTS", str(tmp_path))
+    result = records.parse((DATA / "result-decoder.json").read_bytes(), Result)
+    folder = tmp_path / "smollm" / result.variant.id
+    folder.mkdir(parents=True)
+    result.save(folder)
+    text = next(iter(result.schemes.values())).protocol["sha256"]
+    ask = partial(points.reported, result.variant.id)
+    found = ask(result.source.fingerprint, text)
+    assert len(found) == len(result.schemes)
+    assert ask("f" * 64, text) == ask(result.source.fingerprint, "f" * 64) == []
+    labels = {entry.scheme.recipe for entry in result.schemes.values()}
+    assert {point.label for point in found} == labels
+
+
+def test_what_is_exact_does_not_crush_the_front():
+    exact = Point("fp32", points.OURS, 538_000_000, 1e-11, None, None, 1)
+    near = [Point(f"{n}", points.OURS, n * 10**6, 5 / n, None, None, 1) for n in (90, 100, 150)]
+    with_it, without = charts.pareto([exact, *near], []), charts.pareto(near, [])
+    assert with_it.place(100, 0.05) == without.place(100, 0.05)
+
+
+def test_the_line_is_the_optimizers_own_answers():
+    """A step through the corners of the hull would lie above the answers between them."""
+    options = [Option(NARROW, 10, 1.0), Option(WIDE, 20, 0.5), Option(WIDE, 40, 0.1)]
+    weighed = Sensitivities({"a": tuple(options), "b": tuple(options)}, 0, {})
+    for nbytes, kl in allocate.curve(weighed, 30):
+        assert kl == allocate.mix(weighed, nbytes).kl
+    sizes, _ = np.array(allocate.curve(weighed, 30)).T
+    assert (sizes[0], sizes[-1]) == (20, 80)
 
 
 def test_the_lens_tells_what_rounding_moved(tiny_llama):

@@ -105,7 +105,7 @@ def test_llama_computes_what_transformers_computes(form, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fp16", "int8", "int8-b64-sym", "int4-b128", "int4-sym-e4"])
+@pytest.mark.parametrize("name", ["fp16", "int8-rtn", "int8-b64-sym", "int4-b128", "int4-sym-e4"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_quantized_graph_computes_with_the_dequantized_weights(name, tied, tmp_path):
     """transformers, given the stored weights, differs only by the activations' 8 bits."""
@@ -172,5 +172,5 @@ def test_what_is_not_supported_is_refused_before_any_work(change, message, tmp_p
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises((UnsupportedError, CheckpointError), match=message):
-        convert(open_checkpoint(tmp_path / "model"), Scheme.parse("int4"), tmp_path / "out")
+        convert(open_checkpoint(tmp_path / "model"), Scheme.parse("int4-rtn"), tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]

@@ -166,12 +166,12 @@ def test_a_batch_of_unequal_lengths_is_its_sequences_alone(model, decoder):
         np.testing.assert_allclose(row[:length], expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("scheme", ["int8-rtn", "int4-rtn"])
 def test_quantized_graphs_stay_close(scheme, model, checkpoint, tmp_path):
     actual = to_decoder(checkpoint, tmp_path / scheme, scheme).logits(WINDOWS)
     expected = logits_of(model, WINDOWS)
     correlation = np.corrcoef(actual.ravel(), expected.ravel())[0, 1]
-    assert correlation > {"int8": 0.998, "int4": 0.85}[scheme]
+    assert correlation > {"int8-rtn": 0.998, "int4-rtn": 0.85}[scheme]
 
 
 def test_greedy_continuations_are_those_of_whole_passes(model):

@@ -104,7 +104,7 @@ def test_llama_cpp_computes_the_references_embeddings(kind, cosine, minilm_folde
     assert answer["tokens"] == [tokenizer.encode(text) for text in SENTENCES]
 
 
-@pytest.mark.parametrize("scheme", ["fp32", "int4"])
+@pytest.mark.parametrize("scheme", ["fp32", "int4-rtn"])
 def test_genai_and_optimum_generate_what_our_runtime_does(scheme, make_artifact):
     artifact = make_artifact("smollm2", scheme)
     ids = Tokenizer.from_folder(artifact.folder).encode(PROMPT)

@@ -45,7 +45,7 @@ def test_a_decoder_s_measures_come_with_their_sample_sizes(tiny):
 
 
 def test_an_embedder_s_measures(make_artifact):
-    speed = measure(make_artifact("minilm", "int4"), SHORT, processes=1)
+    speed = measure(make_artifact("minilm", "int4-rtn"), SHORT, processes=1)
     assert {name: metric.n for name, metric in speed.metrics.items()} == {
         "load_ms": 1,
         "embed_ms": 6,
@@ -65,7 +65,9 @@ def test_a_token_reads_the_head_and_one_row_of_an_embedding_of_its_own(tiny, tin
 
 @pytest.mark.slow
 def test_a_failure_in_the_child_is_reported(tiny_llama, tmp_path):
-    artifact = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int4"), tmp_path / "int4")
+    artifact = convert(
+        open_checkpoint(tiny_llama[1]), Scheme.parse("int4-rtn"), tmp_path / "int4-rtn"
+    )
     artifact.model_path.write_bytes(b"\0" * artifact.model_path.stat().st_size)
     with pytest.raises(SpeedError, match="cannot load"):
         measure(artifact, SHORT, processes=1)

@@ -122,7 +122,7 @@ def test_what_no_model_can_be_is_refused_at_once(config, change, message, tmp_pa
     (folder / "config.json").write_text(json.dumps(config | change))
     before, start = psutil.Process().memory_info().rss, time.perf_counter()
     with pytest.raises(LabError, match=message):
-        convert(open_checkpoint(folder), Scheme.parse("int4"), tmp_path / "out")
+        convert(open_checkpoint(folder), Scheme.parse("int4-rtn"), tmp_path / "out")
     assert time.perf_counter() - start < 5
     assert psutil.Process().memory_info().rss - before < 500e6
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -140,7 +140,7 @@ def test_pretraining_parallelism_changes_nothing(tmp_path):
     model.save_pretrained(tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"pretraining_tp": 2}))
-    convert(open_checkpoint(tmp_path / "model"), Scheme.parse("int4"), tmp_path / "out")
+    convert(open_checkpoint(tmp_path / "model"), Scheme.parse("int4-rtn"), tmp_path / "out")
 
 
 def test_labels_are_counted_as_transformers_counts_them():

@@ -117,13 +117,13 @@ def test_it_quantizes_and_validates(model, windows, text, tmp_path):
     windows = windows % 10  # of the text, Qwen2's own tokenizer in transformers reads the digits
     reference = decoder_reference(checkpoint, windows, [[1, 2, 3]], 4)
     divergence = {}
-    for name in ("int8", "int4-s16", "int4-s16-eq", "int4-s16-gptq", "budget:0.15MB"):
+    for name in ("int8-rtn", "int4-s16", "int4-s16-eq", "int4-s16-gptq", "budget:0.15MB"):
         scheme = Scheme.parse(name)
         artifact = convert(checkpoint, scheme, tmp_path / scheme.name, calibration=text)
         reading = Reading(text, windows, reference.prompts)
         quality = validate_decoder(Decoder(artifact), reference, reading)
         divergence[name] = quality.metrics["kl_mean"].value
-    assert divergence["int8"] < 0.01
+    assert divergence["int8-rtn"] < 0.01
     assert divergence["int4-s16-gptq"] < divergence["int4-s16"]
     assert divergence["budget:0.15MB"] < 0.5
 

@@ -29,8 +29,8 @@ def checkpoint():
 
 
 def test_a_checkpoint_of_ones_own_is_converted(checkpoint, tmp_path):
-    printed = example("convert_your_own.py", checkpoint, tmp_path, "int8", "int4-b64")
-    sizes = [Artifact.open(tmp_path / name).nbytes / 1e6 for name in ("int8", "int4-b64")]
+    printed = example("convert_your_own.py", checkpoint, tmp_path, "int8-rtn", "int4-b64")
+    sizes = [Artifact.open(tmp_path / name).nbytes / 1e6 for name in ("int8-rtn", "int4-b64")]
     assert sizes[1] < sizes[0]
     assert [f"{size:.2f}" for size in sizes] == re.findall(r"([\d.]+) MB, .*, whole", printed)
     assert printed.count("The capital of France is …") == 2
@@ -55,7 +55,7 @@ def test_the_closest_line_is_found(make_artifact, tmp_path):
         "Rust prevents data races at compile time.\n"
         "The recipe needs two eggs and some flour.\n"
     )
-    folder = make_artifact("minilm", "int8").folder
+    folder = make_artifact("minilm", "int8-rtn").folder
     printed = example("embed_and_search.py", folder, lines, "Where is the cat sleeping?")
     assert "kitten" in printed.splitlines()[0]
     assert len(printed.splitlines()) == 3

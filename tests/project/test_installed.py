@@ -140,15 +140,15 @@ def test_the_roster_is_there(everything):
 
 
 def test_a_checkpoint_is_converted_and_used(everything, minilm_folder):
-    everything.call("convert", minilm_folder, "--scheme", "int8", "--out", "made")
-    (vector,) = json.loads(everything.call("embed", "made/int8", "A cat sleeps", "--json"))
+    everything.call("convert", minilm_folder, "--scheme", "int8-rtn", "--out", "made")
+    (vector,) = json.loads(everything.call("embed", "made/int8-rtn", "A cat sleeps", "--json"))
     assert len(vector["embedding"]) == 384
-    assert everything.call("verify", "made/int8")
+    assert everything.call("verify", "made/int8-rtn")
 
 
 def test_a_variant_is_run_and_its_report_lies_where_the_command_was_given(everything):
     before = files_of(everything.packages / "llmkg_lab")
-    options = ("--source", "synthetic", "--size", "reduced", "--scheme", "int8")
+    options = ("--source", "synthetic", "--size", "reduced", "--scheme", "int8-rtn")
     command = ("run", "all_minilm_l6_v2", *options, "--set", "quick=true", "--json")
     (outcome,) = json.loads(everything.call(*command))
     assert outcome["state"] == "done"
@@ -194,9 +194,9 @@ def artifacts(make_artifact, smollm2_gguf, tmp_path_factory):
     gguf = tmp_path_factory.mktemp("gguf") / "gguf-Q4_1"
     to_gguf.export(open_checkpoint(smollm2_gguf), "Q4_1", gguf)
     fetched = fetch(find_variant("ms_marco_minilm_l6_v2"), "synthetic:reduced")
-    ranker = tmp_path_factory.mktemp("ranker") / "int8"
-    convert(open_checkpoint(fetched.path), Scheme.parse("int8"), ranker)
-    made = {"minilm": ("minilm", "int8"), "smollm2": ("smollm2", "int4")}
+    ranker = tmp_path_factory.mktemp("ranker") / "int8-rtn"
+    convert(open_checkpoint(fetched.path), Scheme.parse("int8-rtn"), ranker)
+    made = {"minilm": ("minilm", "int8-rtn"), "smollm2": ("smollm2", "int4-rtn")}
     folders = {name: make_artifact(*which).folder for name, which in made.items()}
     return {"gguf": gguf, "ranker": ranker} | folders
 

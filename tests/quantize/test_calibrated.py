@@ -188,7 +188,7 @@ def test_an_equalized_artifact_forgives_a_rescaling(checkpoint, tmp_path):
         artifact = convert(uneven, Scheme.parse(name), tmp_path / name)
         return float(np.square(Decoder(artifact).logits(windows) - expected).mean())
 
-    assert error("int4-eq") < 0.7 * error("int4")
+    assert error("int4-eq") < 0.7 * error("int4-rtn")
 
 
 def test_what_cannot_be_calibrated_is_refused(minilm_folder, tmp_path):

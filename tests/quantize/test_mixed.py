@@ -1,6 +1,8 @@
 """Mixed layouts end to end on a tiny model: what is priced, chosen, solved, stored and run."""
 
 import os
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from llmkg_lab.graph.store import Plan
 from llmkg_lab.graph.writer import DataFile, Graph
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
 from llmkg_lab.quantize.budget import allocate as budget
+from llmkg_lab.quantize.budget import bounds
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.prepare import prepare
 from llmkg_lab.quantize.solve import decoder as calibrate
@@ -87,7 +90,7 @@ def test_units_are_the_matrices_of_the_graph(checkpoint):
             return super().matrix(parts, columns, layout, group)
 
     with DataFile(Path(os.devnull)) as nowhere:
-        layers = Layers(Graph("llama", nowhere), Noting(), Scheme.parse("int4"))
+        layers = Layers(Graph("llama", nowhere), Noting(), Scheme.parse("int4-rtn"))
         build(checkpoint.form, layers, "text-generation", None)
     assert [unit.parts for unit in checkpoint.form.units()] == stored
 
@@ -174,3 +177,17 @@ def test_distilled_scales_diverge_less_at_the_same_size(
 def test_a_budget_needs_a_llama(minilm_folder, tmp_path):
     with pytest.raises(SchemeError, match=r"budget-15mb: .* is not a decoder of the Llama form"):
         convert(open_checkpoint(minilm_folder), Scheme.parse("budget:15MB"), tmp_path / "out")
+
+
+def test_an_impossible_budget_is_refused_from_the_shapes_alone(checkpoint, found, tmp_path):
+    least = bounds.least_bytes(checkpoint)
+    assert least == budget.frontier(found)[0][0]  # as it is once sensitivities are measured
+    too_small = scheme_of(int(0.9 * least))
+    told, start = [], time.perf_counter()
+    with pytest.raises(SchemeError, match="the smallest mix takes") as caught:
+        convert(checkpoint, too_small, tmp_path / "out", progress=told.append)
+    assert time.perf_counter() - start < 2
+    assert told == []  # nothing was begun
+    sound = float(re.search(r"budget:([\d.]+)MB", caught.value.hint)[1])
+    assert least < 1e6 * sound
+    bounds.check(checkpoint, scheme_of(int(1.01 * least)))

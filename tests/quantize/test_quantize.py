@@ -180,7 +180,8 @@ def run_operators(folder, quantized, x):
 )
 def test_scheme_names_round_trip(base, block_size, symmetric, scales, method, table):
     name = base + block_size + symmetric + scales + method + table
-    assert Scheme.parse(name).name == name
+    name = f"{base}-rtn" if name == base else name
+    assert Scheme.parse(name).name == Scheme.parse(name).recipe == name
     assert Scheme.parse(name.upper()) == Scheme.parse(name)
 
 

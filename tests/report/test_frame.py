@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from llmkg_lab.artifact import StoredScheme
 from llmkg_lab.base import records
 from llmkg_lab.measure.values import Estimate, Measurement
+from llmkg_lab.presets import DECODER, resolve
+from llmkg_lab.presets.words import plain
 from llmkg_lab.report.frame import QUICK, SYNTHETIC, answers
-from llmkg_lab.report.names import plain
 from llmkg_lab.results.choice import choose
 from llmkg_lab.results.result import Result
 from llmkg_lab.results.verdict import Verdict
+from llmkg_lab.scheme import Scheme
 
 STORED = Path(__file__).parents[1] / "results" / "data" / "result-decoder.json"
 FP32 = (538, 1.0, "pass")
@@ -25,6 +28,7 @@ def result_of(quick=False, synthetic=False, **schemes):
     entries = {
         name.replace("_", "-"): replace(
             template,
+            scheme=StoredScheme.of(resolve(Scheme.parse(name.replace("_", "-")), DECODER), 4),
             bytes=megabytes * 10**6,
             verdict=Verdict(verdict),
             artifact=f"artifacts/{name.replace('_', '-')}",
@@ -42,18 +46,22 @@ def result_of(quick=False, synthetic=False, **schemes):
     ("schemes", "chosen", "reason"),
     [
         (
-            {"fp32": FP32, "int8": (156, 1.003, "pass"), "int4": (85, 1.2, "below target")},
-            *("int8", "the smallest that reaches its targets"),
+            {"fp32": FP32, "int8-rtn": (156, 1.003, "pass"), "int4-rtn": (85, 1.2, "below target")},
+            *("int8-rtn", "the smallest that reaches its targets"),
         ),
         (
-            {"fp32": FP32, "int4": (85, 1.06, "undecided"), "int4_eq": (84, 1.05, "undecided")},
+            {"fp32": FP32, "int4-rtn": (85, 1.06, "undecided"), "int4_eq": (84, 1.05, "undecided")},
             *("int4-eq", "too little was measured"),
         ),
         (
-            {"fp32": FP32, "int8": (156, 1.02, "below target"), "int4": (85, 3.0, "fail")},
-            *("int8", "it misses a target"),
+            {"fp32": FP32, "int8-rtn": (156, 1.02, "below target"), "int4-rtn": (85, 3.0, "fail")},
+            *("int8-rtn", "it misses a target"),
         ),
-        ({"fp32": FP32, "fp16": (270, 1.0, "pass"), "int4": (85, 3.0, "fail")}, "fp16", "nothing"),
+        (
+            {"fp32": FP32, "fp16": (270, 1.0, "pass"), "int4-rtn": (85, 3.0, "fail")},
+            "fp16",
+            "nothing",
+        ),
     ],
 )
 def test_one_artifact_is_chosen_and_a_worse_scheme_beside_it_changes_nothing(
@@ -74,7 +82,8 @@ def shown(result, folder):
 def test_the_headline_says_what_to_take_and_what_to_type(tmp_path):
     folder = tmp_path / "with space"
     html = shown(result_of(fp32=FP32, int8=(156, 1.003, "pass")), folder)
-    assert "Take <b>int8</b> (8 bits), the smallest that reaches its targets: 156.0 MB" in html
+    assert "Take <b>int8</b> (int8-s16-eq: 8 bits, channels equalized), the smallest" in html
+    assert "reaches its targets: 156.0 MB" in html
     path = shlex.quote(str(folder / "artifacts" / "int8")).replace("'", "&#x27;")
     assert f"llmkg-lab generate {path} &#x27;Why?&#x27; --chat" in html
     assert "these weights (tensors: 30 of Q4_1)" in html
@@ -100,7 +109,8 @@ def test_figures_that_mean_little_are_marked_and_recommend_nothing(tmp_path):
     ("scheme", "words"),
     [
         ("fp32", "32-bit floats"),
-        ("int8-dyn", "8 bits, products in integers"),
+        ("int4-rtn", "4 bits, rounded to nearest"),
+        ("int8-dyn", "8 bits, rounded to nearest, products in integers"),
         ("int4-s16-gptq-e8b64sym", "4 bits, calibrated, table 8 bits"),
         ("int4-b64-gptq-dwq", "4 bits, calibrated, distilled, blocks of 64"),
         ("budget-100mb", "mixed widths in 100 MB"),
@@ -108,4 +118,4 @@ def test_figures_that_mean_little_are_marked_and_recommend_nothing(tmp_path):
     ],
 )
 def test_schemes_have_names_in_plain_words(scheme, words):
-    assert plain(scheme) == words
+    assert plain(Scheme.parse(scheme)) == words

@@ -22,7 +22,7 @@ task: text-generation
 architecture: llama
 license: apache-2.0
 description: For tests.
-schemes: [fp32, int8, int4-gptq]
+schemes: [fp32, int8-rtn, int4-gptq]
 sources: [{{local: {source}}}]
 """
 TEMPLATE = "{% for message in messages %}Human {{ message.content }} {% endfor %}"
@@ -95,16 +95,16 @@ def asked(schemes=(), quick=True):
 
 def test_parameters_are_understood_as_papermill_hands_them_on(roster):
     for given in (
-        ["int8", "int4-b64"],
-        '["int8", "int4-b64"]',
-        "int8,INT4-b64",
-        "[int8, int4-b64]",
+        ["int8-rtn", "int4-b64"],
+        '["int8-rtn", "int4-b64"]',
+        "int8-rtn,INT4-b64",
+        "[int8-rtn, int4-b64]",
     ):
-        assert asked(given).schemes == ["int8", "int4-b64"]
+        assert asked(given).schemes == ["int8-rtn", "int4-b64"]
     assert [asked(quick=text).quick for text in (True, "True", "false")] == [True, True, False]
     for nothing in ([], "", "[]"):
-        assert asked(nothing).schemes == ["fp32", "int8"]  # what calibrates takes minutes
-    assert asked(quick=False).schemes == ["fp32", "int8", "int4-gptq"]
+        assert asked(nothing).schemes == ["fp32", "int8-rtn"]  # what calibrates takes minutes
+    assert asked(quick=False).schemes == ["fp32", "int8-rtn", "int4-gptq"]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_parameters_are_understood_as_papermill_hands_them_on(roster):
         (lambda: asked(quick=1), "quick is 1\n"),
         (lambda: asked(8), "schemes is 8\n.*write a list such as"),
         (lambda: asked([8]), "schemes is .8.\n"),
-        (lambda: asked('["int8"'), "schemes is '..int8.'\n"),
+        (lambda: asked('["int8-rtn"'), "schemes is '..int8-rtn.'\n"),
         (lambda: asked("int5"), "unknown scheme 'int5'"),
         (lambda: DecoderReport("smollm", 3), "variant is 3\n.*in quotes"),
         (lambda: DecoderReport("smollm", "tony"), "did you mean 'tiny'"),

@@ -6,12 +6,16 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace as replace_fields
 
+from llmkg_lab.artifact import StoredScheme
 from llmkg_lab.base import machine as device
 from llmkg_lab.base import records
 from llmkg_lab.measure.values import Estimate, Measurement
+from llmkg_lab.presets import DECODER, DEFAULT, resolve
+from llmkg_lab.results.choice import choose
 from llmkg_lab.results.recommendation import recommend
 from llmkg_lab.results.result import Result, Subject
 from llmkg_lab.results.verdict import Verdict
+from llmkg_lab.scheme import Scheme
 
 DATA = Path(__file__).parent / "data"
 
@@ -85,6 +89,7 @@ def write_result(outputs, variant, cpu="Some CPU", synthetic=False, **schemes):
     measured = {
         name: replace_fields(
             template,
+            scheme=StoredScheme.of(resolve(Scheme.parse(name), DECODER), 4),
             bytes=nbytes,
             verdict=Verdict(verdict),
             conditions={"cpu": cpu, "threads": 3},
@@ -105,18 +110,24 @@ def advice(profile, outputs):
     return {entry.what: entry for entry in recommend(profile, outputs)}
 
 
-def test_measured_facts_come_first(tmp_path):
-    small = {"int4": (90_000_000, 90.0, 1.3, "pass"), "int8": (150_000_000, 60.0, 1.01, "pass")}
-    write_result(tmp_path, "smollm2_135m", **small, fp32=(500_000_000, 15.0, 1.0, "pass"))
-    large = {"int4": (200_000_000, 40.0, 1.2, "pass"), "int8": (400_000_000, 12.0, 1.0, "pass")}
-    write_result(tmp_path, "smollm2_360m", **large)
+def test_what_reports_recommend_comes_first(tmp_path):
+    """The largest variant that is fast; of it what its own report's headline says, never fp32."""
+    small = {"int4-rtn": (90_000_000, 90.0, 1.3, "below target")}
+    small["int8-rtn"] = (150_000_000, 60.0, 1.01, "pass")
+    write_result(tmp_path, "smollm2_135m", **small, fp32=(500_000_000, 45.0, 1.0, "pass"))
+    large = {"balanced": (200_000_000, 40.0, 1.04, "pass")}
+    large["small"] = (180_000_000, 42.0, 1.05, "pass")
+    write_result(tmp_path, "smollm2_360m", **large, fp32=(700_000_000, 25.0, 1.0, "pass"))
     write_result(tmp_path, "smollm2_1_7b", cpu="Another", int4=(900_000_000, 99.0, 1.0, "pass"))
     found = advice(PROFILE, tmp_path)
-    assert (found["variant"].value, found["scheme"].value) == ("smollm2_360m", "int4")
+    assert (found["variant"].value, found["scheme"].value) == ("smollm2_360m", "balanced")
+    assert "the default, and it reaches its targets: 200.0 MB" in found["scheme"].reason
     assert found["threads"].value == "3"
     assert all(entry.measured for entry in found.values())
+    report = Result.find(tmp_path / "smollm" / "smollm2_360m")
+    assert choose(report).scheme == found["scheme"].value
     little = advice(replace(PROFILE, memory_available=350_000_000), tmp_path)
-    assert (little["variant"].value, little["scheme"].value) == ("smollm2_135m", "int8")
+    assert (little["variant"].value, little["scheme"].value) == ("smollm2_135m", "int8-rtn")
 
 
 @pytest.mark.slow
@@ -128,6 +139,7 @@ def test_what_failed_or_is_synthetic_recommends_nothing(tmp_path):
     found = advice(PROFILE, tmp_path)
     assert not any(entry.measured for entry in found.values())
     assert "not measured" in found["variant"].reason
+    assert found["scheme"].value == DEFAULT
 
 
 @pytest.mark.slow

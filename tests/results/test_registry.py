@@ -57,12 +57,12 @@ def write_result(outputs, variant, artifact, verdicts, synthetic=False):
 
 @pytest.fixture(scope="module")
 def artifact(make_artifact):
-    return make_artifact("minilm", "int4")
+    return make_artifact("minilm", "int4-rtn")
 
 
 @pytest.fixture
 def outputs(artifact, tmp_path):
-    write_result(tmp_path, MINILM, artifact, {"int8": PASS, "int4": BELOW})
+    write_result(tmp_path, MINILM, artifact, {"int8-rtn": PASS, "int4-rtn": BELOW})
     return tmp_path
 
 
@@ -96,8 +96,8 @@ def test_a_model_is_listed_under_its_hub_id(outputs, artifact):
         "description": catalog.find_variant("all_minilm_l6_v2").description,
     }
     assert [(e["scheme"], e["verdict"]) for e in entries] == [
-        ("int8", "pass"),
-        ("int4", "below target"),
+        ("int8-rtn", "pass"),
+        ("int4-rtn", "below target"),
     ]
     for entry in entries:
         manifest = outputs / entry["path"] / "manifest.json"
@@ -112,34 +112,36 @@ def test_a_model_is_listed_under_its_hub_id(outputs, artifact):
 
 
 def test_what_failed_is_synthetic_or_not_whole_is_left_out(outputs, artifact):
-    write_result(outputs, SMOLLM2, artifact, {"fp32": PASS, "int8": FAIL})
-    write_result(outputs, "minilm/all_minilm_l12_v2", artifact, {"int8": PASS}, synthetic=True)
-    (outputs / MINILM / "artifacts" / "int8" / "tokenizer.json").unlink()
-    assert listed(outputs) == [f"{SMOLLM2}/artifacts/fp32", f"{MINILM}/artifacts/int4"]
+    write_result(outputs, SMOLLM2, artifact, {"fp32": PASS, "int8-rtn": FAIL})
+    write_result(outputs, "minilm/all_minilm_l12_v2", artifact, {"int8-rtn": PASS}, synthetic=True)
+    (outputs / MINILM / "artifacts" / "int8-rtn" / "tokenizer.json").unlink()
+    assert listed(outputs) == [f"{SMOLLM2}/artifacts/fp32", f"{MINILM}/artifacts/int4-rtn"]
     reasons = registry.build(outputs)[1]
-    assert "verdict is fail" in reasons[f"{SMOLLM2}/artifacts/int8"]
-    assert "synthetic" in reasons["minilm/all_minilm_l12_v2/artifacts/int8"]
-    assert "tokenizer.json is missing" in reasons[f"{MINILM}/artifacts/int8"]
+    assert "verdict is fail" in reasons[f"{SMOLLM2}/artifacts/int8-rtn"]
+    assert "synthetic" in reasons["minilm/all_minilm_l12_v2/artifacts/int8-rtn"]
+    assert "tokenizer.json is missing" in reasons[f"{MINILM}/artifacts/int8-rtn"]
 
 
 @pytest.mark.parametrize("key", ["source", "scheme"])
 def test_an_artifact_that_was_made_again_is_not_what_was_measured(outputs, key):
-    path = outputs / MINILM / "artifacts" / "int8" / "manifest.json"
+    path = outputs / MINILM / "artifacts" / "int8-rtn" / "manifest.json"
     manifest = json.loads(path.read_text())
     other = {"source": {"fingerprint": "0" * 64}, "scheme": {"block_size": 64}}
     manifest[key] |= other[key]
     path.write_text(json.dumps(manifest))
-    assert listed(outputs) == [f"{MINILM}/artifacts/int4"]
-    assert "made again" in registry.build(outputs)[1][f"{MINILM}/artifacts/int8"]
+    assert listed(outputs) == [f"{MINILM}/artifacts/int4-rtn"]
+    assert "made again" in registry.build(outputs)[1][f"{MINILM}/artifacts/int8-rtn"]
 
 
 def test_two_ids_of_one_repository_are_one_model(artifact, tmp_path):
     ids = ["tinyllama/tinyllama_1_1b_chat_v1_0", "tinyllama/tinyllama_1_1b_chat"]
     for variant in ids:
-        write_result(tmp_path, variant, artifact, {"int4": PASS})
+        write_result(tmp_path, variant, artifact, {"int4-rtn": PASS})
     (model,) = registry.build(tmp_path)[0].models.values()
     assert model.huggingface_id == "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
-    assert {entry.path for entry in model.artifacts} == {f"{name}/artifacts/int4" for name in ids}
+    assert {entry.path for entry in model.artifacts} == {
+        f"{name}/artifacts/int4-rtn" for name in ids
+    }
 
 
 def test_only_the_batch_folders_count(outputs, artifact):
@@ -152,7 +154,7 @@ def test_the_same_results_give_the_same_bytes_wherever_they_lie(outputs, artifac
     write_result(outputs, SMOLLM2, artifact, {"fp32": PASS})
     other = tmp_path / "elsewhere"
     write_result(other, SMOLLM2, artifact, {"fp32": PASS})  # in another order
-    write_result(other, MINILM, artifact, {"int8": PASS, "int4": BELOW})
+    write_result(other, MINILM, artifact, {"int8-rtn": PASS, "int4-rtn": BELOW})
     command = [sys.executable, "-m", "llmkg_lab.results.registry"]
     for folder in (outputs, other):
         subprocess.run([*command, folder], check=True, cwd=paths.ROOT)
@@ -199,7 +201,7 @@ def test_a_registry_is_read_as_it_was_written(outputs):
     ],
 )
 def test_size_categories_are_those_of_llmkg(parameters, category, artifact, tmp_path):
-    folder = write_result(tmp_path, MINILM, artifact, {"int4": PASS}) / "artifacts" / "int4"
+    folder = write_result(tmp_path, MINILM, artifact, {"int4-rtn": PASS}) / "artifacts" / "int4-rtn"
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "parameters": parameters}))
     (model,) = registry.build(tmp_path)[0].models.values()

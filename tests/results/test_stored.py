@@ -190,7 +190,7 @@ def test_keys_that_came_later_may_be_missing():
 
 @pytest.fixture(scope="module")
 def artifact(make_artifact):
-    return make_artifact("minilm", "int8")
+    return make_artifact("minilm", "int8-rtn")
 
 
 def rewrite(folder, **changes):

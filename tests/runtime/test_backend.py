@@ -133,7 +133,7 @@ def test_a_stream_that_another_overtook_ends(runtime, llama, expected):
 
 
 def test_a_folder_of_several_models_is_ambiguous(llama, make_artifact, copy):
-    shutil.copytree(make_artifact("minilm", "int8").folder, copy / "minilm")
+    shutil.copytree(make_artifact("minilm", "int8-rtn").folder, copy / "minilm")
     with pytest.raises(InferenceError, match="several models"):
         open_backend(copy)
     (copy / "broken").mkdir()
@@ -232,7 +232,7 @@ def test_prompts_are_tokenized_once(llama):
 
 
 def test_the_real_model_answers_on_both_runtimes(smollm2_gguf, make_artifact, tmp_path):
-    shutil.copytree(make_artifact("smollm2", "int8").folder, tmp_path / "int8")
+    shutil.copytree(make_artifact("smollm2", "int8-rtn").folder, tmp_path / "int8-rtn")
     export(open_checkpoint(smollm2_gguf), "Q8_0", tmp_path / "gguf-Q8_0")
     config = GenerationConfig(temperature=0, repetition_penalty=1, max_tokens=6)
     for runtime in ("onnxruntime", "candle"):

@@ -119,7 +119,7 @@ def test_what_cannot_run_is_refused_and_changes_nothing(batch):
 def test_smollm2_in_int4_chooses_what_one_pass_over_its_text_would(make_artifact):
     """Tokens may be others than those alone, where two are nearly as likely: products of one row
     and of several sum in another order (1e-6), which moves activations across int8's steps."""
-    artifact = make_artifact("smollm2", "int4")
+    artifact = make_artifact("smollm2", "int4-rtn")
     tokenizer = Tokenizer.from_folder(artifact.folder)
     texts = ["The capital of France is", "Once upon a time", "def fibonacci(n):"]
     prompts = [tokenizer.encode(text) for text in texts]

@@ -43,7 +43,7 @@ def test_greedy_tokens_are_the_models(tiny_llama, tmp_path):
 
 def test_what_it_does_not_run_is_refused(tiny_llama, make_artifact, tmp_path):
     with pytest.raises(InferenceError, match="GGUF"):
-        CandleDecoder(make_artifact("minilm", "int8"))
+        CandleDecoder(make_artifact("minilm", "int8-rtn"))
     _, folder = tiny_llama
     decoder = CandleDecoder(export(open_checkpoint(folder), "Q4_0", tmp_path / "out"))
     with pytest.raises(InferenceError, match="outside the vocabulary"):

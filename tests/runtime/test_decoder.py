@@ -203,7 +203,7 @@ def test_two_generations_at_once_do_not_mix(tiny):
 
 
 def test_ctrl_c_leaves_the_decoder_ready(make_artifact):
-    decoder = Decoder(make_artifact("smollm2", "int4"))
+    decoder = Decoder(make_artifact("smollm2", "int4-rtn"))
     tokens = list(islice(decoder.generate([1, 2, 3], 200), 20))
     timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
@@ -220,7 +220,9 @@ def test_a_cache_beyond_the_model_s_positions_is_refused(tiny):
 
 
 def test_a_damaged_graph_is_named(tiny_llama, tmp_path):
-    artifact = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int4"), tmp_path / "int4")
+    artifact = convert(
+        open_checkpoint(tiny_llama[1]), Scheme.parse("int4-rtn"), tmp_path / "int4-rtn"
+    )
     artifact.model_path.write_bytes(artifact.model_path.read_bytes()[:-40])
     with pytest.raises(InferenceError, match="cannot load"):
         Decoder(artifact)

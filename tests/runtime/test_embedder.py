@@ -72,13 +72,13 @@ def test_what_is_beyond_the_maximal_length_is_cut_off(embedder):
 def test_an_encoder_without_pooling_is_pooled_by_the_mean(minilm_folder, make_artifact, tmp_path):
     checkpoint = open_checkpoint(minilm_folder)
     artifact = convert(
-        checkpoint, Scheme.parse("int4"), tmp_path / "plain", task="feature-extraction"
+        checkpoint, Scheme.parse("int4-rtn"), tmp_path / "plain", task="feature-extraction"
     )
-    in_graph, plain = Embedder(make_artifact("minilm", "int4")), Embedder(artifact)
+    in_graph, plain = Embedder(make_artifact("minilm", "int4-rtn")), Embedder(artifact)
     plain.max_length = in_graph.max_length
     np.testing.assert_allclose(plain.embed(TEXTS), in_graph.embed(TEXTS), atol=1e-5)
 
 
 def test_a_decoder_embeds_nothing(make_artifact):
     with pytest.raises(InferenceError, match="text-generation"):
-        Embedder(make_artifact("smollm2", "int4"))
+        Embedder(make_artifact("smollm2", "int4-rtn"))

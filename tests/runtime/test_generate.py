@@ -18,7 +18,7 @@ STORY = "Once upon a time, there was a café in"
 
 @pytest.fixture(scope="module")
 def smollm2(make_artifact):
-    artifact = make_artifact("smollm2", "int4")
+    artifact = make_artifact("smollm2", "int4-rtn")
     return Decoder(artifact), Tokenizer.from_folder(artifact.folder)
 
 

@@ -7,5 +7,7 @@ from llmkg_lab.scheme import Scheme
 
 
 def test_calls_leave_no_memory_behind(tiny_llama, make_artifact, tmp_path):
-    decoder = convert(open_checkpoint(tiny_llama[1]), Scheme.parse("int8"), tmp_path / "int8")
-    assert growth(decoder, make_artifact("minilm", "int8"), 600) < GROWTH
+    decoder = convert(
+        open_checkpoint(tiny_llama[1]), Scheme.parse("int8-rtn"), tmp_path / "int8-rtn"
+    )
+    assert growth(decoder, make_artifact("minilm", "int8-rtn"), 600) < GROWTH

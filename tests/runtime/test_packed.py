@@ -33,7 +33,9 @@ def cache(monkeypatch, tmp_path):
 @pytest.fixture
 def embedder(make_artifact, tmp_path):
     """A copy of a real artifact that a test may damage."""
-    return Artifact.open(shutil.copytree(make_artifact("minilm", "int8").folder, tmp_path / "copy"))
+    return Artifact.open(
+        shutil.copytree(make_artifact("minilm", "int8-rtn").folder, tmp_path / "copy")
+    )
 
 
 CODE = """
@@ -84,7 +86,7 @@ class Running:
 
 
 def test_weights_are_mapped_and_two_processes_share_them(make_artifact, cache):
-    artifact = make_artifact("smollm2", "int4")
+    artifact = make_artifact("smollm2", "int4-rtn")
     with (
         Running("copied", artifact.folder) as copied,
         Running("mapped", artifact.folder) as first,
@@ -101,7 +103,7 @@ def test_weights_are_mapped_and_two_processes_share_them(make_artifact, cache):
 
 
 def test_a_second_session_takes_little(make_artifact):
-    artifact, status = make_artifact("smollm2", "int4"), Path("/proc/self/status")
+    artifact, status = make_artifact("smollm2", "int4-rtn"), Path("/proc/self/status")
 
     def private():
         return int(re.search(r"RssAnon:\s+(\d+)", status.read_text())[1]) * 1024
@@ -169,7 +171,7 @@ def test_damaged_files_are_packed_again(damage, embedder, cache):
 
 def test_what_was_packed_is_the_artifact_s_own(embedder, make_artifact, cache):
     """A copy has the packed weights of the original; a file that was changed has none."""
-    original = make_artifact("minilm", "int8")
+    original = make_artifact("minilm", "int8-rtn")
     Embedder(original)
     (folder,) = cache.iterdir()
     packed_at = (folder / "whole" / "model.onnx_data").stat().st_mtime_ns
@@ -196,7 +198,7 @@ def test_where_the_cache_takes_nothing_weights_are_copied(embedder, monkeypatch,
 def folders(tiny_llama, cache, tmp_path):
     """Three packed models, used one after another some hours ago."""
     found = []
-    for hours, scheme in ((3, "fp32"), (2, "int8"), (1, "int4")):
+    for hours, scheme in ((3, "fp32"), (2, "int8-rtn"), (1, "int4-rtn")):
         checkpoint = open_checkpoint(tiny_llama[1])
         artifact = convert(checkpoint, Scheme.parse(scheme), tmp_path / scheme)
         packed.packed(artifact)

@@ -40,7 +40,7 @@ def openelm(tmp_path_factory):
     out = tmp_path_factory.mktemp("openelm")
     return {
         scheme: convert(checkpoint, Scheme.parse(scheme), out / scheme)
-        for scheme in ("fp32", "fp16", "int8", "int4-b64-s16")
+        for scheme in ("fp32", "fp16", "int8-rtn", "int4-b64-s16")
     }
 
 
@@ -52,7 +52,7 @@ def nothing_stays(decoder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["fp32", "fp16", "int8", "int4-b64-s16"])
+@pytest.mark.parametrize("scheme", ["fp32", "fp16", "int8-rtn", "int4-b64-s16"])
 def test_it_computes_what_the_plain_decoder_computes(scheme, openelm):
     plain = Decoder(openelm[scheme], max_length=2 * PREFILL_CHUNK + 40)
     paged = nothing_stays(PagedDecoder(openelm[scheme], memory=ENOUGH))
@@ -65,7 +65,7 @@ def test_it_computes_what_the_plain_decoder_computes(scheme, openelm):
 
 
 def test_greedy_tokens_of_the_real_model_are_the_same(make_artifact):
-    artifact = make_artifact("smollm2", "int4")
+    artifact = make_artifact("smollm2", "int4-rtn")
     prompt = [504, 3575, 282, 4649, 314]
     expected = list(Decoder(artifact, max_length=64).generate(prompt, 24))
     assert (
@@ -104,7 +104,7 @@ def test_pages_leave_memory_and_come_back(openelm):
 
 def test_weights_are_packed_once_and_a_cut_off_run_goes_on(openelm, monkeypatch, tmp_path):
     monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path))
-    artifact, made = openelm["int8"], []
+    artifact, made = openelm["int8-rtn"], []
     pack = packed._pack
 
     def interrupted(model, weights, target):
@@ -155,7 +155,7 @@ def run(*arguments):
 
 
 def test_the_real_model_generates_under_a_limit_that_the_plain_decoder_breaks(make_artifact):
-    folder = make_artifact("smollm2", "int8").folder  # 155 MB of weights
+    folder = make_artifact("smollm2", "int8-rtn").folder  # 155 MB of weights
     memory = 280 * 10**6
     assert json.loads(run("paged", 0, folder).stdout)  # packs the weights
     plain = run("plain", memory, folder)

@@ -69,7 +69,7 @@ def test_quantization_moves_scores_and_float32_does_not(checkpoint, make_ranker)
     reference = ranker_reference(checkpoint, pairs.candidates())
     assert reference.candidates.query.tolist() == [q for q in range(3) for _ in range(20)]
     whole, narrow = (
-        validate_ranker(make_ranker(scheme), reference, pairs) for scheme in ("fp32", "int4")
+        validate_ranker(make_ranker(scheme), reference, pairs) for scheme in ("fp32", "int4-rtn")
     )
     limits = catalog.find_variant("ms_marco_minilm_l6_v2").limits_for("fp32")
     assert limits
@@ -80,7 +80,7 @@ def test_quantization_moves_scores_and_float32_does_not(checkpoint, make_ranker)
 
 def test_an_embedder_ranks_nothing(make_artifact):
     with pytest.raises(InferenceError, match="sentence-embedding"):
-        Ranker(make_artifact("minilm", "int4"))
+        Ranker(make_artifact("minilm", "int4-rtn"))
 
 
 def test_ndcg_of_a_swapped_pair():

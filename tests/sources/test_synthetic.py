@@ -50,7 +50,9 @@ def test_parameters_of_the_published_minilm():
 @pytest.mark.parametrize("name", ONE_A_FORM)
 def test_a_reduced_checkpoint_becomes_an_artifact(name, tmp_path):
     fetched = reduced(name)
-    artifact = convert(open_checkpoint(fetched.path), Scheme.parse("int4"), tmp_path / "int4")
+    artifact = convert(
+        open_checkpoint(fetched.path), Scheme.parse("int4-rtn"), tmp_path / "int4-rtn"
+    )
     assert fetched.synthetic
     ids = Tokenizer.from_folder(artifact.folder).encode("A text to be read.")
     assert 0 <= min(ids) <= max(ids) < artifact.config["vocab_size"]

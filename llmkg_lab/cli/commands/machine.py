@@ -10,26 +10,70 @@ from llmkg_lab.cli import console
 from llmkg_lab.cli.application import Json, Outputs, app, examples
 
 
-@app.command(epilog=examples("device", "device --json"))
-def device(out: Outputs = None, as_json: Json = False) -> None:
+@app.command(epilog=examples("device", "device --measure", "device --json"))
+def device(
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Time the schemes on this processor: half a minute."),
+    ] = False,
+    out: Outputs = None,
+    as_json: Json = False,
+) -> None:
     """Describe this machine, and recommend a variant, a scheme and a number of threads for it.
 
-    From measured facts in the outputs folder where there are any, and from the profile else.
+    From measured facts in the outputs folder where there are any, and from the profile else. What
+    --measure times is kept, and the scheme `fast` follows it.
     """
     from llmkg_lab.base import paths
     from llmkg_lab.base.machine import profile
     from llmkg_lab.results.recommendation import recommend
 
+    timed = _time_schemes() if measure else _timed_before()
     found = profile()
     advice = recommend(found, out or paths.outputs())
     if as_json:
         advised = [asdict(recommendation) for recommendation in advice]
-        console.print_json({"profile": asdict(found), "recommendations": advised})
+        console.print_json({"profile": asdict(found), "recommendations": advised, "ms": timed})
         return
     facts = [(name.replace("_", " "), console.fact(value)) for name, value in asdict(found).items()]
     console.out.print(console.table(("device", ""), facts), "")
     advised_rows = [(entry.what, entry.value, entry.reason) for entry in advice]
     console.out.print(console.table(("recommended", "", "because"), advised_rows))
+    for kind, times in timed.items():
+        _print_times(kind, times)
+
+
+def _time_schemes() -> dict[str, dict[str, float]]:
+    """Time every kind's recipes on this processor, and keep the times."""
+    from llmkg_lab.base.bar import Bar
+    from llmkg_lab.measure.candidates import measure as time_recipes
+    from llmkg_lab.presets import kinds, speeds
+
+    timed = {}
+    with Bar() as progress:
+        for kind in kinds():
+            timed[kind] = time_recipes(kind, progress)
+            speeds.remember(kind, timed[kind])
+    return timed
+
+
+def _timed_before() -> dict[str, dict[str, float]]:
+    from llmkg_lab.presets import kinds, speeds
+
+    return {kind: times for kind in kinds() if (times := speeds.remembered(kind))}
+
+
+def _print_times(kind: str, times: dict[str, float]) -> None:
+    """Recipes by their times, and which of them fast is."""
+    from llmkg_lab.measure.candidates import described
+    from llmkg_lab.presets import recipe_of
+
+    fast = recipe_of("fast", kind)
+    rows = [
+        (recipe, f"{ms:.2f}", "fast" if recipe == fast else "")
+        for recipe, ms in sorted(times.items(), key=lambda item: item[1])
+    ]
+    console.out.print("", console.table((described(kind), "ms", ""), rows))
 
 
 @app.command(epilog=examples("cache", "cache --clear synthetic --clear packed"))

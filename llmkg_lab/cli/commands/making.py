@@ -1,5 +1,6 @@
 """Commands that make something of a checkpoint: convert, export."""
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,20 +21,26 @@ if TYPE_CHECKING:
 
 @app.command(
     epilog=examples(
-        "convert ./SmolLM2-135M --scheme int4 --scheme int8 --out smollm2",
-        "convert sentence-transformers/all-MiniLM-L6-v2 --out minilm",
-        "convert ./SmolLM2-135M --scheme budget:100MB --out smollm2",
+        "convert ./SmolLM2-135M",
+        "convert ./SmolLM2-135M --scheme small,int8 --out smollm2",
+        "convert sentence-transformers/all-MiniLM-L6-v2 --scheme best --out minilm",
+        "convert ./SmolLM2-135M --scheme 100MB --out smollm2",
     )
 )
 def convert(
     checkpoint: CheckpointName,
-    out: Annotated[Path, typer.Option(help="One artifact per scheme is made in OUT/SCHEME.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="One artifact per scheme is made in OUT/SCHEME.", show_default="converted/MODEL"
+        ),
+    ] = None,
     scheme: Annotated[
         list[str] | None,
         typer.Option(
-            help="fp32, fp16, int8 or int4; block size and more as in int4-b64-sym; "
-            "budget:100MB or budget:5.2bpw for the best mix of that size. Repeatable.",
-            show_default="int4",
+            help="balanced, best, small, fast or web; int8, int4, fp16 or fp32; a size such as "
+            "100MB or 5.2bpw; or a recipe such as int4-rtn. Several with commas, or repeated.",
+            show_default="balanced",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite artifacts.")] = False,
@@ -41,14 +48,27 @@ def convert(
 ) -> None:
     """Convert a checkpoint of a supported architecture; no YAML is needed.
 
-    Memory stays within the largest chunk of a tensor, not the model. An artifact is written
-    whole or not at all.
+    Which scheme to take:
+
+    - **balanced**, the default: nothing speaks against it
+    - **best**: every answer counts
+    - **small**: bytes count more than answers
+    - **fast**: waiting counts most
+    - **web**: it is downloaded into a page
+    - **100MB**, **5.2bpw**: the best mix of a language model's widths in that size
+    - **int8**, **int4**: the best that is known at that width; **int4-rtn**: seconds, not minutes
+
+    `llmkg-lab schemes` has their sizes, losses and times. What a preset came to stands in the
+    artifact's manifest. Memory stays within the largest chunk of a tensor, not the model. An
+    artifact is written whole or not at all.
     """
     from llmkg_lab.conversion.to_onnx import convert as make
+    from llmkg_lab.presets import DEFAULT
     from llmkg_lab.scheme import Scheme
 
-    schemes = [Scheme.parse(name) for name in dict.fromkeys(scheme or ["int4"])]
+    schemes = Scheme.parse_all(scheme or [DEFAULT])
     opened, origin = _open_source(checkpoint)
+    out = out or Path("converted") / _plain_name(checkpoint)
     console.print_warnings(opened.warnings)
     conversions = []
     for wanted in schemes:
@@ -101,6 +121,13 @@ def export(
         console.print_json(exports)
 
 
+def _plain_name(checkpoint: str) -> str:
+    """The last part of a path or of a Hub id, as the name of a folder."""
+    path = Path(checkpoint)
+    name = path.resolve().name if path.exists() else path.name
+    return name.removesuffix(".gguf") or "model"
+
+
 def _open_source(name: str) -> tuple["Checkpoint", dict]:
     """A checkpoint by path or by Hub id, and its origin for the manifest."""
     from llmkg_lab.base.bar import Bar
@@ -129,7 +156,10 @@ def _timed(
     writing = progress.took["writing"]
     return {
         "artifact": str(out),
-        "scheme": artifact.manifest.scheme.name,
+        "scheme": artifact.manifest.scheme.asked,
+        "recipe": artifact.manifest.scheme.recipe,
+        "meaning": _meaning(artifact),
+        "use": _use(artifact),
         "bytes": artifact.nbytes,
         "bits_per_weight": artifact.bits_per_weight,
         "groups": to_builtins(artifact.manifest.groups),
@@ -137,3 +167,22 @@ def _timed(
         "steps": {name: took.seconds for name, took in progress.took.items()},
         "megabytes_per_second": writing.units / 1e6 / writing.seconds,
     }
+
+
+def _meaning(artifact: "Artifact") -> str:
+    """What an artifact's scheme means, in words; of an export to GGUF, its type."""
+    from llmkg_lab.presets.words import explained
+
+    stored = artifact.manifest.scheme
+    return explained(stored.meaning) if stored.meaning else f"type {stored.type}"
+
+
+def _use(artifact: "Artifact") -> str:
+    """The command to try next."""
+    words = {
+        "text-generation": "generate {} 'Once upon a time'",
+        "text-ranking": "rank {} 'how tall is it' 'The tower is 300 m tall.' 'It rains.'",
+    }
+    return words.get(artifact.task, "embed {} 'A cat sleeps' 'A kitten naps'").format(
+        shlex.quote(str(artifact.folder))
+    )

@@ -50,7 +50,7 @@ def list_variants(
 @app.command(
     epilog=examples(
         "run all_minilm_l6_v2 smollm2_135m_instruct",
-        "run --family minilm --scheme int8 --scheme int4-b64",
+        "run --family minilm --scheme int8,balanced",
         "run --all --set quick=true --jobs 2 --out /tmp/smoke",
         "run --all --source synthetic --size reduced",
     )
@@ -71,7 +71,8 @@ def run(
     scheme: Annotated[
         list[str] | None,
         typer.Option(
-            help="Added to what the report holds; by default the variant's own. Repeatable."
+            help="Added to what the report holds; by default the variant's own. "
+            "Several with commas, or repeated."
         ),
     ] = None,
     setting: Annotated[

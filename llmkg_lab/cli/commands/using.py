@@ -13,7 +13,7 @@ from llmkg_lab.cli import console
 from llmkg_lab.cli.application import ArtifactFolder, Json, Runtime, app, examples
 
 
-@app.command(epilog=examples("verify smollm2/int4"))
+@app.command(epilog=examples("verify smollm2/balanced"))
 def verify(artifact: ArtifactFolder, as_json: Json = False) -> None:
     """Check every file's SHA-256 against the manifest, and that the model loads.
 
@@ -41,8 +41,8 @@ def verify(artifact: ArtifactFolder, as_json: Json = False) -> None:
 
 @app.command(
     epilog=examples(
-        "generate smollm2/int4 'Once upon a time' --seed 1",
-        "generate smollm2/int4 'Why is the sky blue?' --chat --temperature 0",
+        "generate smollm2/balanced 'Once upon a time' --seed 1",
+        "generate smollm2/balanced 'Why is the sky blue?' --chat --temperature 0",
         "generate openelm_3b/int4-b64 'Once upon a time' --memory 500MB",
         "generate smollm2/gguf-Q8_0 'Once upon a time' --runtime candle",
     )
@@ -93,7 +93,7 @@ def generate(
         print()
 
 
-@app.command(epilog=examples("embed minilm/int8 'A cat sleeps' 'A kitten naps' --json"))
+@app.command(epilog=examples("embed minilm/balanced 'A cat sleeps' 'A kitten naps' --json"))
 def embed(
     artifact: ArtifactFolder,
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...")],
@@ -118,7 +118,7 @@ def embed(
 
 
 @app.command(
-    epilog=examples("rank ms_marco/int8 'how tall is it' 'The tower is 300 m tall.' 'It rains.'")
+    epilog=examples("rank ms_marco/best 'how tall is it' 'The tower is 300 m tall.' 'It rains.'")
 )
 def rank(
     artifact: ArtifactFolder,

@@ -13,7 +13,7 @@ from llmkg_lab.explorer.questions.prediction import Prediction
 from llmkg_lab.explorer.view import charts, style
 from llmkg_lab.explorer.view.charts import Chart
 from llmkg_lab.quantize.budget import price as sensitivity
-from llmkg_lab.quantize.budget.allocate import ACCEPTABLE, frontier
+from llmkg_lab.quantize.budget.allocate import ACCEPTABLE, curve, frontier
 
 STEPS = 150  # of the slider, at least
 
@@ -30,6 +30,7 @@ class Budget(Panel):
     def __init__(self, bench: Bench) -> None:
         super().__init__(bench)
         self.chart: Chart | None = None
+        self.curve: list[tuple[int, float]] = []  # the optimizer's own answers
         self.slider = widgets.FloatSlider(
             description="Budget, MB", readout_format=".1f", layout={"width": "min(620px, 100%)"}
         )
@@ -95,7 +96,7 @@ class Budget(Panel):
             self.view.show("")
             self.view.point("")
             return
-        points = frontier(found)
+        points, self.curve = frontier(found), curve(found)
         sizes = [nbytes / 1e6 for nbytes, _ in points]
         step = _step((sizes[-1] - sizes[0]) / STEPS)
         low, high = math.ceil(sizes[0] / step) * step, math.ceil(sizes[-1] / step) * step
@@ -114,8 +115,8 @@ class Budget(Panel):
             self.state.budget = round(self.slider.value * 1e6)
 
     def _draw(self) -> None:
-        if found := self.state.sensitivities:
-            self.chart = charts.frontier(frontier(found), self.state.points, ACCEPTABLE)
+        if self.state.sensitivities:
+            self.chart = charts.frontier(self.curve, self.state.points, ACCEPTABLE)
             self.view.show(self.chart.html())
             self._point()
 

@@ -64,7 +64,8 @@ class Pareto(Panel):
         session = self.state.opened
         if session.is_synthetic:
             return Peers([], "Random weights have no peers.")
-        return peers_of(session.variant.id)
+        fingerprint, text = session.checkpoint.fingerprint(), session.reading.text.sha256
+        return peers_of(session.variant.id, fingerprint, text)
 
     def _figure(self) -> str:
         points, others = self.state.points, self._peers().points

@@ -21,14 +21,23 @@ class Peers:
     note: str
 
 
-def peers_of(variant: str) -> Peers:
-    """What ``benchmarks/quality.py`` measured of a variant."""
+def peers_of(variant: str, fingerprint: str, text: str) -> Peers:
+    """What ``benchmarks/quality.py`` measured of a variant, where it compares.
+
+    fingerprint: of the checkpoint; text: the SHA-256 of the corpus that is read here. Points of
+    other weights or of another text belong into no figure with ours.
+    """
     try:
         record = json.loads((paths.ROOT / RESULTS).read_bytes())
         if record["model"] != variant:
             return Peers([], f"Without peers: the benchmark measures {record['model']}.")
-        points = [_point(entry) for entry in record["points"]]
         protocol = record["protocol"]
+        if fingerprint not in protocol.get("fingerprints", ()):
+            note = "Without peers: the benchmark measures other weights"
+            return Peers([], f"{note} ({protocol['weights']}).")
+        if text != protocol["sha256"]:
+            return Peers([], f"Without peers: the benchmark reads {protocol['corpus']}.")
+        points = [_point(entry) for entry in record["points"]]
         seeds: list[list[int]] = [entry["seeds"] for entry in record["points"]]
         most = max(seeds, key=len)
         listed = ", ".join(map(str, most))

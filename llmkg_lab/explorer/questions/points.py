@@ -22,23 +22,26 @@ class Point:
     tokens: int  # scored
 
 
-def reported(variant: str, fingerprint: str) -> list[Point]:
+def reported(variant: str, fingerprint: str, text: str) -> list[Point]:
     """What the reports under outputs/ measured of a variant's weights, the latest of a scheme.
 
-    fingerprint: of the checkpoint; reports on other weights are left out.
+    fingerprint: of the checkpoint; text: the SHA-256 of the corpus. What was measured of other
+    weights or on another text does not compare, and is left out.
     """
     found: dict[str, Point] = {}
     latest = sorted(results(paths.outputs(), variant), key=lambda item: item[0].stat().st_mtime)
     for _, result in latest:
         if result.source.fingerprint == fingerprint:
-            found |= {point.label: point for point in _points(result)}
+            found |= {point.label: point for point in _points(result, text)}
     return list(found.values())
 
 
-def _points(result: Result) -> Iterator[Point]:
-    for scheme, entry in result.schemes.items():
-        if kl := entry.quality.get("kl_mean"):
-            yield Point(scheme, OURS, entry.bytes, kl.value, kl.low, kl.high, kl.n)
+def _points(result: Result, text: str) -> Iterator[Point]:
+    for entry in result.schemes.values():
+        kl = entry.quality.get("kl_mean")
+        if kl and entry.protocol.get("sha256") == text and result.quick is not True:
+            label = entry.scheme.recipe
+            yield Point(label, OURS, entry.bytes, kl.value, kl.low, kl.high, kl.n)
 
 
 def front(points: Iterable[Point]) -> list[Point]:

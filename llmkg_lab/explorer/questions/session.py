@@ -30,7 +30,6 @@ from llmkg_lab.reference.tokens import OriginalTokenizer
 from llmkg_lab.roster.catalog import Variant, find_variant, roster
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
-from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import Fetched, availability, fetch
 
 DECODERS = 3  # kept open
@@ -111,7 +110,7 @@ class Session:
     # Artifacts
 
     def artifacts(self) -> dict[str, Artifact]:
-        """The artifacts of these very weights that are on disk, by scheme, smallest first."""
+        """The artifacts of these very weights that are on disk, by recipe, smallest first."""
         found: dict[str, Artifact] = {}
         for folder in self._folders():
             try:
@@ -119,7 +118,7 @@ class Session:
             except ArtifactError:
                 continue
             if artifact.manifest.source.fingerprint == self.checkpoint.fingerprint():
-                found.setdefault(artifact.manifest.scheme.name, artifact)
+                found.setdefault(artifact.manifest.scheme.recipe, artifact)
         return dict(sorted(found.items(), key=lambda item: item[1].nbytes))
 
     def _folders(self) -> Iterator[Path]:
@@ -129,18 +128,20 @@ class Session:
 
     def schemes(self) -> list[str]:
         """Names to choose from: the variant's own schemes, then other artifacts."""
-        return list(dict.fromkeys([*self.variant.schemes, *self.artifacts()]))
+        own = {self.variant.scheme(name).recipe: name for name in self.variant.schemes}
+        others = (recipe for recipe in self.artifacts() if recipe not in own)
+        return list(dict.fromkeys([*own.values(), *others]))
 
     def artifact(self, scheme: str, progress: Progress = silent) -> Artifact:
         """The artifact of a scheme, converted where there is none yet. Raises LabError."""
-        parsed = Scheme.parse(scheme)
-        if known := self.artifacts().get(parsed.name):
+        parsed = self.variant.scheme(scheme)
+        if known := self.artifacts().get(parsed.recipe):
             return known
         progress(Step(f"converting to {parsed.name}"))
         return convert(
             self.checkpoint,
             parsed,
-            self.folder / parsed.name,
+            self.folder / parsed.recipe,
             source=self.fetched.origin,
             progress=progress,
             force=True,
@@ -194,7 +195,8 @@ class Session:
         """What was measured of these weights so far, here or in a report, smallest first."""
         found = {}
         if not self.is_synthetic:
-            points = reported(self.variant.id, self.checkpoint.fingerprint())
+            text = self.reading.text.sha256
+            points = reported(self.variant.id, self.checkpoint.fingerprint(), text)
             found = {point.label: point for point in points}
         for scheme, artifact in self.artifacts().items():
             if (stored := cache.stored("explored", self._key(artifact))) is not None:
@@ -215,5 +217,5 @@ class Session:
 
 def _point(artifact: Artifact, stored: cache.Arrays) -> Point:
     kl = Estimate(**json.loads(stored["kl_mean"].tobytes()))
-    scheme = artifact.manifest.scheme.name
+    scheme = artifact.manifest.scheme.recipe
     return Point(scheme, OURS, artifact.nbytes, kl.value, kl.low, kl.high, kl.n)

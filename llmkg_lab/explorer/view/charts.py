@@ -24,6 +24,7 @@ from llmkg_lab.report import figures as _report  # noqa: F401  (sets the style t
 from llmkg_lab.report.labels import Label, place
 
 WIDTH = 9.6  # inches; at 72 units an inch the page's own pixels
+EXACT = 1e-5  # nats up to which an artifact computes what the original does
 PEER_MARKS = ("s", "^", "D", "v", "P", "X")
 DRAWING = threading.Lock()  # matplotlib's caches of fonts and glyphs serve one thread at a time
 STYLE: Any = {
@@ -85,12 +86,13 @@ def frontier(
 ) -> Chart:
     """Predicted divergence of the best mix by size, and what was measured.
 
-    limit: nats beyond which a model counts as broken.
+    predicted: budgets and what the optimizer answers to each; limit: nats beyond which a budget is
+    refused.
     """
 
     def draw(axes: Axes) -> None:
         sizes, kl = np.array(predicted).T
-        style: dict[str, Any] = {"color": MUTED, "linewidth": 1.6, "drawstyle": "steps-post"}
+        style: dict[str, Any] = {"color": MUTED, "linewidth": 1.6}
         axes.plot(sizes / 1e6, kl, label="predicted, best mix", **style)
         axes.axhspan(limit, 100, color="#cf222e", alpha=0.06, linewidth=0)
         _measured(axes, measured)
@@ -102,7 +104,7 @@ def frontier(
         axes.set(xlim=(low - pad, high + pad), xlabel="graph and weights, MB (10⁶ bytes)")
         if axes.get_ylim()[1] > limit:
             axes.annotate(
-                f"beyond {limit:g} nats: broken, refused",
+                f"predicted beyond {limit:g} nats, a budget is refused",
                 (1, limit),
                 (-4, 4),
                 xycoords=("axes fraction", "data"),
@@ -118,7 +120,12 @@ def frontier(
 
 
 def pareto(ours: Sequence[Point], peers: Sequence[Point]) -> Chart:
-    """Bytes against divergence of all that was measured; the line joins what nothing beats."""
+    """Bytes against divergence of all that was measured; the line joins what nothing beats.
+
+    Floating point has no divergence and several times the bytes: it would crush the rest, and is
+    left to the table.
+    """
+    ours, peers = ([p for p in side if p.kl > EXACT] for side in (ours, peers))
 
     def draw(axes: Axes) -> None:
         everything = [*ours, *peers]

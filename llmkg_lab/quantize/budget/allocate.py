@@ -77,6 +77,17 @@ def frontier(sensitivities: Sensitivities) -> list[tuple[int, float]]:
     return _Mixes(sensitivities).points()
 
 
+def curve(sensitivities: Sensitivities, count: int = 60) -> list[tuple[int, float]]:
+    """Budgets (bytes) at even distances, and the predicted divergence of the best mix in each.
+
+    What ``mix`` answers, where ``frontier`` has the corners of the line that bounds it from below.
+    """
+    mixes = _Mixes(sensitivities)
+    points = mixes.points()
+    sizes = np.linspace(points[0][0], points[-1][0], count).astype(int).tolist()
+    return [(nbytes, mixes.divergence(nbytes)) for nbytes in sizes]
+
+
 class _Mixes:
     """The mixes that sensitivities allow."""
 
@@ -94,6 +105,10 @@ class _Mixes:
             nbytes, kl = nbytes + step.nbytes, kl - step.kl
             points.append((nbytes, kl))
         return points
+
+    def divergence(self, nbytes: int) -> float:
+        """What the best mix within ``nbytes`` is predicted to diverge by."""
+        return _divergence(self._fronts, self._best(nbytes))
 
     def allocation(self, nbytes: int) -> Allocation:
         """The best mix within ``nbytes``, of which there is one, and what more would buy."""
@@ -134,7 +149,7 @@ def _refusal(nbytes: int, points: np.ndarray, reason: str) -> SchemeError:
     """points: (points, 2), the frontier."""
     enough = points[points[:, 1] <= ACCEPTABLE]
     if not len(enough):
-        hint = f"no mix stays within {ACCEPTABLE} nats per token: use int8"
+        hint = f"no mix stays within {ACCEPTABLE} nats per token: use int8 or int4"
     else:
         hint = f"budget:{np.ceil(enough[0, 0] / 1e5) / 10:g}MB is the smallest acceptable one"
     return SchemeError(f"a budget of {nbytes / 1e6:.1f} MB: {reason}", hint)

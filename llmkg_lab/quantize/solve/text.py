@@ -58,5 +58,5 @@ def check_form(checkpoint: Checkpoint) -> None:
         raise SchemeError(
             f"{checkpoint.path} is not a decoder of the Llama form, for which alone there are "
             "calibrated schemes",
-            "use int4 or int8",
+            "use int8-rtn",
         )
