@@ -16,7 +16,6 @@ from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.backend import (
     EMBEDS,
     GENERATES,
-    Backend,
     CachedBackend,
     CandleBackend,
     Metadata,
@@ -47,7 +46,7 @@ def open_backend(
     *,
     threads: int | None = None,
     memory: int | None = None,
-) -> Backend:
+) -> "FallbackBackend":
     """Open a model on the runtime that is preferred; the other stands by, where it can run it.
 
     folder: an artifact, a BERT's folder of safetensors, or a folder that holds such folders. In
