@@ -184,8 +184,15 @@ def hub(llama_artifacts, monkeypatch):
     """A Hub that has the int8 artifact as a repository, and both in one."""
     folder = llama_artifacts["int8"].folder
     with hub_server.serving({"someone/tiny-llama": folder, "someone/both": folder.parent}) as hub:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        constants = {
+            "ENDPOINT": hub.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+        }
+        for name, value in constants.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         yield hub
 
 
