@@ -21,7 +21,7 @@ from llmkg_lab.models.base import (
     number,
     register,
 )
-from llmkg_lab.models.gguf import POOLING, GGUFNames, Metadata, special_ids
+from llmkg_lab.models.gguf import POOLING, RANK, GGUFNames, Metadata, special_ids
 from llmkg_lab.models.keys import CONFIG, Table, followed, harmless, refused
 
 CLASSIFIER = "BertForSequenceClassification"
@@ -38,6 +38,8 @@ GGUF_MODULES = {
     "ffn_up": "intermediate.dense",
     "ffn_down": "output.dense",
     "layer_output_norm": "output.LayerNorm",
+    "cls": "pooler.dense",
+    "cls.output": "classifier",
 }
 KEYS: Table = {
     **CONFIG,
@@ -66,7 +68,7 @@ KEYS: Table = {
 GGUF_KEYS: Table = {
     **followed("context_length", "embedding_length", "block_count", "feed_forward_length"),
     **followed("attention.head_count", "attention.layer_norm_epsilon"),
-    **refused("a text would be pooled otherwise", "pooling_type", unless=(*POOLING.values(),)),
+    **refused("a text would be pooled otherwise", "pooling_type", unless=(*POOLING.values(), RANK)),
     **harmless("the table's rows say it", "vocab_size"),
     **refused("the model would not look ahead", "attention.causal", unless=(False,)),
     **refused(
@@ -181,25 +183,31 @@ class BertForm(Form):
         yield f"{name}.attention.layer_norm_epsilon", self.epsilon
         yield f"{name}.attention.causal", False
         yield "tokenizer.ggml.token_type_count", self.types
-        yield f"{name}.pooling_type", POOLING.get(pooling, 0)
+        yield f"{name}.pooling_type", RANK if self.classifies else POOLING.get(pooling, 0)
 
     @classmethod
     def gguf_config(cls, metadata: Metadata, shapes: Mapping[str, Shape]) -> dict[str, Any]:
-        """The config.json of a bare BertModel."""
+        """The config.json of a bare BertModel, or of one with a classifier."""
         name = cls.gguf.architecture
-        return {
-            "architectures": ["BertModel"],
-            "model_type": cls.model_type,
-            "hidden_act": "gelu",
-            "vocab_size": metadata.rows(shapes, "embeddings.word_embeddings.weight"),
-            "type_vocab_size": metadata.rows(shapes, "embeddings.token_type_embeddings.weight"),
-            "hidden_size": metadata.size(f"{name}.embedding_length"),
-            "intermediate_size": metadata.size(f"{name}.feed_forward_length"),
-            "num_hidden_layers": metadata.size(f"{name}.block_count"),
-            "num_attention_heads": metadata.size(f"{name}.attention.head_count"),
-            "max_position_embeddings": metadata.size(f"{name}.context_length"),
-            "layer_norm_eps": metadata.decimal(f"{name}.attention.layer_norm_epsilon"),
-        } | special_ids(metadata)
+        classifier = shapes.get("classifier.weight")
+        labels = {"num_labels": classifier[0]} if classifier else {}
+        return (
+            {
+                "architectures": [CLASSIFIER if classifier else "BertModel"],
+                "model_type": cls.model_type,
+                "hidden_act": "gelu",
+                "vocab_size": metadata.rows(shapes, "embeddings.word_embeddings.weight"),
+                "type_vocab_size": metadata.rows(shapes, "embeddings.token_type_embeddings.weight"),
+                "hidden_size": metadata.size(f"{name}.embedding_length"),
+                "intermediate_size": metadata.size(f"{name}.feed_forward_length"),
+                "num_hidden_layers": metadata.size(f"{name}.block_count"),
+                "num_attention_heads": metadata.size(f"{name}.attention.head_count"),
+                "max_position_embeddings": metadata.size(f"{name}.context_length"),
+                "layer_norm_eps": metadata.decimal(f"{name}.attention.layer_norm_epsilon"),
+            }
+            | labels
+            | special_ids(metadata)
+        )
 
 
 def _labels(config: Config) -> int:
