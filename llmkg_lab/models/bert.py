@@ -21,7 +21,7 @@ from llmkg_lab.models.base import (
     number,
     register,
 )
-from llmkg_lab.models.gguf import POOLING, RANK, GGUFNames, Metadata, special_ids
+from llmkg_lab.models.gguf import POOLING, GGUFNames, Metadata, special_ids
 from llmkg_lab.models.keys import CONFIG, Table, followed, harmless, refused
 
 CLASSIFIER = "BertForSequenceClassification"
@@ -38,8 +38,10 @@ GGUF_MODULES = {
     "ffn_up": "intermediate.dense",
     "ffn_down": "output.dense",
     "layer_output_norm": "output.LayerNorm",
-    "cls": "pooler.dense",
-    "cls.output": "classifier",
+    # Names of our own, so that llama.cpp refuses a cross-encoder: it embeds no second segment, and
+    # would score the pairs wrongly.
+    "pooler": "pooler.dense",
+    "classifier": "classifier",
 }
 KEYS: Table = {
     **CONFIG,
@@ -68,7 +70,7 @@ KEYS: Table = {
 GGUF_KEYS: Table = {
     **followed("context_length", "embedding_length", "block_count", "feed_forward_length"),
     **followed("attention.head_count", "attention.layer_norm_epsilon"),
-    **refused("a text would be pooled otherwise", "pooling_type", unless=(*POOLING.values(), RANK)),
+    **refused("a text would be pooled otherwise", "pooling_type", unless=(*POOLING.values(),)),
     **harmless("the table's rows say it", "vocab_size"),
     **refused("the model would not look ahead", "attention.causal", unless=(False,)),
     **refused(
@@ -183,7 +185,7 @@ class BertForm(Form):
         yield f"{name}.attention.layer_norm_epsilon", self.epsilon
         yield f"{name}.attention.causal", False
         yield "tokenizer.ggml.token_type_count", self.types
-        yield f"{name}.pooling_type", RANK if self.classifies else POOLING.get(pooling, 0)
+        yield f"{name}.pooling_type", POOLING.get(pooling, 0)
 
     @classmethod
     def gguf_config(cls, metadata: Metadata, shapes: Mapping[str, Shape]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ T = TypeVar("T")
 
 SPECIAL_IDS = {"bos": "bos", "eos": "eos", "padding": "pad"}  # GGUF's name -> config.json's
 POOLING = {None: 0, "mean": 1, "cls": 2}  # llama.cpp's pooling types
-RANK = 4  # its type of a classifier over the first token
 
 
 class Metadata(Protocol):

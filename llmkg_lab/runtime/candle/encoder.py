@@ -151,8 +151,8 @@ class CandleEncoder:
         """Logits (texts, labels): the first token's state through the tanh pooler."""
         texts, _, hidden = x.shape
         first = x.narrow(1, 0, 1).reshape((texts, hidden))
-        pooled = self._weights.candle.functional.tanh(self._weights.linear("cls", first))
-        return self._weights.linear("cls.output", pooled)
+        pooled = self._weights.candle.functional.tanh(self._weights.linear("pooler", first))
+        return self._weights.linear("classifier", pooled)
 
 
 def _bert(folder: Path, form: object) -> BertForm:
