@@ -130,6 +130,14 @@ class LoadedModel:
             self.meter.note(time.perf_counter() - start, len(texts))
             return vectors
 
+    def score(self, pairs: Sequence[tuple[str, str]]) -> "np.ndarray":
+        """Scores (pairs,) float32 of (query, passage): the higher, the better they fit."""
+        with self.use:
+            start = time.perf_counter()
+            scores = self.backend.score(pairs)
+            self.meter.note(time.perf_counter() - start, len(pairs))
+            return scores
+
     def is_ready(self) -> bool:
         return not self.use.is_over and self.backend.is_ready()
 

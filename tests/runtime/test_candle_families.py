@@ -4,9 +4,12 @@ The weights are synthetic, in the variants' own structure: OpenELM's heads and w
 grouped queries, an untied head, pooling, pairs of texts, a SentencePiece vocabulary.
 """
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -99,11 +102,24 @@ def test_embeddings_are_the_references(name, made):
     if name == MULTILINGUAL:
         with pytest.raises(UnsupportedError, match="Unigram"):
             made.folder(name, "F32")
+        assert _formats(name) == ["safetensors"]
         return
+    assert _formats(name) == ["gguf", "safetensors"]
     for kind, least in (("F32", 0.999999), ("F16", 0.99999), ("Q8_0", 0.999), ("Q4_0", 0.9)):
         vectors = CandleEncoder(made.folder(name, kind)).embed(TEXTS)
         cosines = np.einsum("th,th->t", vectors, expected)
         assert cosines[[0, 2, 3, 4]].min() > least
+
+
+def _formats(name):
+    """What ``llmkg-lab list`` says that Candle opens of a variant."""
+    command = [sys.executable, "-m", "llmkg_lab.cli", "list", "--family", "minilm", "--json"]
+    rows = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    (row,) = (row for row in rows if row["id"] == name)
+    ort, candle = row["runtimes"]
+    assert (ort["runtime"], candle["runtime"]) == ("onnxruntime", "candle")
+    assert (ort["reason"], candle["reason"]) == ("", "")
+    return candle["formats"]
 
 
 @pytest.mark.slow
