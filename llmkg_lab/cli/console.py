@@ -106,15 +106,15 @@ def print_conversion(conversion: dict) -> None:
 def roster_table(rows: Sequence[dict]) -> Table:
     """The rows of ``llmkg-lab list``."""
     return table(
-        ("variant", "family", "tier", "parameters", "licence", "sources", "last run"),
+        ("variant", "tier", "parameters", "licence", "sources", "runtimes", "last run"),
         [
             (
                 row["id"],
-                row["family"],
                 str(row["tier"]),
                 f"{row['parameters'] / 1e6:,.0f} M" if row["parameters"] else "",
                 row["license"],
-                _sources(row["sources"]),
+                _marked((entry["kind"], entry["available"]) for entry in row["sources"]),
+                _marked((entry["runtime"], not entry["reason"]) for entry in row["runtimes"]),
                 _states(row["last_run"], row["apart"]),
             )
             for row in rows
@@ -128,8 +128,7 @@ def _states(main: str, apart: Mapping[str, str]) -> Text:
     return Text.assemble(state(main), *((other, "dim") for other in others))
 
 
-def _sources(sources: Sequence[dict]) -> Text:
-    marks = [("✓ ", "green") if entry["available"] else ("✗ ", "dim") for entry in sources]
-    kinds = [entry["kind"] for entry in sources]
-    parts = [part for mark, kind in zip(marks, kinds, strict=True) for part in (mark, f"{kind}  ")]
-    return Text.assemble(*parts)
+def _marked(entries: Iterable[tuple[str, bool]]) -> Text:
+    """Names, each behind a mark that says whether it is there."""
+    marks = {True: ("✓ ", "green"), False: ("✗ ", "dim")}
+    return Text.assemble(*(part for name, there in entries for part in (marks[there], f"{name}  ")))

@@ -32,7 +32,7 @@ TYPES = {  # what the gguf package can quantize to and both llama.cpp and Candle
     "Q4_1": LlamaFileType.MOSTLY_Q4_1,
     "Q4_0": LlamaFileType.MOSTLY_Q4_0,
 }
-FLOAT32 = ("position_embd.weight", "token_types.weight")  # llama.cpp adds them as they are
+FLOAT32 = ("position_embd.weight", "token_types.weight", "classifier.weight")  # as they are
 CHUNK = 1 << 20  # elements a step: 4 MB of float32
 ALIGNMENT = 32  # of each tensor's bytes
 

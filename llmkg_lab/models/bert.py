@@ -38,6 +38,10 @@ GGUF_MODULES = {
     "ffn_up": "intermediate.dense",
     "ffn_down": "output.dense",
     "layer_output_norm": "output.LayerNorm",
+    # Names of our own, so that llama.cpp refuses a cross-encoder: it embeds no second segment, and
+    # would score the pairs wrongly.
+    "pooler": "pooler.dense",
+    "classifier": "classifier",
 }
 KEYS: Table = {
     **CONFIG,
@@ -185,21 +189,27 @@ class BertForm(Form):
 
     @classmethod
     def gguf_config(cls, metadata: Metadata, shapes: Mapping[str, Shape]) -> dict[str, Any]:
-        """The config.json of a bare BertModel."""
+        """The config.json of a bare BertModel, or of one with a classifier."""
         name = cls.gguf.architecture
-        return {
-            "architectures": ["BertModel"],
-            "model_type": cls.model_type,
-            "hidden_act": "gelu",
-            "vocab_size": metadata.rows(shapes, "embeddings.word_embeddings.weight"),
-            "type_vocab_size": metadata.rows(shapes, "embeddings.token_type_embeddings.weight"),
-            "hidden_size": metadata.size(f"{name}.embedding_length"),
-            "intermediate_size": metadata.size(f"{name}.feed_forward_length"),
-            "num_hidden_layers": metadata.size(f"{name}.block_count"),
-            "num_attention_heads": metadata.size(f"{name}.attention.head_count"),
-            "max_position_embeddings": metadata.size(f"{name}.context_length"),
-            "layer_norm_eps": metadata.decimal(f"{name}.attention.layer_norm_epsilon"),
-        } | special_ids(metadata)
+        classifier = shapes.get("classifier.weight")
+        labels = {"num_labels": classifier[0]} if classifier else {}
+        return (
+            {
+                "architectures": [CLASSIFIER if classifier else "BertModel"],
+                "model_type": cls.model_type,
+                "hidden_act": "gelu",
+                "vocab_size": metadata.rows(shapes, "embeddings.word_embeddings.weight"),
+                "type_vocab_size": metadata.rows(shapes, "embeddings.token_type_embeddings.weight"),
+                "hidden_size": metadata.size(f"{name}.embedding_length"),
+                "intermediate_size": metadata.size(f"{name}.feed_forward_length"),
+                "num_hidden_layers": metadata.size(f"{name}.block_count"),
+                "num_attention_heads": metadata.size(f"{name}.attention.head_count"),
+                "max_position_embeddings": metadata.size(f"{name}.context_length"),
+                "layer_norm_eps": metadata.decimal(f"{name}.attention.layer_norm_epsilon"),
+            }
+            | labels
+            | special_ids(metadata)
+        )
 
 
 def _labels(config: Config) -> int:

@@ -72,7 +72,7 @@ def _warnings(result: Result) -> list[str]:
 
 def _chosen(result: Result, folder: Path, command: str) -> str:
     """The artifact to take, why, where it lies, and what to type."""
-    title, choice = html.escape(result.variant.title), choose(result)
+    title, choice = html.escape(result.variant.title), choose(result.schemes)
     if choice is None:
         none = "No artifact holds its limits: take none of them."
         return f"<h2>{title}: {tables.badge(Verdict.FAIL)}</h2><p>{none}</p>"

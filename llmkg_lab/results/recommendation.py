@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec.structs import replace
-
 from llmkg_lab.base.machine import Profile
 from llmkg_lab.models import published as shapes
 from llmkg_lab.presets import DECODER, DEFAULT, RULES, fact_of
@@ -38,7 +36,7 @@ class Candidate:
     """A variant and what its report recommends of it, among what this machine can hold."""
 
     variant: str
-    choice: Choice
+    choice: Choice[SchemeResult]
     parameters: int
 
     @property
@@ -61,7 +59,7 @@ def candidates(outputs: Path, profile: Profile) -> Iterator[Candidate]:
         if result.source.synthetic or result.quick is True or variant not in roster:
             continue
         fitting = {name: e for name, e in result.schemes.items() if _was_here(e, profile)}
-        if choice := choose(replace(result, schemes=fitting)):
+        if choice := choose(fitting):
             yield Candidate(variant, choice, _parameters(variant))
 
 

@@ -46,7 +46,8 @@ class Entry(Record, frozen=True):
     """One artifact: where it is and what was measured of it, as result.json says it."""
 
     variant: str
-    scheme: str
+    scheme: str  # the name that was asked for, such as balanced
+    recipe: str  # all that it means, by its canonical name
     path: str  # its folder, relative to registry.json
     bytes: Count  # of the graph and its weights
     bits_per_weight: Size
@@ -156,16 +157,21 @@ def _usable(result: Result, measured: SchemeResult, folder: Path) -> Artifact:
     return artifact
 
 
-def _model(variant: Variant, artifact: Artifact) -> Model:
-    """The model without artifacts. A variant that has no repository goes by its own id."""
+def hub_id(variant: Variant) -> str:
+    """The key of a variant's model. One that has no repository goes by its own id."""
     hub = (source for source in variant.sources if source.kind == "hub")
+    return next((source.options["repo"] for source in hub), variant.id)
+
+
+def _model(variant: Variant, artifact: Artifact) -> Model:
+    """The model without artifacts."""
     parameters = artifact.manifest.parameters
     return Model(
         name=variant.title,
         family=variant.family,
         parameters=parameters,
         size_category=next(name for bound, name in SIZES if parameters < bound),
-        huggingface_id=next((source.options["repo"] for source in hub), variant.id),
+        huggingface_id=hub_id(variant),
         architecture=variant.architecture,
         task=artifact.task,
         context_length=artifact.context_length,
@@ -188,6 +194,7 @@ def _entry(
     return Entry(
         variant=variant.id,
         scheme=scheme,
+        recipe=measured.scheme.recipe,
         path=path,
         bytes=measured.bytes,
         bits_per_weight=measured.bits_per_weight,

@@ -3,27 +3,26 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import psutil
 
-from llmkg_lab.artifact import Artifact
+from llmkg_lab.artifact import MANIFEST, Artifact
 from llmkg_lab.base.machine import default_threads
 from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
 from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.abilities import EMBEDS, GENERATES, RANKS
 from llmkg_lab.runtime.caches import CacheStats, CachingTokenizer, vector_cache
 from llmkg_lab.runtime.candle.worker import Worker, WorkerDecoder
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.paged import PagedDecoder
+from llmkg_lab.runtime.ort.ranker import Ranker
 from llmkg_lab.runtime.ort.session import CPU
 from llmkg_lab.runtime.text.generate import GenerationConfig, TokenGenerator, generate_text
 from llmkg_lab.runtime.text.tokenizer import Message
-
-GENERATES = "text-generation"
-EMBEDS = ("sentence-embedding", "feature-extraction")
 
 Prompt = str | Sequence[Message]
 
@@ -43,7 +42,7 @@ class Metadata:
 
 
 class Backend(Protocol):
-    """LLMKG's ModelBackend. A text model raises InferenceError when asked to embed, and vice versa.
+    """LLMKG's ModelBackend. What a model is not made for raises InferenceError.
 
     One generation at a time: a second one that overtakes a stream ends it with InferenceError.
     """
@@ -59,6 +58,9 @@ class Backend(Protocol):
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings (texts, hidden) float32."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Scores (pairs,) float32 of (query, passage): the higher, the better they fit."""
 
     def is_ready(self) -> bool:
         """Whether it can answer now."""
@@ -82,8 +84,8 @@ class CachedBackend(ABC):
     folder: Path
     task: str
 
-    def __init__(self) -> None:
-        self.tokenizer = CachingTokenizer.from_folder(self.folder)
+    def __init__(self, tokenizer: CachingTokenizer | None = None) -> None:
+        self.tokenizer = tokenizer or CachingTokenizer.from_folder(self.folder)
         self.vectors = vector_cache()
         self.lock = threading.RLock()
 
@@ -111,6 +113,10 @@ class CachedBackend(ABC):
             self.vectors.put(text, vector.copy())  # a view would keep the whole batch
         return np.stack([vectors[text] for text in texts]) if texts else made
 
+    def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        with self.lock:
+            return self.compute_scores(pairs)
+
     def stats(self) -> dict[str, CacheStats]:
         return {"tokens": self.tokenizer.cache.stats(), "embeddings": self.vectors.stats()}
 
@@ -124,6 +130,10 @@ class CachedBackend(ABC):
     def compute_embeddings(self, texts: Sequence[str]) -> np.ndarray:
         """Embeddings (texts, hidden) without the cache. Raises InferenceError of a text model."""
         raise self._cannot("embeds no texts")
+
+    def compute_scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Scores (pairs,). Raises InferenceError of what is not a cross-encoder."""
+        raise self._cannot("scores no pairs")
 
     @abstractmethod
     def is_ready(self) -> bool:
@@ -143,7 +153,8 @@ class CachedBackend(ABC):
     def _cannot(self, what: str) -> InferenceError:
         return InferenceError(
             f"{self.folder} is a {self.task} model: it {what}",
-            "open a text-generation artifact to generate, one of the MiniLM family to embed",
+            "open a text-generation artifact to generate, a sentence embedder of the MiniLM family "
+            "to embed, a cross-encoder to score",
         )
 
 
@@ -168,6 +179,7 @@ class OrtBackend(CachedBackend):
         before = psutil.Process().memory_info().rss
         self._decoder: TokenGenerator | None = None
         self._embedder: Embedder | None = None
+        self._ranker: Ranker | None = None
         if self.task == GENERATES:
             if provider != CPU:
                 raise InferenceError(f"a decoder does not run on {provider}", "leave it out")
@@ -177,8 +189,10 @@ class OrtBackend(CachedBackend):
                 self._decoder = Decoder(artifact, threads)
         elif self.task in EMBEDS:
             self._embedder = Embedder(artifact, threads, provider=provider)
+        elif self.task == RANKS:
+            self._ranker = Ranker(artifact, threads, provider=provider)
         else:
-            raise InferenceError(f"{self.folder} is a {self.task} model", "open it with Ranker")
+            raise InferenceError(f"{self.folder} is a {self.task} model", "nothing here runs it")
         self._loaded = max(0, psutil.Process().memory_info().rss - before)
         super().__init__()
 
@@ -187,6 +201,9 @@ class OrtBackend(CachedBackend):
 
     def compute_embeddings(self, texts: Sequence[str]) -> np.ndarray:
         return self._embedder.embed(texts) if self._embedder else super().compute_embeddings(texts)
+
+    def compute_scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        return self._ranker.score(pairs) if self._ranker else super().compute_scores(pairs)
 
     def is_ready(self) -> bool:
         return True  # a session that could not be loaded raised
@@ -199,7 +216,7 @@ class OrtBackend(CachedBackend):
 
 
 class CandleBackend(CachedBackend):
-    """Candle in a process of its own: a Llama's GGUF export, or a BERT's folder of safetensors.
+    """Candle in a process of its own: a GGUF export, or a BERT's folder of safetensors.
 
     Raises BackendError where the worker cannot load the model; from then on, wherever it dies.
     """
@@ -207,21 +224,25 @@ class CandleBackend(CachedBackend):
     name = "candle"
 
     def __init__(self, folder: Path, threads: int | None = None) -> None:
-        # candding looks names that are not folders up on the Hub
         if not folder.is_dir():
             raise InferenceError(f"{folder} is not a folder", "give the path of an export or model")
         self.folder = folder
         threads = threads or default_threads()
         self._decoder: WorkerDecoder | None = None
-        if (folder / "manifest.json").exists():
+        tokenizer = None
+        if (folder / MANIFEST).exists():
             artifact = Artifact.open(folder)
             self._metadata = artifact_metadata(artifact, self.name)
-            self._decoder = WorkerDecoder(artifact, threads)
         else:
-            self._metadata = _checkpoint_metadata(folder)
-            self._worker = Worker("candle-embedder", folder, threads)
+            checkpoint = open_checkpoint(folder)
+            self._metadata = _checkpoint_metadata(folder, checkpoint)
+            tokenizer = CachingTokenizer.from_files(checkpoint.sidecars(), str(folder))
         self.task = self._metadata.task
-        super().__init__()
+        if self.task == GENERATES:
+            self._decoder = WorkerDecoder(Artifact.open(folder), threads)
+        else:
+            self._worker = Worker("candle-encoder", folder, threads)
+        super().__init__(tokenizer)
 
     @property
     def worker(self) -> Worker:
@@ -232,9 +253,14 @@ class CandleBackend(CachedBackend):
         return self._decoder or super().decoder()
 
     def compute_embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        if self._decoder:
+        if self.task not in EMBEDS:
             return super().compute_embeddings(texts)
         return self.worker.call("embed", list(texts))
+
+    def compute_scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        if self.task != RANKS:
+            return super().compute_scores(pairs)
+        return self.worker.call("score", list(pairs))
 
     def is_ready(self) -> bool:
         return self.worker.alive
@@ -247,12 +273,6 @@ class CandleBackend(CachedBackend):
 
     def close(self) -> None:
         self.worker.close()
-
-
-def _has_own_tokenizer(checkpoint: Checkpoint) -> bool:
-    """Whether a text is tokenized by the folder's tokenizer.json as it is."""
-    path = checkpoint.tokenizer_folder / "tokenizer.json"
-    return path.exists() and checkpoint.sidecars()["tokenizer.json"] == path.read_bytes()
 
 
 def artifact_metadata(artifact: Artifact, backend: str) -> Metadata:
@@ -270,23 +290,15 @@ def artifact_metadata(artifact: Artifact, backend: str) -> Metadata:
     )
 
 
-def _checkpoint_metadata(folder: Path) -> Metadata:
-    checkpoint = open_checkpoint(folder)
-    changed = [key for key in ("prompt", "truncate_dim") if key in (checkpoint.pooling or {})]
-    if changed or not _has_own_tokenizer(checkpoint):
-        raise InferenceError(
-            f"{folder}: Candle embeds without its {changed[0] if changed else 'do_lower_case'}",
-            "convert it, and open the artifact",
-        )
-    config, tensors = checkpoint.config, checkpoint.tensors.values()
-    metadata = Metadata(
+def _checkpoint_metadata(folder: Path, checkpoint: Checkpoint) -> Metadata:
+    form, tensors = checkpoint.form, checkpoint.tensors.values()
+    return Metadata(
         folder.name,
-        config["model_type"],
-        EMBEDS[0],
+        form.model_type,
+        checkpoint.task,
         sum(int(np.prod(tensor.shape)) for tensor in tensors),
-        config["max_position_embeddings"],
-        config["vocab_size"],
+        form.positions,
+        form.vocab,
         "/".join(sorted({str(tensor.dtype) for tensor in tensors})),
         "candle",
     )
-    return metadata if checkpoint.pooling else replace(metadata, task=EMBEDS[1])

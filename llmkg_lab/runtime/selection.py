@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,8 @@ from llmkg_lab.artifact import MANIFEST, Artifact
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime.abilities import RUNTIMES, no_candle
 from llmkg_lab.runtime.backend import (
-    EMBEDS,
-    GENERATES,
-    Backend,
     CachedBackend,
     CandleBackend,
     Metadata,
@@ -27,7 +24,6 @@ from llmkg_lab.runtime.text.sampling import Sampler
 
 log = logging.getLogger(__name__)
 
-RUNTIMES = (OrtBackend.name, CandleBackend.name)
 HINT = "convert makes ONNX artifacts, export GGUF; pip install 'llmkg-lab[candle]' for Candle"
 
 
@@ -47,7 +43,7 @@ def open_backend(
     *,
     threads: int | None = None,
     memory: int | None = None,
-) -> Backend:
+) -> "FallbackBackend":
     """Open a model on the runtime that is preferred; the other stands by, where it can run it.
 
     folder: an artifact, a BERT's folder of safetensors, or a folder that holds such folders. In
@@ -105,6 +101,13 @@ class FallbackBackend(CachedBackend):
         except Exception as error:
             self.fall_back(error)
             return self.active.compute_embeddings(texts)
+
+    def compute_scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        try:
+            return self.active.compute_scores(pairs)
+        except Exception as error:
+            self.fall_back(error)
+            return self.active.compute_scores(pairs)
 
     def fall_back(self, error: Exception) -> None:
         """Put the other backend in the place of the one that failed.
@@ -223,30 +226,20 @@ def _candidate(folder: Path) -> Candidate | str:
     """What a folder is to a runtime, or why it is nothing; "" where it never meant to be."""
     if (folder / MANIFEST).exists():
         artifact = Artifact.open(folder)
-        if artifact.task not in (GENERATES, *EMBEDS):
-            return f"{folder} is a {artifact.task} model"
         runtime = OrtBackend.name
         if artifact.model_path.suffix == ".gguf":
             runtime = CandleBackend.name
-            if reason := _no_candle(artifact.manifest.architecture, GENERATES):
+            if reason := no_candle(artifact.manifest.architecture, "gguf"):
                 return f"{folder}: {reason}"
         fingerprint = artifact.manifest.source.fingerprint
         return Candidate(runtime, folder, fingerprint, artifact.nbytes)
     if not list(folder.glob("*.safetensors")) or not (folder / "config.json").exists():
         return ""
     checkpoint = open_checkpoint(folder)
-    if reason := _no_candle(checkpoint.config.get("model_type"), EMBEDS[0]):
+    if reason := no_candle(checkpoint.config.get("model_type"), "safetensors"):
         return f"{folder}: {reason}"
     nbytes = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
     return Candidate(CandleBackend.name, folder, checkpoint.fingerprint(), nbytes)
-
-
-def _no_candle(architecture: str | None, task: str) -> str:
-    """Why Candle cannot run a model, or nothing."""
-    wanted, package = ("llama", "candle") if task == GENERATES else ("bert", "candding")
-    if architecture != wanted:
-        return f"Candle runs no {architecture} from this format"
-    return "" if find_spec(package) else f"the package {package} is not installed"
 
 
 def _is_failure(error: Exception) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 from huggingface_hub import (
@@ -46,49 +46,24 @@ class HubSource:
 
     def missing(self, spec: SourceSpec, cache: Path | None) -> str:
         try:
-            self._question(spec)
+            files_of(spec)
         except Exception as error:
-            return "" if self._cached(spec, cache) else _explained(error, spec)[0]
+            return "" if self._cached(spec, cache) else explained(error, spec)[0]
         return ""
 
     def fetch(self, spec: SourceSpec, cache: Path | None, progress: Progress) -> Fetched:
-        repo, revision = spec.options["repo"], spec.options.get("revision")
+        repo = spec.options["repo"]
         try:
-            names = patiently(lambda: self._question(spec))
+            names = patiently(lambda: files_of(spec))
         except Exception as error:
             if path := self._cached(spec, cache):
                 return Fetched(path, "hub", f"{spec}, from the cache", revision=path.name)
-            raise UnavailableError(*_explained(error, spec)) from error
+            raise UnavailableError(*explained(error, spec)) from error
 
         if reason := lacks(repo, names):
             raise SourceError(*reason)
-        wanted = {
-            "revision": revision,
-            "allow_patterns": checkpoint_files(names),
-            "cache_dir": cache,
-        }
-        try:
-            planned = patiently(
-                lambda: snapshot_download(repo, **wanted, dry_run=True, tqdm_class=Silenced)
-            )
-            _check_room(repo, planned, Path(cache or constants.HF_HUB_CACHE))
-            missing = sum(file.file_size or 0 for file in planned if file.will_download)
-            bars = bars_of(Counter(progress, "download", "bytes", missing)) if missing else Silenced
-            path = Path(patiently(lambda: snapshot_download(repo, **wanted, tqdm_class=bars)))
-        except SourceError:
-            raise
-        except Exception as error:
-            raise SourceError(*_explained(error, spec)) from error
+        path = download(spec, checkpoint_files(names), progress, cache=cache)
         return Fetched(path, "hub", str(spec), revision=path.name)  # the cache's folder: the commit
-
-    def _question(self, spec: SourceSpec) -> list[str]:
-        """The files of the repository."""
-        if constants.is_offline_mode():
-            raise OfflineModeIsEnabled
-        info = HfApi().model_info(
-            spec.options["repo"], revision=spec.options.get("revision"), timeout=FIRST_ANSWER_S
-        )
-        return [file.rfilename for file in info.siblings]
 
     def _cached(self, spec: SourceSpec, cache: Path | None) -> Path | None:
         """The snapshot that an earlier run left, if it is complete."""
@@ -109,6 +84,51 @@ class HubSource:
             return None
 
 
+def files_of(spec: SourceSpec) -> list[str]:
+    """The files of a repository, asked of the Hub. Raises what its client raises."""
+    if constants.is_offline_mode():
+        raise OfflineModeIsEnabled
+    info = HfApi().model_info(
+        spec.options["repo"], revision=spec.options.get("revision"), timeout=FIRST_ANSWER_S
+    )
+    return [file.rfilename for file in info.siblings]
+
+
+def download(
+    spec: SourceSpec,
+    names: Sequence[str],
+    progress: Progress,
+    *,
+    cache: Path | None = None,
+    folder: Path | None = None,
+) -> Path:
+    """Bring files of a repository here; an interrupted download goes on where it was cut.
+
+    cache, folder: where to: into a cache of the client's kind, or as plain files into a folder.
+    progress: told of "download", in bytes.
+    Returns the folder that holds them. Raises SourceError, which says what is wrong.
+    """
+    repo = spec.options["repo"]
+    wanted: dict[str, Any] = {
+        "revision": spec.options.get("revision"),
+        "allow_patterns": list(names),
+        "cache_dir": cache,
+        "local_dir": folder,
+    }
+    try:
+        planned = patiently(
+            lambda: snapshot_download(repo, **wanted, dry_run=True, tqdm_class=Silenced)
+        )
+        _check_room(repo, planned, folder or Path(cache or constants.HF_HUB_CACHE))
+        missing = sum(file.file_size or 0 for file in planned if file.will_download)
+        bars = bars_of(Counter(progress, "download", "bytes", missing)) if missing else Silenced
+        return Path(patiently(lambda: snapshot_download(repo, **wanted, tqdm_class=bars)))
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(*explained(error, spec)) from error
+
+
 def _check_room(repo: str, planned: Sequence[DryRunFileInfo], cache: Path) -> None:
     """Raise SourceError where the files that are still missing do not fit the disk."""
     partial = cache.joinpath(repo_folder_name(repo_id=repo, repo_type="model"), "blobs")
@@ -122,7 +142,8 @@ def _check_room(repo: str, planned: Sequence[DryRunFileInfo], cache: Path) -> No
         )
 
 
-def _explained(error: Exception, spec: SourceSpec) -> tuple[str, str]:
+def explained(error: Exception, spec: SourceSpec) -> tuple[str, str]:
+    """What went wrong at the Hub, and what to do."""
     return explain(error, spec.options["repo"], spec.options.get("revision"), constants.ENDPOINT)
 
 

@@ -17,7 +17,7 @@ from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Candidates
 from llmkg_lab.reference.outputs import embedder_reference, ranker_reference
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.backend import CandleBackend
+from llmkg_lab.runtime.candle.encoder import CandleEncoder
 from llmkg_lab.runtime.ort.decoder import Embedder
 from llmkg_lab.runtime.ort.ranker import Ranker
 from llmkg_lab.scheme import Scheme
@@ -216,16 +216,15 @@ def test_a_decoder_that_is_pooled_is_refused(tmp_path):
         convert(open_checkpoint(folder), Scheme.parse("fp32"), tmp_path / "out")
 
 
-def test_candle_does_not_embed_what_it_would_embed_otherwise(folder):
-    pytest.importorskip("candding")
+def test_candle_embeds_a_folder_by_all_its_settings(folder):
+    pytest.importorskip("candle")
     for files in (
         {SETTINGS: {"truncate_dim": 8}},
         {SETTINGS: {"prompts": {"q": "find: "}, "default_prompt_name": "q", "truncate_dim": None}},
         {SETTINGS: {"default_prompt_name": None}, "sentence_bert_config": {"do_lower_case": True}},
     ):
         tiny.write(folder, **files)
-        with pytest.raises(InferenceError, match="Candle embeds without its"):
-            CandleBackend(folder)
+        np.testing.assert_allclose(CandleEncoder(folder).embed(TEXTS), vectors(folder), atol=2e-6)
 
 
 # --- a plain encoder, without modules.json ---

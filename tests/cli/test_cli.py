@@ -192,7 +192,7 @@ def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):
         (["generate", "{smollm2}", "Hello", "--top-p", "2"], "top_p is 2"),
         (["generate", "{smollm2}", "Hello", "--memory", "much"], "--memory 'much' is not a size"),
         (["generate", "{smollm2}", "Hello", "--runtime", "torch"], "there is no runtime 'torch'"),
-        (["rank", "{minilm_int8}", "question", "passage"], "it gives a pair no single score"),
+        (["rank", "{minilm_int8}", "question", "passage"], "it scores no pairs"),
         (["embed", "{smollm2}", "Hello"], "is a text-generation model: it embeds no texts"),
         (["run", "all_minilm_l6", "--out", "{out}"], "did you mean 'all_minilm_l6_v2'"),
     ],

@@ -155,7 +155,7 @@ def test_units_and_spellings_are_understood(text, name):
         ("int5", "did you mean 'int4'?"),
         ("int7", "did you mean 'int8'?"),
         ("balanct", "did you mean 'balanced'?"),
-        ("smll", "did you mean 'small'?"),
+        ("smal", "did you mean 'small'?"),
         ("Q4_K_M", "did you mean 'int4'?"),
         ("q8_0", "did you mean 'int8'?"),
         ("float16", "did you mean 'fp16'?"),

@@ -68,7 +68,7 @@ def test_one_artifact_is_chosen_and_a_worse_scheme_beside_it_changes_nothing(
     schemes, chosen, reason
 ):
     for more in ({}, {"int4_e4": (60, 9.0, "fail")}):
-        choice = choose(result_of(**schemes, **more))
+        choice = choose(result_of(**schemes, **more).schemes)
         assert choice
         assert choice.scheme == chosen
         assert reason in choice.reason

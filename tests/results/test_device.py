@@ -125,7 +125,7 @@ def test_what_reports_recommend_comes_first(tmp_path):
     assert found["threads"].value == "3"
     assert all(entry.measured for entry in found.values())
     report = Result.find(tmp_path / "smollm" / "smollm2_360m")
-    assert choose(report).scheme == found["scheme"].value
+    assert choose(report.schemes).scheme == found["scheme"].value
     little = advice(replace(PROFILE, memory_available=350_000_000), tmp_path)
     assert (little["variant"].value, little["scheme"].value) == ("smollm2_135m", "int8-rtn")
 

@@ -194,7 +194,7 @@ def test_what_cannot_be_opened_says_why(llama, copy, tmp_path, caplog):
     with pytest.raises(InferenceError, match="no runtime 'llama"):
         open_backend(llama, prefer="llama.cpp")
     with pytest.raises(InferenceError, match="is not a folder"):
-        CandleBackend(tmp_path / "all-MiniLM-L6-v2")  # candding would ask the Hub
+        CandleBackend(tmp_path / "all-MiniLM-L6-v2")
     with pytest.raises(InferenceError, match="CUDAExecutionProviderX"):
         OrtBackend(backend.active.artifact, provider="CUDAExecutionProviderX")
 

@@ -1,6 +1,7 @@
 """Commands on the models of the roster: list, run."""
 
 import os
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -16,15 +17,16 @@ def list_variants(
     out: Outputs = None,
     as_json: Json = False,
 ) -> None:
-    """List the roster: tier, parameters, licence, sources and the state of the last run.
+    """List the roster: tier, parameters, licence, sources, runtimes and the state of the last run.
 
     A source is marked ✓ where it can serve without a network: a package or folder that is
-    here, a repository in the Hub's cache.
+    here, a repository in the Hub's cache; a runtime where it is installed.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # else each variant would wait for the Hub
     from llmkg_lab.base import paths
     from llmkg_lab.batch import jobs as batch
     from llmkg_lab.models import published as shapes
+    from llmkg_lab.runtime.abilities import abilities
     from llmkg_lab.sources import availability
 
     outputs = out or paths.outputs()
@@ -39,6 +41,8 @@ def list_variants(
         row = {name: getattr(variant, name) for name in facts}
         shape = shapes.known().get(variant.alias_of or variant.id)  # none of a user's own variant
         row["parameters"] = shape and shape.parameters()
+        able = abilities(variant.architecture, shape.tokenizer if shape else "")
+        row["runtimes"] = [asdict(ability) for ability in able]
         apart = batch.apart(outputs, variant)
         rows.append(row | {"sources": sources, "last_run": state, "apart": apart})
     if as_json:

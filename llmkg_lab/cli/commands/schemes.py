@@ -133,7 +133,7 @@ def _measured(result: "Result") -> Iterable[dict[str, Any]]:
     from llmkg_lab.presets.words import explained
     from llmkg_lab.results.choice import brief, choose
 
-    choice = choose(result)
+    choice = choose(result.schemes)
     for name, entry in result.schemes.items():
         meaning = entry.scheme.meaning
         yield {
@@ -148,7 +148,7 @@ def _measured(result: "Result") -> Iterable[dict[str, Any]]:
 def _answer(result: "Result") -> str:
     from llmkg_lab.results.choice import choose
 
-    choice = choose(result)
+    choice = choose(result.schemes)
     if choice is None:
         return f"{result.variant.title}: no artifact holds its limits, take none."
     return f"{result.variant.title}: take [bold]{choice.scheme}[/], {choice.reason}."

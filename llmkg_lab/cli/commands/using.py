@@ -124,13 +124,14 @@ def rank(
     artifact: ArtifactFolder,
     query: Annotated[str, typer.Argument(metavar="QUERY")],
     passages: Annotated[list[str], typer.Argument(metavar="PASSAGE...")],
+    runtime: Runtime = None,
     as_json: Json = False,
 ) -> None:
     """Order passages by how well they answer a query, by a cross-encoder's scores (logits)."""
-    from llmkg_lab.artifact import Artifact
-    from llmkg_lab.runtime.ort.ranker import Ranker
+    from llmkg_lab.runtime.selection import open_backend
 
-    scores = Ranker(Artifact.open(artifact)).score([(query, passage) for passage in passages])
+    backend = open_backend(artifact, runtime)
+    scores = backend.score([(query, passage) for passage in passages])
     order = (-scores).argsort(kind="stable").tolist()
     if as_json:
         console.print_json(

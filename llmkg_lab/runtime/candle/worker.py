@@ -152,25 +152,20 @@ class _Decoder:
         return np.empty(0, np.float32)
 
 
-class _Embedder:
-    """The worker's side: candding over a folder with a BERT's safetensors."""
+class _Encoder:
+    """The worker's side: Candle over a BERT's GGUF artifact, or its folder of safetensors."""
 
     def __init__(self, folder: Path) -> None:
-        import candding
+        from llmkg_lab.runtime.candle.encoder import CandleEncoder
 
-        # from 'cpu' on: an accelerator would be tried first, and absent ones end the process
-        self.model = candding.TextEmbedding(str(folder.resolve()), device="cpu")
-        self.facts = {"hidden": self.model.dim, "max_length": self.model.max_length}
-
-    def embed(self, texts: list[str]) -> np.ndarray:
-        return np.array(list(self.model.embed(texts)), np.float32).reshape(
-            len(texts), self.model.dim
-        )
+        encoder = CandleEncoder(folder)
+        self.facts = {"hidden": encoder.hidden, "max_length": encoder.max_length}
+        self.embed, self.score = encoder.embed, encoder.score
 
 
 MODELS: dict[str, Callable[[Path], Any]] = {
     "candle-decoder": _Decoder,
-    "candle-embedder": _Embedder,
+    "candle-encoder": _Encoder,
 }
 
 

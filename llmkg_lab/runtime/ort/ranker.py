@@ -9,15 +9,16 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint.pooling import longest
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, EncoderSessions, Inputs
+from llmkg_lab.runtime.ort.session import CPU
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 
 class Ranker:
     """Pairs of texts to one score each, a logit: the higher, the better they fit."""
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+    def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
         self.artifact = artifact
-        self._sessions = EncoderSessions(artifact, threads)
+        self._sessions = EncoderSessions(artifact, threads, provider)
         self.session = self._sessions.session
         outputs = {output.name: output.shape for output in self.session.get_outputs()}
         if outputs.get("logits") != ["batch_size", 1]:

@@ -1,7 +1,7 @@
 """Text to tokens and back, from an artifact's tokenizer.json and tokenizer_config.json."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from llmkg_lab.checkpoint.tokenizer_files import tried
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.text import cleanup, cutting
 
+TOKENIZER, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 REPLACEMENT = "\ufffd"  # what bytes that make no character are decoded to
 
@@ -47,21 +48,28 @@ class Tokenizer:
         """
         folder = Path(folder)
         try:
-            content = tried((folder / "tokenizer.json").read_bytes())
+            paths = [folder / name for name in (TOKENIZER, CONFIG, TEMPLATE)]
+            files = {path.name: path.read_bytes() for path in paths if path.exists()}
+        except OSError as error:
+            raise _unreadable(str(folder), error) from error
+        return cls.from_files(files, str(folder))
+
+    @classmethod
+    def from_files(cls, files: Mapping[str, bytes], where: str = "the files") -> Self:
+        """The same from the files' contents by name; ``where`` is what an error calls them."""
+        try:
+            if TOKENIZER not in files:
+                raise ValueError(f"there is no {TOKENIZER}")
+            content = tried(files[TOKENIZER])
             with panics_raised():
                 core = tokenizers.Tokenizer.from_buffer(content)
-            config_file = folder / "tokenizer_config.json"
-            config = json.loads(config_file.read_bytes()) if config_file.exists() else {}
+            config = json.loads(files.get(CONFIG, b"{}"))
             if not isinstance(config, dict):
-                raise ValueError(f"{config_file.name} holds a {type(config).__name__}")
-            template_file = folder / "chat_template.jinja"
-            if template_file.exists():
-                config["chat_template"] = template_file.read_text(encoding="utf-8")
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InferenceError(
-                f"cannot read the tokenizer in {folder}: {error}",
-                "convert the checkpoint again, from a folder with a tokenizer.json",
-            ) from error
+                raise ValueError(f"{CONFIG} holds a {type(config).__name__}")
+            if TEMPLATE in files:
+                config["chat_template"] = files[TEMPLATE].decode()
+        except (ValueError, RuntimeError) as error:
+            raise _unreadable(where, error) from error
         return cls(core, config)
 
     def encode(self, text: str, special: bool = True) -> list[int]:
@@ -202,6 +210,13 @@ class Tokenizer:
     def _token_id(self, name: str) -> int | None:
         token = self.special_tokens().get(name)
         return None if token is None else self.token_id(token)
+
+
+def _unreadable(where: str, error: Exception) -> InferenceError:
+    return InferenceError(
+        f"cannot read the tokenizer in {where}: {error}",
+        "convert the checkpoint again, from a folder with a tokenizer.json",
+    )
 
 
 def _content(token: object) -> object:
