@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -90,8 +89,6 @@ def unread(checkpoint: Checkpoint) -> str:
 def _unread_gguf(path: Path) -> str:
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
-    if find_spec("accelerate") is None:
-        return "transformers reads GGUF with the package accelerate alone, which is not installed"
     metadata, _ = read_gguf_metadata(str(path))
     architecture = metadata["general.architecture"]
     if architecture not in integrations.GGUF_CONFIG_MAPPING:
