@@ -5,6 +5,7 @@ Where they have no code for a model, ``filled`` or this project's own tokenizer 
 and the name of the judge says why. Code that comes with a checkpoint is never run.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from safetensors import safe_open
 from transformers import integrations, modeling_gguf_pytorch_utils
 
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
+from llmkg_lab.checkpoint.names import current
 from llmkg_lab.checkpoint.views import View
 from llmkg_lab.models.openelm import OpenELMForm
 from llmkg_lab.reference import filled
@@ -62,8 +64,8 @@ def decoder(checkpoint: Checkpoint, room: int | None = None) -> tuple[filled.Mod
     is_large = 4 * checkpoint.parameters > SHARE * free
     if reason := unread(checkpoint) or (is_large and "its weights do not fit in memory whole"):
         load = filled.load_by_layer if is_large else filled.load_model
-        read = _library_of(checkpoint)
-        return load(checkpoint, read), filled_name(checkpoint, reason, read is not None)
+        files = _files_of(checkpoint)
+        return load(checkpoint, files), filled_name(checkpoint, reason, files is not None)
     place, options = _place(checkpoint.path)
     settings = {**MODEL, **OFFLINE, **options, "output_loading_info": True}
     model, info = opened(
@@ -150,20 +152,26 @@ def _quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _library_of(checkpoint: Checkpoint) -> filled.Read | None:
-    """What reads OpenELM's tensors with safetensors' own library, None where they lie elsewhere."""
-    places: dict[str, Path] = {}
-    if isinstance(checkpoint, View) or not isinstance(checkpoint.form, OpenELMForm):
+def _files_of(checkpoint: Checkpoint) -> filled.Files | None:
+    """OpenELM's files as safetensors' own library reads them, None where they are others."""
+    shards = sorted(checkpoint.path.glob("model*.safetensors"))
+    if isinstance(checkpoint, View) or not isinstance(checkpoint.form, OpenELMForm) or not shards:
         return None
-    for path in sorted(checkpoint.path.glob("model*.safetensors")):
+    config = json.loads((checkpoint.path / "config.json").read_bytes())
+    places: dict[str, tuple[Path, str]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in shards:
         with safe_open(path, framework="pt") as file:
-            places |= dict.fromkeys(file.keys(), path)
+            for stored, name in current(config, file.keys()).items():
+                places[name] = path, stored
+                shapes[name] = tuple(file.get_slice(stored).get_shape())
 
     def read(tensor: str) -> np.ndarray:
-        with safe_open(places[tensor], framework="pt") as file:
-            return file.get_tensor(tensor).float().numpy()
+        path, stored = places[tensor]
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(stored).float().numpy()
 
-    return read if places else None
+    return filled.Files(config, shapes, read)
 
 
 def _place(path: Path) -> tuple[Path, dict[str, str]]:

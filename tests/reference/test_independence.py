@@ -22,7 +22,6 @@ from llmkg_lab.checkpoint.folder import FolderCheckpoint
 from llmkg_lab.checkpoint.safetensors import SafetensorsCheckpoint
 from llmkg_lab.models.openelm import OpenELMForm
 from llmkg_lab.reference import load
-from llmkg_lab.reference.openelm import OpenELM
 from llmkg_lab.report.steps import DecoderReport, EncoderReport
 from llmkg_lab.results.verdict import Verdict
 
@@ -123,12 +122,12 @@ def write_openelm(folder):
         "ffn_dim_divisor": 16,
         "max_context_length": 256,
         "rope_max_length": 512,
-        "rope_freq_constant": 10000,
+        "rope_freq_constant": 20,
     }
     rng, tensors = np.random.default_rng(0), {}
-    for name, parameter in OpenELM(OpenELMForm.read(config)).named_parameters():
-        drawn = rng.standard_normal(tuple(parameter.shape), np.float32)
-        tensors[name] = 1 + 0.3 * drawn if parameter.ndim == 1 else 0.3 * drawn
+    for name, shape in OpenELMForm.read(config).tensors():
+        drawn = rng.standard_normal(shape, np.float32)
+        tensors[name] = 1 + 0.3 * drawn if len(shape) == 1 else 0.3 * drawn
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
@@ -277,6 +276,7 @@ FAULTS = {
         r"token 0 is \d+ \('<unk>'\) for the artifact",
     ),
     ("openelm", "permuted tensor"): (permute("transformer.layers.1.ffn.proj_2.weight"), "kl_mean"),
+    ("openelm", "rope ignored"): (ignore("rope_freq_constant"), "kl_mean"),
     ("openelm", "tokenizer"): (mistake(without_start), "token 0 is "),
     ("embedder", "permuted tensor"): (permute("encoder.layer.1.output.dense.weight"), "cosine_min"),
     ("embedder", "epsilon ignored"): (ignore("layer_norm_eps"), "cosine_min"),
