@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -33,25 +34,44 @@ MODEL = {"dtype": torch.float32, "attn_implementation": "eager"}
 SIZES = {"attention.key_length", "attention.value_length"}  # GGUF's; the tensors have them too
 
 T = TypeVar("T")
-Encode = Callable[[str, bool], list[int]]  # a text, with what stands around it or not -> ids
 
 
-def tokenizer(checkpoint: Checkpoint) -> tuple[Encode, str]:
-    """Return the original's tokenizer and its name. Raises CheckpointError."""
-    if reason := unread_tokenizer(checkpoint):
-        core = own_tokenizer(checkpoint)
-        return (
-            lambda text, special: core.encode(text, add_special_tokens=special).ids,
-            f"this project's own tokenizer, for {reason}",
+@dataclass(frozen=True)
+class Original:
+    """A checkpoint's tokenizer in transformers, and its name."""
+
+    tokenizer: transformers.PreTrainedTokenizerBase
+    judge: str
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """Return a text's ids, with what stands around it or not."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special, verbose=False).input_ids
+        return ids
+
+    def ask(self, text: str) -> list[int]:
+        """Return the ids of a question, as the chat template asks it. Raises CheckpointError."""
+        message = [{"role": "user", "content": text}]
+        options = {"add_generation_prompt": True, "return_dict": False}
+        return opened(
+            self.tokenizer.name_or_path or "the chat template",
+            lambda: self.tokenizer.apply_chat_template(message, **options),
         )
+
+
+def tokenizer(checkpoint: Checkpoint) -> Original:
+    """Return the original's tokenizer. Raises CheckpointError."""
     place, options = _place(checkpoint.tokenizer_folder)
-    original = opened(
-        place, lambda: transformers.AutoTokenizer.from_pretrained(place, **options, **OFFLINE)
-    )
-    return (
-        lambda text, special: original(text, add_special_tokens=special, verbose=False).input_ids,
-        f"AutoTokenizer of {_versions('transformers', 'tokenizers')}",
-    )
+    if reason := unread_tokenizer(checkpoint):
+        original = _own_in_transformers(checkpoint)
+        judge = f"this project's own tokenizer, for {reason}"
+    else:
+        original = opened(
+            place, lambda: transformers.AutoTokenizer.from_pretrained(place, **options, **OFFLINE)
+        )
+        judge = f"AutoTokenizer of {_versions('transformers', 'tokenizers')}"
+    if not original.chat_template:  # the roster's, where the files hold none
+        original.chat_template = checkpoint.chat_template or None
+    return Original(original, judge)
 
 
 def decoder(checkpoint: Checkpoint, room: int | None = None) -> tuple[filled.Model, str]:
@@ -120,7 +140,7 @@ def unread_tokenizer(checkpoint: Checkpoint) -> str:
 # How they are opened
 
 
-def opened(place: Path, load: Callable[[], T]) -> T:
+def opened(place: Path | str, load: Callable[[], T]) -> T:
     """Open something with a tool. Raises CheckpointError where the tool cannot."""
     try:
         with _quiet():
@@ -177,6 +197,14 @@ def _files_of(checkpoint: Checkpoint) -> filled.Files | None:
 def _place(path: Path) -> tuple[Path, dict[str, str]]:
     """The folder that is opened, and the file in it where that is GGUF."""
     return (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
+
+
+def _own_in_transformers(checkpoint: Checkpoint) -> transformers.PreTrainedTokenizerBase:
+    """The tokenizer of this project, around which transformers asks by the chat template."""
+    config = json.loads(checkpoint.sidecars()["tokenizer_config.json"])
+    known = {key: config[key] for key in config if key.endswith("_token") or key == "chat_template"}
+    core = own_tokenizer(checkpoint)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, **known)
 
 
 def own_tokenizer(checkpoint: Checkpoint) -> tokenizers.Tokenizer:
