@@ -7,7 +7,7 @@ would not run exactly is refused, because it would tokenize wrongly without a wo
 import itertools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NoReturn
@@ -84,28 +84,32 @@ class Source:
         return self.core.token_to_id(self.special(name))
 
 
-def add_tokenizer(writer: GGUFWriter, sidecars: dict[str, bytes], rows: int) -> None:
+def add_tokenizer(
+    writer: GGUFWriter, sidecars: dict[str, bytes], rows: int, ends: Sequence[int] = ()
+) -> None:
     """Put the tokenizer and its chat template into the file; "no_vocab" where there is none.
 
-    sidecars: as ``Checkpoint.sidecars`` has them. rows: of the embedding table.
+    sidecars: as ``Checkpoint.sidecars`` has them. rows: of the embedding table. ends: the ids of
+    tokens that end a text.
     Raises UnsupportedError on a tokenizer that llama.cpp does not run as it is.
     """
     if "tokenizer.json" not in sidecars:
         writer.add_tokenizer_model("no_vocab")
+        _add_ends_of_text(writer, None, ends, rows)
         return
     content = sidecars["tokenizer.json"]
     config = json.loads(sidecars.get("tokenizer_config.json", b"{}"))
-    generation = json.loads(sidecars.get("generation_config.json", b"{}"))
     core = Tokenizer.from_buffer(content)
     core.no_truncation()
     core.no_padding()
-    if not config.get("eos_token") and isinstance(end := generation.get("eos_token_id"), int):
-        config["eos_token"] = core.id_to_token(end)
+    if not config.get("eos_token") and ends:
+        config["eos_token"] = core.id_to_token(ends[0])
     source = Source(json.loads(core.to_str()), core, config, rows)
     write = _writer_of(source.spec)
     _check_added(source)
     write(writer, source)
     _add_special(writer, source)
+    _add_ends_of_text(writer, source.special_id("eos"), ends, rows)
     if template := _chat_template(config):
         writer.add_chat_template(template)
 
@@ -291,6 +295,21 @@ def _add_special(writer: GGUFWriter, source: Source) -> None:
     writer.add_add_eos_token(after)
     if source.special_id("eos") is None:
         _refuse("that names no end of text, for which another token would be taken")
+
+
+def _add_ends_of_text(writer: GGUFWriter, eos: int | None, ends: Sequence[int], rows: int) -> None:
+    """Name the ends of a turn, at which llama.cpp stops as at EOS.
+
+    eos: the id that is in the file already.
+    """
+    if outside := [end for end in ends if not 0 <= end < rows]:
+        _refuse(f"where the id {outside[0]} ends a text: the embedding table has {rows} rows")
+    others = [end for end in dict.fromkeys(ends) if end != eos]
+    places = ("eot", "eom") if eos is not None else ("eos", "eot", "eom")
+    if len(others) > len(places):
+        _refuse(f"where {len(others)} tokens beside EOS end a text, and GGUF has places for two")
+    for place, end in zip(places, others, strict=False):
+        writer.add_uint32(f"tokenizer.ggml.{place}_token_id", end)
 
 
 def _ends(source: Source) -> tuple[bool, bool]:
