@@ -21,6 +21,7 @@ from llmkg_lab.checkpoint.gguf_file import read_header
 from llmkg_lab.checkpoint.gguf_tokenizer import build
 from llmkg_lab.checkpoint.safetensors import SafetensorsCheckpoint
 from llmkg_lab.conversion import to_gguf as gguf
+from llmkg_lab.models import UnsupportedError
 from llmkg_lab.reference import openelm as openelm_reference
 from llmkg_lab.reference import outputs as reference
 from llmkg_lab.roster.catalog import find_variant
@@ -165,6 +166,25 @@ def test_llama_cpp_computes_the_references_embeddings(kind, cosine, minilm_folde
     assert cosines.min() > cosine
     tokenizer = Tokenizer.from_folder(artifact.folder)
     assert answer["tokens"] == [tokenizer.encode(text) for text in SENTENCES]
+
+
+def test_llama_cpp_does_not_know_whether_a_model_normalizes(minilm_folder, tmp_path, monkeypatch):
+    """Which is why such an export is refused: forced, it holds the vectors, of either length."""
+    folder = shutil.copytree(minilm_folder, tmp_path / "minilm")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.pooling["normalize"] is False
+    with pytest.raises(UnsupportedError, match="does not normalize its vectors"):
+        gguf.export(checkpoint, "F32", tmp_path / "out")
+    monkeypatch.setattr(gguf, "_check_pooling", lambda pooling: None)
+    path = str(gguf.export(checkpoint, "F32", tmp_path / "out").model_path)
+    expected = reference.embedder_reference(checkpoint, SENTENCES).embeddings
+    lengths = np.linalg.norm(expected, axis=1)
+    assert np.abs(lengths - 1).min() > 0.5
+    for normalize, divisor in ((False, 1), (True, lengths[:, None])):
+        answer = ask("llama_cpp_embeddings", path=path, texts=SENTENCES, normalize=normalize)
+        np.testing.assert_allclose(answer["embeddings"], expected / divisor, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "int4-rtn"])

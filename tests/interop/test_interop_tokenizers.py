@@ -34,3 +34,11 @@ def test_llama_cpp_tokenizes_what_is_refused_otherwise(name, tmp_path, monkeypat
     case.write(path)
     told = ask("llama_cpp_tokens", path=str(path), texts=[case.witness])
     assert told["whole"] != ids(case, [case.witness])
+
+
+@pytest.mark.parametrize("ends", [[], [2], [2, 260], [260, 2, 261]])
+def test_llama_cpp_stops_at_all_ends_of_a_text(ends, tmp_path):
+    """EOS, and those of a turn."""
+    case, path = exact()["Llama"], tmp_path / "model.gguf"
+    case.write(path, ends)
+    assert ask("llama_cpp_tokens", path=str(path), texts=[])["ends"] == sorted({2, *ends})

@@ -51,10 +51,10 @@ class Case:
             "tokenizer_config.json": json.dumps(self.config).encode(),
         }
 
-    def write(self, path):
-        """A GGUF file with nothing but the tokenizer."""
+    def write(self, path, ends=()):
+        """A GGUF file with nothing but the tokenizer; ends: the ids at which a text ends."""
         writer = gguf.GGUFWriter(path, self.architecture)
-        add_tokenizer(writer, self.sidecars(), self.tokenizer.get_vocab_size() + 3)
+        add_tokenizer(writer, self.sidecars(), self.tokenizer.get_vocab_size() + 3, ends)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
