@@ -76,7 +76,7 @@ def export(
     stored = _layout(checkpoint, GGMLQuantizationType[kind])
     with publishing(Path(out), force=force) as staging:
         model = staging / f"model-{kind}.gguf"
-        _write_header(model, checkpoint, kind, stored)
+        remarks = _write_header(model, checkpoint, kind, stored)
         uses = _write_tensors(model, checkpoint, stored, inside(progress, f"gguf-{kind}"))
         write_sidecars(staging, checkpoint, {})
         manifest = write_manifest(
@@ -88,6 +88,7 @@ def export(
             scheme=StoredScheme(name=f"gguf-{kind}", type=kind),
             source=source,
             fingerprint=checkpoint.fingerprint(),
+            remarks=remarks,
         )
     return Artifact(Path(out), manifest)
 
@@ -163,7 +164,10 @@ def _module(name: str) -> str:
     return ".".join(name.split(".")[-3:-1])
 
 
-def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[Stored]) -> None:
+def _write_header(
+    model: Path, checkpoint: Checkpoint, kind: str, stored: list[Stored]
+) -> list[str]:
+    """Write all but the tensors; return what ``add_tokenizer`` says."""
     form = checkpoint.form
     writer = GGUFWriter(model, form.gguf.architecture)
     writer.add_type("model")
@@ -175,7 +179,8 @@ def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[S
         _add(writer, key, value)
     tables = [tensor for tensor in stored if tensor.gguf_name == "token_embd.weight"]
     sidecars = checkpoint.sidecars()
-    add_tokenizer(writer, sidecars, tables[0].shape[0], _ends(checkpoint, sidecars))
+    ends = _ends(checkpoint, sidecars)
+    remarks = add_tokenizer(writer, sidecars, tables[0].shape[0], ends)
     for tensor in stored:
         floats = np.dtype(np.float32)  # its kind says what is stored; the shape is in elements
         writer.add_tensor_info(tensor.gguf_name, tensor.shape, floats, tensor.nbytes, tensor.kind)
@@ -183,6 +188,7 @@ def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[S
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
+    return remarks
 
 
 def _ends(checkpoint: Checkpoint, sidecars: Mapping[str, bytes]) -> list[int]:
