@@ -73,11 +73,17 @@ class FolderCheckpoint(Checkpoint, Generic[T]):
     @cached_property
     def config(self) -> dict[str, Any]:
         """config.json, as far as it is true of the weights: see ``claims``."""
-        return claims.settled(self, self._config)
+        return claims.settled(self, self._config, self._quantizers)
+
+    @cached_property
+    def _quantizers(self) -> dict[str, dict[str, Any]]:
+        """What quantizers of before said in files of their own, by name."""
+        names = [name for name in claims.QUANTIZERS if (self._inner / name).exists()]
+        return {name: read_json(self._inner / name) for name in names}
 
     def _remarks(self) -> Iterator[str]:
         yield from super()._remarks()
-        yield from claims.remarks(self._config, self.config)
+        yield from claims.remarks(self._config, self.config, self._quantizers)
         if (self._inner / GENERATION).exists():
             generation = read_json(self._inner / GENERATION)
             yield from keys.check(keys.GENERATION, generation, GENERATION)

@@ -88,6 +88,7 @@ def write_manifest(
     fingerprint: str,
     calibration: Calibration | UnsetType | None = UNSET,
     known: Mapping[str, str] | None = None,
+    remarks: Sequence[str] = (),
 ) -> Manifest:
     """Write the manifest of a folder that is complete but for it.
 
@@ -98,6 +99,7 @@ def write_manifest(
         fingerprint: The checkpoint's.
         calibration: How the scheme's method was applied; left out where no target has methods.
         known: SHA-256 by relative path of files that were hashed while they were written.
+        remarks: What a user must know of the target, beside the checkpoint's own warnings.
     """
     manifest = Manifest(
         task=task,
@@ -107,7 +109,7 @@ def write_manifest(
         scheme=scheme,
         calibration=calibration,
         pooling=msgspec.convert(checkpoint.pooling, Pooling | None),
-        warnings=list(checkpoint.warnings) or UNSET,
+        warnings=[*checkpoint.warnings, *remarks] or UNSET,
         source=Source(**(source or {}), fingerprint=fingerprint),
         versions=versions(),
         groups=_groups(uses),

@@ -7,8 +7,8 @@ would not run exactly is refused, because it would tokenize wrongly without a wo
 import itertools
 import json
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NoReturn
 
@@ -30,6 +30,10 @@ REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 METASPACE = {"type": "Metaspace", "replacement": SPACE, "split": False}
 BERT = {"type": "BertNormalizer", "clean_text": True, "handle_chinese_chars": True,
         "lowercase": True}  # fmt: skip
+MARKS = (
+    "llama.cpp leaves out vowels of Korean and of Indic scripts, which BERT's tokenizer reads: the "
+    "GGUF file tokenizes such texts otherwise"
+)
 ONNX = "llama.cpp cannot; use the ONNX artifact"
 
 
@@ -41,6 +45,12 @@ class Source:
     core: Tokenizer
     config: dict
     rows: int  # of the embedding table, which may be more than there are tokens
+    remarks: list[str] = field(default_factory=list)  # what llama.cpp does otherwise
+
+    def say(self, remark: str) -> None:
+        """Tell whoever exports what is not worth a refusal."""
+        log.warning(remark)
+        self.remarks.append(remark)
 
     @cached_property
     def tokens(self) -> list[str]:
@@ -84,30 +94,36 @@ class Source:
         return self.core.token_to_id(self.special(name))
 
 
-def add_tokenizer(writer: GGUFWriter, sidecars: dict[str, bytes], rows: int) -> None:
+def add_tokenizer(
+    writer: GGUFWriter, sidecars: dict[str, bytes], rows: int, ends: Sequence[int] = ()
+) -> list[str]:
     """Put the tokenizer and its chat template into the file; "no_vocab" where there is none.
 
-    sidecars: as ``Checkpoint.sidecars`` has them. rows: of the embedding table.
+    sidecars: as ``Checkpoint.sidecars`` has them. rows: of the embedding table. ends: the ids of
+    tokens that end a text.
+    Returns what a user must know of texts that llama.cpp tokenizes otherwise.
     Raises UnsupportedError on a tokenizer that llama.cpp does not run as it is.
     """
     if "tokenizer.json" not in sidecars:
         writer.add_tokenizer_model("no_vocab")
-        return
+        _add_ends_of_text(writer, None, ends, rows)
+        return []
     content = sidecars["tokenizer.json"]
     config = json.loads(sidecars.get("tokenizer_config.json", b"{}"))
-    generation = json.loads(sidecars.get("generation_config.json", b"{}"))
     core = Tokenizer.from_buffer(content)
     core.no_truncation()
     core.no_padding()
-    if not config.get("eos_token") and isinstance(end := generation.get("eos_token_id"), int):
-        config["eos_token"] = core.id_to_token(end)
+    if not config.get("eos_token") and ends:
+        config["eos_token"] = core.id_to_token(ends[0])
     source = Source(json.loads(core.to_str()), core, config, rows)
     write = _writer_of(source.spec)
     _check_added(source)
     write(writer, source)
     _add_special(writer, source)
+    _add_ends_of_text(writer, source.special_id("eos"), ends, rows)
     if template := _chat_template(config):
         writer.add_chat_template(template)
+    return source.remarks
 
 
 def _writer_of(spec: dict) -> Callable[[GGUFWriter, Source], None]:
@@ -188,7 +204,7 @@ def _check_bpe(source: Source) -> None:
 
 def _add_sentencepiece(writer: GGUFWriter, source: Source) -> None:
     """SentencePiece's BPE with byte fall-back."""
-    prefix = _space_before(source.spec)
+    prefix = _space_before(source)
     _check_bpe(source)
     if any(source.core.token_to_id(f"<0x{byte:02X}>") is None for byte in range(256)):
         _refuse("that falls back to bytes and lacks tokens for some")
@@ -222,21 +238,22 @@ def _scores(source: Source) -> list[float]:
     return [scores.get(token, 0.0) for token in source.tokens]
 
 
-def _space_before(spec: dict) -> bool:
+def _space_before(source: Source) -> bool:
     """Whether a space is put before a text: said by a normalizer or, newer, by a pre-tokenizer.
 
     llama.cpp puts one before each stretch of text, whatever that begins with.
     """
+    spec = source.spec
     normalizers = _steps(spec["normalizer"], "normalizers")
     splits = _steps(spec["pre_tokenizer"], "pretokenizers")
     if not splits and normalizers in ([REPLACE], [PREPEND, REPLACE]):
         return PREPEND in normalizers
     if not normalizers and len(splits) == 1 and splits[0] == splits[0] | METASPACE:
         if (scheme := splits[0]["prepend_scheme"]) != "never":
-            log.warning(
-                "llama.cpp puts a space before a text that begins with one, too%s; transformers "
-                "does not: the GGUF file tokenizes such texts as SentencePiece does",
-                " and behind each special token" if scheme == "first" else "",
+            also = " and behind each special token" if scheme == "first" else ""
+            source.say(
+                f"llama.cpp puts a space before a text that begins with one, too{also}; "
+                "transformers does not: the GGUF file tokenizes such texts as SentencePiece does"
             )
         return scheme != "never"
     kinds = ", ".join(step["type"] for step in [*normalizers, *splits]) or "none"
@@ -247,7 +264,11 @@ def _space_before(spec: dict) -> bool:
 
 
 def _add_word_piece(writer: GGUFWriter, source: Source) -> None:
-    """BERT's WordPiece, lower-cased and without accents, as llama.cpp runs every one."""
+    """BERT's WordPiece, lower-cased and without accents, as llama.cpp runs every one.
+
+    It decomposes Hangul in part, and takes all marks for accents, where BERT takes those without
+    a width. An export is wanted for texts in other scripts all the same.
+    """
     normalizer, model = source.spec["normalizer"] or {}, source.spec["model"]
     if normalizer != normalizer | BERT or normalizer.get("strip_accents") is False:
         _refuse(
@@ -265,6 +286,7 @@ def _add_word_piece(writer: GGUFWriter, source: Source) -> None:
     spelled = [token if kind == TokenType.UNUSED else _phantom(token) for token, kind in typed]
     if len(set(spelled)) < len(spelled):
         _refuse("of WordPiece with two tokens that GGUF spells alike")
+    source.say(MARKS)
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(spelled)
@@ -291,6 +313,21 @@ def _add_special(writer: GGUFWriter, source: Source) -> None:
     writer.add_add_eos_token(after)
     if source.special_id("eos") is None:
         _refuse("that names no end of text, for which another token would be taken")
+
+
+def _add_ends_of_text(writer: GGUFWriter, eos: int | None, ends: Sequence[int], rows: int) -> None:
+    """Name the ends of a turn, at which llama.cpp stops as at EOS.
+
+    eos: the id that is in the file already.
+    """
+    if outside := [end for end in ends if not 0 <= end < rows]:
+        _refuse(f"where the id {outside[0]} ends a text: the embedding table has {rows} rows")
+    others = [end for end in dict.fromkeys(ends) if end != eos]
+    places = ("eot", "eom") if eos is not None else ("eos", "eot", "eom")
+    if len(others) > len(places):
+        _refuse(f"where {len(others)} tokens beside EOS end a text, and GGUF has places for two")
+    for place, end in zip(places, others, strict=False):
+        writer.add_uint32(f"tokenizer.ggml.{place}_token_id", end)
 
 
 def _ends(source: Source) -> tuple[bool, bool]:

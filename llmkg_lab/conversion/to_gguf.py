@@ -4,10 +4,11 @@ The header is written first, because every tensor's size is known from its shape
 tensors, some rows at a time, so that memory does not grow with the model.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType
@@ -71,16 +72,11 @@ def export(
     it was.
     """
     check_type(kind)
-    for key in ("prompt", "truncate_dim"):
-        if key in (checkpoint.pooling or {}):
-            raise UnsupportedError(
-                f"GGUF export of an embedder with a {key}: the format has no place for it",
-                "use the ONNX artifact",
-            )
+    _check_pooling(checkpoint.pooling or {})
     stored = _layout(checkpoint, GGMLQuantizationType[kind])
     with publishing(Path(out), force=force) as staging:
         model = staging / f"model-{kind}.gguf"
-        _write_header(model, checkpoint, kind, stored)
+        remarks = _write_header(model, checkpoint, kind, stored)
         uses = _write_tensors(model, checkpoint, stored, inside(progress, f"gguf-{kind}"))
         write_sidecars(staging, checkpoint, {})
         manifest = write_manifest(
@@ -92,6 +88,7 @@ def export(
             scheme=StoredScheme(name=f"gguf-{kind}", type=kind),
             source=source,
             fingerprint=checkpoint.fingerprint(),
+            remarks=remarks,
         )
     return Artifact(Path(out), manifest)
 
@@ -101,6 +98,22 @@ def check_type(kind: str) -> str:
     if kind not in TYPES:
         raise UnsupportedError(f"GGUF type {kind!r}", f"supported are {', '.join(TYPES)}")
     return kind
+
+
+def _check_pooling(pooling: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError on an embedder that llama.cpp computes otherwise."""
+    for key in ("prompt", "truncate_dim"):
+        if key in pooling:
+            raise UnsupportedError(
+                f"GGUF export of an embedder with a {key}: the format has no place for it",
+                "use the ONNX artifact",
+            )
+    if pooling.get("normalize") is False:
+        raise UnsupportedError(
+            "GGUF export of an embedder that does not normalize its vectors: the format has no "
+            "place for that, and llama.cpp's tools normalize",
+            "use the ONNX artifact, or add a module Normalize if they are compared by cosine",
+        )
 
 
 def _layout(checkpoint: Checkpoint, kind: GGMLQuantizationType) -> list[Stored]:
@@ -151,7 +164,10 @@ def _module(name: str) -> str:
     return ".".join(name.split(".")[-3:-1])
 
 
-def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[Stored]) -> None:
+def _write_header(
+    model: Path, checkpoint: Checkpoint, kind: str, stored: list[Stored]
+) -> list[str]:
+    """Write all but the tensors; return what ``add_tokenizer`` says."""
     form = checkpoint.form
     writer = GGUFWriter(model, form.gguf.architecture)
     writer.add_type("model")
@@ -162,7 +178,9 @@ def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[S
     for key, value in form.gguf_metadata(mode):
         _add(writer, key, value)
     tables = [tensor for tensor in stored if tensor.gguf_name == "token_embd.weight"]
-    add_tokenizer(writer, checkpoint.sidecars(), tables[0].shape[0])
+    sidecars = checkpoint.sidecars()
+    ends = _ends(checkpoint, sidecars)
+    remarks = add_tokenizer(writer, sidecars, tables[0].shape[0], ends)
     for tensor in stored:
         floats = np.dtype(np.float32)  # its kind says what is stored; the shape is in elements
         writer.add_tensor_info(tensor.gguf_name, tensor.shape, floats, tensor.nbytes, tensor.kind)
@@ -170,6 +188,16 @@ def _write_header(model: Path, checkpoint: Checkpoint, kind: str, stored: list[S
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     writer.close()
+    return remarks
+
+
+def _ends(checkpoint: Checkpoint, sidecars: Mapping[str, bytes]) -> list[int]:
+    """The ids at which whoever generates stops."""
+    generation = json.loads(sidecars.get("generation_config.json", b"{}"))
+    ends = generation.get("eos_token_id", checkpoint.config.get("eos_token_id"))
+    if not checkpoint.form.generates or ends is None:
+        return []
+    return ends if isinstance(ends, list) else [ends]
 
 
 def _add(writer: GGUFWriter, key: str, value: object) -> None:

@@ -136,6 +136,7 @@ class Protocol:
         agree(f"the text {self.text.name}", self.text.evaluation, tokenizer, original)
         for prompt in self.plan.prompts:
             agree(f"the prompt {prompt!r}", prompt, tokenizer, original)
+            agree_to_ask(prompt, tokenizer, original)
         return replace(reading, judge=original.judge)
 
     @property
@@ -185,6 +186,20 @@ def agree(
     """
     ours, theirs = (Tokens(reader.encode(text, special)) for reader in (tokenizer, original))
     check_tokens(what, ours, theirs, tokenizer.core)
+
+
+def agree_to_ask(prompt: str, tokenizer: Tokenizer, original: OriginalTokenizer) -> None:
+    """Raise TokensDifferError where an artifact and its original ask a prompt differently."""
+    if tokenizer.chats != original.chats:
+        whose = "the artifact" if tokenizer.chats else "the original's own tokenizer"
+        raise TokensDifferError(
+            f"{whose} alone has a chat template",
+            "the tokenizer's files were read wrongly: convert the checkpoint again",
+        )
+    if (question := asked(tokenizer, prompt)) is not None:  # else the template refuses it
+        ours, theirs = tokenizer.encode(question, special=False), original.ask(prompt)
+        what = f"the prompt {prompt!r}, asked by the chat template"
+        check_tokens(what, Tokens(ours), Tokens(theirs), tokenizer.core)
 
 
 def check_tokens(what: str, ours: Tokens, theirs: Tokens, core: tokenizers.Tokenizer) -> None:

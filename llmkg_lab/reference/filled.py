@@ -7,8 +7,9 @@ never run.
 """
 
 import re
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,39 +19,53 @@ from transformers.initialization import no_init_weights
 
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
 from llmkg_lab.models.openelm import OpenELMForm
-from llmkg_lab.reference.openelm import OpenELM
+from llmkg_lab.reference.openelm import Dimensions, OpenELM
 
 Model: TypeAlias = transformers.PreTrainedModel | OpenELM
-Read = Callable[[str], np.ndarray]  # a tensor by name, float32
 
 
-def load_model(checkpoint: Checkpoint, read: Read | None = None) -> Model:
+@dataclass(frozen=True)
+class Files:
+    """What a model is built from: config.json, and the tensors by name."""
+
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]  # float32
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "Files":
+        """Return them as this project's own reader has them."""
+        shapes = {name: info.shape for name, info in checkpoint.tensors.items()}
+        return cls(checkpoint.config, shapes, checkpoint.read)
+
+
+def load_model(checkpoint: Checkpoint, files: Files | None = None) -> Model:
     """Build the model that config.json describes, an encoder without a head, and fill it.
 
-    read: gives the tensors, by default ``checkpoint.read``.
+    files: read by others, where this project's own reader is not to be trusted.
     Every parameter must have its tensor, and every tensor a place or a known reason to have
     none. Raises CheckpointError or UnsupportedError, which names the tensor.
     """
-    read = read or checkpoint.read
+    files = files or Files.of(checkpoint)
     # On the CPU and never on the meta device: buffers that no checkpoint holds, as the rotary
     # frequencies, are computed by the constructors, and would stay empty there.
-    model = _empty(checkpoint, "cpu")
-    tensors = _match(model, checkpoint)
+    model = _empty(checkpoint, files, "cpu")
+    tensors = _match(model, checkpoint, files)
     for name, parameter in model.named_parameters():
-        parameter.detach().numpy()[...] = read(tensors[name])
+        parameter.detach().numpy()[...] = files.read(tensors[name])
     return model.eval()
 
 
-def load_by_layer(checkpoint: Checkpoint, read: Read | None = None) -> Model:
+def load_by_layer(checkpoint: Checkpoint, files: Files | None = None) -> Model:
     """Return a decoder that holds the weights of one layer at a time, and its tables.
 
     Each layer is filled when the computation comes to it and emptied behind it: memory for
     the widest layer suffices, and each pass reads the checkpoint once. Arguments and errors are
     those of ``load_model``.
     """
-    read = read or checkpoint.read
-    model = _empty(checkpoint, "meta")
-    tensors = _match(model, checkpoint)
+    files = files or Files.of(checkpoint)
+    model = _empty(checkpoint, files, "meta")
+    tensors = _match(model, checkpoint, files)
     path, layers = next(
         (name, module)
         for name, module in model.named_modules()
@@ -60,7 +75,7 @@ def load_by_layer(checkpoint: Checkpoint, read: Read | None = None) -> Model:
     def fill(module: nn.Module, prefix: str) -> None:
         module.to_empty(device="cpu")
         for name, parameter in module.named_parameters():
-            parameter.detach().numpy()[...] = read(tensors[f"{prefix}.{name}"])
+            parameter.detach().numpy()[...] = files.read(tensors[f"{prefix}.{name}"])
 
     def leave(layer: nn.Module, *_: object) -> None:
         layer.to("meta")
@@ -79,13 +94,17 @@ def load_by_layer(checkpoint: Checkpoint, read: Read | None = None) -> Model:
     return model.eval()
 
 
-def _empty(checkpoint: Checkpoint, device: str) -> Model:
+def _empty(checkpoint: Checkpoint, files: Files, device: str) -> Model:
     form = checkpoint.form  # refuses what transformers may know and this project does not
     if isinstance(form, OpenELMForm):
+        try:
+            dims = Dimensions.read(files.config, files.shapes)
+        except KeyError as error:
+            raise CheckpointError(f"{checkpoint.path} lacks {error.args[0]}") from None
         with torch.device("meta"):
-            model = OpenELM(form)
+            model = OpenELM(dims)
         return model if device == "meta" else model.to_empty(device=device)
-    config = transformers.CONFIG_MAPPING[form.model_type].from_dict(checkpoint.config)
+    config = transformers.CONFIG_MAPPING[form.model_type].from_dict(files.config)
     settings = {"attn_implementation": "eager", "dtype": torch.float32, "trust_remote_code": False}
     with torch.device(device), no_init_weights():
         if form.generates:
@@ -96,17 +115,17 @@ def _empty(checkpoint: Checkpoint, device: str) -> Model:
     return model
 
 
-def _match(model: nn.Module, checkpoint: Checkpoint) -> dict[str, str]:
+def _match(model: nn.Module, checkpoint: Checkpoint, files: Files) -> dict[str, str]:
     """The tensor of each parameter. A tied head is there once, as the embedding."""
     parameters = dict(model.named_parameters())
-    source = {_without_head(name, model): name for name in checkpoint.tensors}
+    source = {_without_head(name, model): name for name in files.shapes}
     unknown = [name for key, name in source.items() if key not in parameters]
     if unknown := [name for name in unknown if not re.fullmatch(checkpoint.form.unused, name)]:
         raise CheckpointError(f"{checkpoint.path}: {unknown[0]} has no place in the model")
     for name, parameter in parameters.items():
         if name not in source:
             raise CheckpointError(f"{checkpoint.path} lacks the tensor {name}")
-        shape = checkpoint.tensors[source[name]].shape
+        shape = files.shapes[source[name]]
         if shape != tuple(parameter.shape):
             raise CheckpointError(
                 f"{checkpoint.path}: {source[name]} has the shape {shape}",

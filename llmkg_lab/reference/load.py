@@ -5,11 +5,12 @@ Where they have no code for a model, ``filled`` or this project's own tokenizer 
 and the name of the judge says why. Code that comes with a checkpoint is never run.
 """
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from safetensors import safe_open
 from transformers import integrations, modeling_gguf_pytorch_utils
 
 from llmkg_lab.checkpoint import Checkpoint, CheckpointError
+from llmkg_lab.checkpoint.names import current
 from llmkg_lab.checkpoint.views import View
 from llmkg_lab.models.openelm import OpenELMForm
 from llmkg_lab.reference import filled
@@ -32,25 +34,44 @@ MODEL = {"dtype": torch.float32, "attn_implementation": "eager"}
 SIZES = {"attention.key_length", "attention.value_length"}  # GGUF's; the tensors have them too
 
 T = TypeVar("T")
-Encode = Callable[[str, bool], list[int]]  # a text, with what stands around it or not -> ids
 
 
-def tokenizer(checkpoint: Checkpoint) -> tuple[Encode, str]:
-    """Return the original's tokenizer and its name. Raises CheckpointError."""
-    if reason := unread_tokenizer(checkpoint):
-        core = own_tokenizer(checkpoint)
-        return (
-            lambda text, special: core.encode(text, add_special_tokens=special).ids,
-            f"this project's own tokenizer, for {reason}",
+@dataclass(frozen=True)
+class Original:
+    """A checkpoint's tokenizer in transformers, and its name."""
+
+    tokenizer: transformers.PreTrainedTokenizerBase
+    judge: str
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """Return a text's ids, with what stands around it or not."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=special, verbose=False).input_ids
+        return ids
+
+    def ask(self, text: str) -> list[int]:
+        """Return the ids of a question, as the chat template asks it. Raises CheckpointError."""
+        message = [{"role": "user", "content": text}]
+        options = {"add_generation_prompt": True, "return_dict": False}
+        return opened(
+            self.tokenizer.name_or_path or "the chat template",
+            lambda: self.tokenizer.apply_chat_template(message, **options),
         )
+
+
+def tokenizer(checkpoint: Checkpoint) -> Original:
+    """Return the original's tokenizer. Raises CheckpointError."""
     place, options = _place(checkpoint.tokenizer_folder)
-    original = opened(
-        place, lambda: transformers.AutoTokenizer.from_pretrained(place, **options, **OFFLINE)
-    )
-    return (
-        lambda text, special: original(text, add_special_tokens=special, verbose=False).input_ids,
-        f"AutoTokenizer of {_versions('transformers', 'tokenizers')}",
-    )
+    if reason := unread_tokenizer(checkpoint):
+        original = _own_in_transformers(checkpoint)
+        judge = f"this project's own tokenizer, for {reason}"
+    else:
+        original = opened(
+            place, lambda: transformers.AutoTokenizer.from_pretrained(place, **options, **OFFLINE)
+        )
+        judge = f"AutoTokenizer of {_versions('transformers', 'tokenizers')}"
+    if not original.chat_template:  # the roster's, where the files hold none
+        original.chat_template = checkpoint.chat_template or None
+    return Original(original, judge)
 
 
 def decoder(checkpoint: Checkpoint, room: int | None = None) -> tuple[filled.Model, str]:
@@ -63,8 +84,8 @@ def decoder(checkpoint: Checkpoint, room: int | None = None) -> tuple[filled.Mod
     is_large = 4 * checkpoint.parameters > SHARE * free
     if reason := unread(checkpoint) or (is_large and "its weights do not fit in memory whole"):
         load = filled.load_by_layer if is_large else filled.load_model
-        read = _library_of(checkpoint)
-        return load(checkpoint, read), filled_name(checkpoint, reason, read is not None)
+        files = _files_of(checkpoint)
+        return load(checkpoint, files), filled_name(checkpoint, reason, files is not None)
     place, options = _place(checkpoint.path)
     settings = {**MODEL, **OFFLINE, **options, "output_loading_info": True}
     model, info = opened(
@@ -90,8 +111,6 @@ def unread(checkpoint: Checkpoint) -> str:
 def _unread_gguf(path: Path) -> str:
     from transformers.integrations.gguf.reader import read_gguf_metadata
 
-    if find_spec("accelerate") is None:
-        return "transformers reads GGUF with the package accelerate alone, which is not installed"
     metadata, _ = read_gguf_metadata(str(path))
     architecture = metadata["general.architecture"]
     if architecture not in integrations.GGUF_CONFIG_MAPPING:
@@ -121,7 +140,7 @@ def unread_tokenizer(checkpoint: Checkpoint) -> str:
 # How they are opened
 
 
-def opened(place: Path, load: Callable[[], T]) -> T:
+def opened(place: Path | str, load: Callable[[], T]) -> T:
     """Open something with a tool. Raises CheckpointError where the tool cannot."""
     try:
         with _quiet():
@@ -153,25 +172,39 @@ def _quiet() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def _library_of(checkpoint: Checkpoint) -> filled.Read | None:
-    """What reads OpenELM's tensors with safetensors' own library, None where they lie elsewhere."""
-    places: dict[str, Path] = {}
-    if isinstance(checkpoint, View) or not isinstance(checkpoint.form, OpenELMForm):
+def _files_of(checkpoint: Checkpoint) -> filled.Files | None:
+    """OpenELM's files as safetensors' own library reads them, None where they are others."""
+    shards = sorted(checkpoint.path.glob("model*.safetensors"))
+    if isinstance(checkpoint, View) or not isinstance(checkpoint.form, OpenELMForm) or not shards:
         return None
-    for path in sorted(checkpoint.path.glob("model*.safetensors")):
+    config = json.loads((checkpoint.path / "config.json").read_bytes())
+    places: dict[str, tuple[Path, str]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in shards:
         with safe_open(path, framework="pt") as file:
-            places |= dict.fromkeys(file.keys(), path)
+            for stored, name in current(config, file.keys()).items():
+                places[name] = path, stored
+                shapes[name] = tuple(file.get_slice(stored).get_shape())
 
     def read(tensor: str) -> np.ndarray:
-        with safe_open(places[tensor], framework="pt") as file:
-            return file.get_tensor(tensor).float().numpy()
+        path, stored = places[tensor]
+        with safe_open(path, framework="pt") as file:
+            return file.get_tensor(stored).float().numpy()
 
-    return read if places else None
+    return filled.Files(config, shapes, read)
 
 
 def _place(path: Path) -> tuple[Path, dict[str, str]]:
     """The folder that is opened, and the file in it where that is GGUF."""
     return (path.parent, {"gguf_file": path.name}) if path.is_file() else (path, {})
+
+
+def _own_in_transformers(checkpoint: Checkpoint) -> transformers.PreTrainedTokenizerBase:
+    """The tokenizer of this project, around which transformers asks by the chat template."""
+    config = json.loads(checkpoint.sidecars()["tokenizer_config.json"])
+    known = {key: config[key] for key in config if key.endswith("_token") or key == "chat_template"}
+    core = own_tokenizer(checkpoint)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=core, **known)
 
 
 def own_tokenizer(checkpoint: Checkpoint) -> tokenizers.Tokenizer:

@@ -1,33 +1,71 @@
 """OpenELM in PyTorch: the reference that transformers has no code for.
 
 The plainest form of the model (Mehta et al., 2024, arXiv:2404.14619), in float32; parameters
-have the checkpoint's names. ``tests/interop`` holds it against llama.cpp.
+have the checkpoint's names. It shares nothing with ``models.openelm``, by which artifacts are made,
+and ``tests/interop`` holds it against llama.cpp.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from llmkg_lab.base.progress import Progress, silent, track
-from llmkg_lab.models.openelm import EPSILON, OpenELMForm
 
+EPSILON = 1e-6  # of every norm; config.json does not hold it
 Cache = list[tuple[Tensor, Tensor] | None]  # keys and values of each layer
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """What the tensors' shapes say of a model, and config.json where they do not."""
+
+    vocab: int
+    hidden: int
+    head_dim: int
+    heads: list[int]  # of each layer, as the two below
+    kv_heads: list[int]
+    feed_forward: list[int]
+    norms_heads: bool
+    tied: bool
+    theta: float  # the base of the rotary angles
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> Self:
+        """Read them. Raises KeyError on the name of a tensor or of a key that is missing."""
+        size = config["head_dim"]
+        layers = [f"transformer.layers.{i}" for i in range(config["num_transformer_layers"])]
+        heads = [shapes[f"{layer}.attn.out_proj.weight"][1] // size for layer in layers]
+        of_all = [shapes[f"{layer}.attn.qkv_proj.weight"][0] // size for layer in layers]
+        vocab, hidden = shapes["transformer.token_embeddings.weight"]
+        return cls(
+            vocab=vocab,
+            hidden=hidden,
+            head_dim=size,
+            heads=heads,
+            kv_heads=[(both - own) // 2 for both, own in zip(of_all, heads, strict=True)],
+            feed_forward=[shapes[f"{layer}.ffn.proj_2.weight"][1] for layer in layers],
+            norms_heads=config.get("normalize_qk_projections", False),
+            tied=config.get("share_input_output_layers", True),
+            theta=config.get("rope_freq_constant", 10000),
+        )
 
 
 class Attention(nn.Module):
     """Causal attention of grouped queries."""
 
-    def __init__(self, form: OpenELMForm, layer: int) -> None:
+    def __init__(self, dims: Dimensions, layer: int) -> None:
         super().__init__()
-        heads, kv_heads, size = form.heads[layer], form.kv_heads[layer], form.head_dim
+        heads, kv_heads, size = dims.heads[layer], dims.kv_heads[layer], dims.head_dim
         self.counts = [heads, kv_heads, kv_heads]
         self.head_dim = size
-        self.qkv_proj = nn.Linear(form.hidden, sum(self.counts) * size, bias=False)
-        self.out_proj = nn.Linear(heads * size, form.hidden, bias=False)
-        self.q_norm = nn.RMSNorm(size, EPSILON) if form.norm_qk else nn.Identity()
-        self.k_norm = nn.RMSNorm(size, EPSILON) if form.norm_qk else nn.Identity()
+        self.qkv_proj = nn.Linear(dims.hidden, sum(self.counts) * size, bias=False)
+        self.out_proj = nn.Linear(heads * size, dims.hidden, bias=False)
+        self.q_norm = nn.RMSNorm(size, EPSILON) if dims.norms_heads else nn.Identity()
+        self.k_norm = nn.RMSNorm(size, EPSILON) if dims.norms_heads else nn.Identity()
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache, i: int) -> Tensor:
         batch, tokens, _ = x.shape
@@ -50,11 +88,11 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Gated feed-forward (Shazeer, 2020, arXiv:2002.05202): one product makes gate and up."""
 
-    def __init__(self, form: OpenELMForm, layer: int) -> None:
+    def __init__(self, dims: Dimensions, layer: int) -> None:
         super().__init__()
-        width = form.feed_forward[layer]
-        self.proj_1 = nn.Linear(form.hidden, 2 * width, bias=False)
-        self.proj_2 = nn.Linear(width, form.hidden, bias=False)
+        width = dims.feed_forward[layer]
+        self.proj_1 = nn.Linear(dims.hidden, 2 * width, bias=False)
+        self.proj_2 = nn.Linear(width, dims.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.proj_1(x).chunk(2, -1)
@@ -64,13 +102,13 @@ class FeedForward(nn.Module):
 class Layer(nn.Module):
     """Attention and feed-forward, each behind a norm and beside a residual."""
 
-    def __init__(self, form: OpenELMForm, layer: int) -> None:
+    def __init__(self, dims: Dimensions, layer: int) -> None:
         super().__init__()
         self.index = layer
-        self.attn = Attention(form, layer)
-        self.ffn = FeedForward(form, layer)
-        self.attn_norm = nn.RMSNorm(form.hidden, EPSILON)
-        self.ffn_norm = nn.RMSNorm(form.hidden, EPSILON)
+        self.attn = Attention(dims, layer)
+        self.ffn = FeedForward(dims, layer)
+        self.attn_norm = nn.RMSNorm(dims.hidden, EPSILON)
+        self.ffn_norm = nn.RMSNorm(dims.hidden, EPSILON)
 
     def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache) -> Tensor:
         x = x + self.attn(self.attn_norm(x), rotation, cache, self.index)
@@ -80,17 +118,18 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Token ids (batch, tokens) -> hidden states behind the last norm (batch, tokens, hidden)."""
 
-    def __init__(self, form: OpenELMForm) -> None:
+    def __init__(self, dims: Dimensions) -> None:
         super().__init__()
-        self.frequencies = form.rope.inverse_frequencies(form.head_dim)
-        self.token_embeddings = nn.Embedding(form.vocab, form.hidden)
-        self.layers = nn.ModuleList(Layer(form, i) for i in range(len(form.heads)))
-        self.norm = nn.RMSNorm(form.hidden, EPSILON)
+        pairs = torch.arange(0, dims.head_dim, 2, device="cpu") / dims.head_dim
+        self.frequencies = 1 / dims.theta**pairs  # of each pair, in radians per position
+        self.token_embeddings = nn.Embedding(dims.vocab, dims.hidden)
+        self.layers = nn.ModuleList(Layer(dims, i) for i in range(len(dims.heads)))
+        self.norm = nn.RMSNorm(dims.hidden, EPSILON)
 
     def forward(self, ids: Tensor, cache: Cache) -> Tensor:
         past = 0 if cache[0] is None else cache[0][0].shape[2]
         positions = torch.arange(past, past + ids.shape[1], dtype=torch.float32)
-        angles = torch.outer(positions, torch.from_numpy(self.frequencies))
+        angles = torch.outer(positions, self.frequencies)
         angles = torch.cat([angles, angles], -1)  # (tokens, head_dim)
         rotation = angles.cos(), angles.sin()
         x = self.token_embeddings(ids)
@@ -102,10 +141,10 @@ class Transformer(nn.Module):
 class OpenELM(nn.Module):
     """The language model. A head that shares the embedding's weights has none of its own."""
 
-    def __init__(self, form: OpenELMForm) -> None:
+    def __init__(self, dims: Dimensions) -> None:
         super().__init__()
-        self.transformer = Transformer(form)
-        self.lm_head = None if form.tied else nn.Linear(form.hidden, form.vocab, bias=False)
+        self.transformer = Transformer(dims)
+        self.lm_head = None if dims.tied else nn.Linear(dims.hidden, dims.vocab, bias=False)
 
     def hidden(self, ids: Tensor, cache: Cache | None = None) -> Tensor:
         """Read ids (batch, tokens) behind those in ``cache`` -> (batch, tokens, hidden)."""

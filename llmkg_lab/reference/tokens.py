@@ -3,14 +3,19 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmkg_lab.base import cache, files
 from llmkg_lab.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from llmkg_lab.reference.load import Original
 
 AROUND = ("*.json", "*.jinja", "*.model", "*.txt")  # the files around the weights
 METHOD = 1  # counted up when the same files would give other outputs
@@ -30,8 +35,7 @@ class OriginalTokenizer:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._key = key_of(checkpoint)
-        self._opened: Any = None
+        self._key = {**key_of(checkpoint), "chat_template": checkpoint.chat_template}
         self.judge = ""  # its name, known once it has encoded a text
 
     def encode(self, text: str, special: bool = True) -> list[int]:
@@ -39,20 +43,44 @@ class OriginalTokenizer:
 
         Raises CheckpointError where the tokenizer cannot be opened.
         """
+        return self._kept(text, special=special)
+
+    def ask(self, text: str) -> list[int]:
+        """Token ids of a question as the chat template asks it. Raises CheckpointError.
+
+        A template is a program that comes with the checkpoint, and here it runs without bounds:
+        only one that was run within bounds before (``runtime.text.chat``) may come here.
+        """
+        return self._kept(text, day=date.today().isoformat())  # which a template may write down
+
+    @property
+    def chats(self) -> bool:
+        """Whether there is a chat template."""
+        key = {**self._key, "question": "whether there is a chat template"}
+        stored = cache.arrays("reference", key, self._whether_it_chats)
+        return bool(stored["chats"][0])
+
+    def _kept(self, text: str, **question: Any) -> list[int]:
+        """The ids of a text, from the cache where that has them."""
 
         def compute() -> cache.Arrays:
-            if self._opened is None:
-                from llmkg_lab.reference import load  # transformers: seconds
-
-                self._opened = load.tokenizer(self._checkpoint)
-            encode, judge = self._opened
-            return {"ids": np.array(encode(text, special), np.int32), "judge": packed(judge)}
+            original = self._opened
+            ids = original.ask(text) if "day" in question else original.encode(text, **question)
+            return {"ids": np.array(ids, np.int32), "judge": packed(original.judge)}
 
         digest = hashlib.sha256(text.encode()).hexdigest()
-        key = {**self._key, "text": digest, "special": special}
-        stored = cache.arrays("reference", key, compute)
+        stored = cache.arrays("reference", {**self._key, "text": digest, **question}, compute)
         self.judge = unpacked(stored["judge"])
         return stored["ids"].tolist()
+
+    def _whether_it_chats(self) -> cache.Arrays:
+        return {"chats": np.array([bool(self._opened.tokenizer.chat_template)])}
+
+    @cached_property
+    def _opened(self) -> "Original":
+        from llmkg_lab.reference import load  # transformers: seconds
+
+        return load.tokenizer(self._checkpoint)
 
 
 def key_of(checkpoint: Checkpoint) -> dict[str, Any]:

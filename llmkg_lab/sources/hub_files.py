@@ -23,6 +23,7 @@ TOKENIZER = (
 CONFIG = (
     r"config\.json",
     r"generation_config\.json",
+    r"quant(ize)?_config\.json",  # says that the weights are quantized
     r"adapter_config\.json",  # says that the repository is no whole model
     r"modules\.json",  # sentence-transformers, down to the last
     r"config_sentence_transformers\.json",

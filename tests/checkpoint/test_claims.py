@@ -15,7 +15,7 @@ from support import tiny_folders as tiny
 from support.tiny_checkpoints import CONFIG, TENSORS, write_as_in_the_hubs_cache, write_gguf
 
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
+from llmkg_lab.checkpoint import CheckpointError, claims, open_checkpoint
 from llmkg_lab.conversion import to_gguf
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.reference.outputs import decoder_reference
@@ -142,6 +142,19 @@ def test_a_quantization_config_left_beside_plain_weights(tmp_path):
     assert any("quantization_config is left out" in warning for warning in checkpoint.warnings)
 
 
+@pytest.mark.parametrize("name", claims.QUANTIZERS)
+def test_a_quantizers_file_left_beside_plain_weights(name, tmp_path):
+    folder = tiny.llama(tmp_path / "llama")
+    expected = logits_of_transformers(folder)
+    (folder / name).write_text(json.dumps(GPTQ))
+    checkpoint = open_checkpoint(folder)
+    np.testing.assert_allclose(logits_of(checkpoint, tmp_path / "out"), expected, atol=2e-5)
+    assert any(f"{name} is left out" in warning for warning in checkpoint.warnings)
+    (folder / name).write_text("[]")
+    with pytest.raises(CheckpointError, match=f"{name} holds a list"):
+        _ = open_checkpoint(folder).warnings
+
+
 def as_gptq(name, tensor):
     module = name.removesuffix(".weight")
     return {f"{module}.qweight": torch.zeros(8, 8, dtype=torch.int32), f"{module}.scales": tensor}
@@ -175,8 +188,13 @@ def test_quantized_weights_are_refused_by_their_method(method, tmp_path):
     with pytest.raises(CheckpointError, match=f"quantized by {method} .*quantization_config"):
         convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "out")
     config = json.loads((folder / "config.json").read_text())
-    del config["quantization_config"]  # older tools wrote it into a file of its own
+    del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config))
+    for name, by in claims.QUANTIZERS.items():  # of older tools
+        (folder / name).write_text(json.dumps({"bits": 4, "group_size": 128}))
+        with pytest.raises(CheckpointError, match=rf"quantized by {by} \({name}\); .* as floats"):
+            convert(open_checkpoint(folder), Scheme.parse("int8"), tmp_path / "out")
+        (folder / name).unlink()
     with pytest.raises(LabError, match=r"quantized: it holds \S+\.\w+"):
         convert(open_checkpoint(folder), Scheme.parse("int8-rtn"), tmp_path / "out")
 
@@ -290,8 +308,37 @@ def test_a_turns_end_ends_a_text(tmp_path):
         writer.add_eom_token_id(2)
 
     write_gguf(tmp_path, add=lambda writer: (add(writer), writer.add_tokenizer_model("no_vocab")))
-    generation = json.loads(open_checkpoint(tmp_path).sidecars()["generation_config.json"])
-    assert generation["eos_token_id"] == [2, 5]
+    assert ends_of(tmp_path) == [2, 5]
+    artifact = to_gguf.export(open_checkpoint(tmp_path), "F32", tmp_path / "out")
+    assert ends_of(artifact.model_path) == [2, 5]
+
+
+def ends_of(path):
+    return json.loads(open_checkpoint(path).sidecars()["generation_config.json"])["eos_token_id"]
+
+
+@pytest.mark.parametrize("ends", [[2], [5], [2, 5], [5, 2, 7], [7, 5, 2]])
+def test_all_ends_of_a_text_survive_an_export(ends, tmp_path):
+    """By generation_config.json, or where that says nothing by config.json."""
+    folder = tiny.llama(tmp_path / "llama")
+    tiny.write(folder, config={"eos_token_id": ends}, generation_config={"eos_token_id": None})
+    for name in ("generation_config", "config"):
+        tiny.write(folder, **{name: {"eos_token_id": ends}})
+        artifact = to_gguf.export(open_checkpoint(folder), "F32", tmp_path / f"from {name}")
+        found = ends_of(artifact.model_path)
+        assert found == (ends if len(ends) > 1 else ends[0])
+        (folder / "generation_config.json").unlink(missing_ok=True)
+
+
+def test_ends_that_gguf_cannot_hold_are_refused(tmp_path):
+    folder = tiny.llama(tmp_path / "llama")
+    for ends, message in {
+        (2, 3, 4, 5): "4 tokens beside EOS end a text",
+        (96,): "id 96 ends",
+    }.items():
+        tiny.write(folder, generation_config={"eos_token_id": list(ends)})
+        with pytest.raises(LabError, match=message):
+            to_gguf.export(open_checkpoint(folder), "F32", tmp_path / "out")
 
 
 # --- files that lie elsewhere ---
@@ -311,7 +358,7 @@ def link_out(folder, name, secret):
         *("special_tokens_map.json", "config.json", "tokenizer.json", "tokenizer_config.json"),
         *("generation_config.json", "chat_template.jinja", "vocab.txt", "tokenizer.model"),
         *("modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "merges.txt"),
-        *("config_sentence_transformers.json", "added_tokens.json"),
+        *("config_sentence_transformers.json", "added_tokens.json", "quantize_config.json"),
     ],
 )
 def test_a_link_out_of_the_folder_is_not_followed(name, tmp_path):

@@ -15,16 +15,17 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from support import tiny_folders as tiny
 from support.tiny_checkpoints import write_gguf
 
+from llmkg_lab.base import paths
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.checkpoint import keys, open_checkpoint
+from llmkg_lab.checkpoint import claims, keys, open_checkpoint
+from llmkg_lab.checkpoint.folder import TOKENIZER
+from llmkg_lab.checkpoint.tables import page, tables
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.measure.quality import Quality
 from llmkg_lab.measure.speed import Speed
 from llmkg_lab.models.bert import BertForm
 from llmkg_lab.models.keys import remarks, rule_of
 from llmkg_lab.models.llama import LlamaForm
-from llmkg_lab.models.openelm import OpenELMForm
-from llmkg_lab.models.rope import KEYS as ROPE
 from llmkg_lab.results.collect import result_of
 from llmkg_lab.results.verdict import Judgement, Verdict
 from llmkg_lab.roster.catalog import find_variant
@@ -43,22 +44,7 @@ FILES = {  # where a table's file lies in an embedder's folder
     "2_Normalize/config.json": keys.NORMALIZE,
     "config.json": BertForm.keys,
 }
-TABLES = {
-    **FILES,
-    "a module": keys.MODULE,
-    "added_tokens.json": keys.ADDED_TOKENS,
-    "tokenizer.json": keys.TOKENIZER,
-    "an added token": keys.ADDED_TOKEN,
-    "quantization_config": keys.QUANTIZATION,
-    "adapter_config.json": keys.ADAPTER,
-    "GGUF": keys.GGUF_GENERAL,
-    "GGUF's tokenizer": keys.GGUF_TOKENIZER,
-    "a Llama's config.json": LlamaForm.keys,
-    "a Llama's GGUF": LlamaForm.gguf_keys,
-    "a BERT's GGUF": BertForm.gguf_keys,
-    "an OpenELM's config.json": OpenELMForm.keys,
-    "rope_scaling": ROPE,
-}
+TABLES = tables()
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +66,22 @@ def test_a_table_gives_a_reason_for_what_it_does_not_follow(name):
     for key, rule in TABLES[name].items():
         assert rule.kind == "followed" or rule.why, key
         assert rule.kind in ("noted", "refused") or not rule.unless, key
+
+
+def test_every_file_has_a_table_that_readers_find():
+    """Of those that the field's own tools read; and the page in the docs shows them."""
+    named = " ".join(TABLES)
+    for name in (
+        *("config.json", "generation_config.json", "tokenizer_config.json"),
+        *("special_tokens_map.json", "added_tokens.json", "tokenizer.json", "modules.json"),
+        *("sentence_bert_config.json", "config_sentence_transformers.json", "Pooling/config.json"),
+        *("adapter_config.json", "quantization_config", "Normalize/config.json", "GGUF"),
+        *claims.QUANTIZERS,
+    ):
+        assert name in named
+    for pattern in TOKENIZER | dict.fromkeys(FILES):
+        assert any(pattern in name for name in TABLES), pattern
+    assert (paths.ROOT / "docs" / "reference" / "files.md").read_text() == page()
 
 
 @pytest.mark.slow
@@ -223,6 +225,43 @@ def test_keys_of_a_gguf_file(tmp_path):
     }.items():
         with pytest.raises(LabError, match=f"{key} is "):
             said(add)
+
+
+def test_each_general_and_tokenizer_key_of_gguf(tmp_path):
+    """Those that are harmless all at once; each of the others alone, through a file."""
+    table = {**keys.GGUF_GENERAL, **keys.GGUF_TOKENIZER}
+
+    def said(*names):
+        add = [lambda writer, name=name: writer.add_string(example(name), "odd") for name in names]
+        write_gguf(tmp_path, add=lambda writer: [put(writer) for put in add])
+        return open_checkpoint(tmp_path / "model.gguf").warnings
+
+    assert said(*(key for key, rule in table.items() if rule.kind == "harmless")) == ()
+    for key, rule in table.items():
+        if rule.kind == "noted":
+            assert f"{example(key)} is 'odd'" in said(key)[0]
+        elif rule.kind == "refused":
+            with pytest.raises(LabError, match=f"{example(key)} is 'odd'"):
+                said(key)
+
+
+@pytest.mark.parametrize("key", ["peft_type", "r", "base_model_name_or_path", "of_tomorrow"])
+def test_each_key_of_an_adapter_is_refused_with_it(key, embedder, tmp_path):
+    folder = shutil.copytree(embedder, tmp_path / "embedder")
+    tiny.write(folder, adapter_config={key: "odd"})
+    with pytest.raises(LabError, match=r"holds an adapter .*adapter_config\.json"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("key", ["quant_method", "bits", "of_tomorrow"])
+def test_each_key_of_a_quantizer_is_left_out_with_its_file(key, embedder, tmp_path):
+    folder = shutil.copytree(embedder, tmp_path / "embedder")
+    tiny.write(folder, config={"quantization_config": {key: "odd"}}, quantize_config={key: "odd"})
+    warnings = open_checkpoint(folder).warnings
+    assert [warning.split(" is left out")[0] for warning in warnings] == [
+        "config.json: quantization_config",
+        "quantize_config.json",
+    ]
 
 
 # --- what the tables say of config.json is what transformers does ---

@@ -133,6 +133,13 @@ def test_settings_that_make_no_sense(message, settings, folder):
         convert(open_checkpoint(folder), Scheme.parse("fp32"), folder.with_name("artifact"))
 
 
+def test_vectors_that_are_not_normalized_are_not_exported(folder, tmp_path):
+    """llama.cpp's tools would normalize them, and GGUF cannot say otherwise."""
+    with pytest.raises(LabError, match="an embedder that does not normalize its vectors"):
+        to_gguf.export(open_checkpoint(folder), "F32", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_pooling_that_leaves_a_prompt_out_is_refused(folder):
     tiny.write(folder, **{SETTINGS: {"prompts": {"q": "find: "}, "default_prompt_name": "q"}})
     tiny.write(folder, **{"1_Pooling/config": {"include_prompt": False}})

@@ -8,10 +8,13 @@ import logging
 
 import pytest
 import tokenizers
+from support import tiny_folders
 from support.gguf_tokenizers import TEXTS, exact, metaspace, refused
 
+from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.checkpoint.gguf_file import read_header
 from llmkg_lab.checkpoint.gguf_tokenizer import build
+from llmkg_lab.conversion import to_gguf
 from llmkg_lab.models.base import UnsupportedError
 
 
@@ -31,6 +34,18 @@ def test_what_is_exported_is_read_alike(name, tmp_path):
     read = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
     for text in TEXTS:
         assert read.encode(text).ids == case.tokenizer.encode(text).ids
+
+
+def test_vowels_that_llama_cpp_leaves_out_are_said(tmp_path, caplog):
+    """Of an export of BERT, on its manifest as well."""
+    folder = tiny_folders.bert(tmp_path / "bert")
+    with caplog.at_level(logging.WARNING):
+        exact()["WordPiece"].write(tmp_path / "model.gguf")
+    assert "leaves out vowels of Korean" in caplog.text
+    (folder / "tokenizer.json").write_bytes(exact()["WordPiece"].sidecars()["tokenizer.json"])
+    tiny_folders.write(folder, tokenizer_config={"do_lower_case": True})
+    artifact = to_gguf.export(open_checkpoint(folder), "F16", tmp_path / "out")
+    assert "leaves out vowels of Korean" in artifact.manifest.cautions[-1]
 
 
 @pytest.mark.parametrize(("scheme", "also"), [("first", True), ("always", False)])

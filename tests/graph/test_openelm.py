@@ -18,7 +18,7 @@ from llmkg_lab.models import form_of
 from llmkg_lab.models.base import UnsupportedError
 from llmkg_lab.models.openelm import OpenELMForm
 from llmkg_lab.reference.filled import load_by_layer, load_model
-from llmkg_lab.reference.openelm import OpenELM, continue_greedily
+from llmkg_lab.reference.openelm import Dimensions, OpenELM, continue_greedily
 from llmkg_lab.reference.outputs import decoder_reference
 from llmkg_lab.roster.catalog import SourceSpec, find_variant
 from llmkg_lab.runtime.ort.decoder import Decoder
@@ -53,10 +53,9 @@ def write(folder, **changes):
     config = {**CONFIG, **changes}
     rng = np.random.default_rng(0)
     tensors = {}
-    for name, parameter in OpenELM(OpenELMForm.read(config)).named_parameters():
-        spread = rng.standard_normal(tuple(parameter.shape), np.float32)
-        is_gain = parameter.ndim == 1
-        tensors[name] = 1 + 0.3 * spread if is_gain else 0.2 * spread
+    for name, shape in OpenELMForm.read(config).tensors():
+        spread = rng.standard_normal(shape, np.float32)
+        tensors[name] = 1 + 0.3 * spread if len(shape) == 1 else 0.2 * spread
     folder.mkdir(parents=True)
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
@@ -213,13 +212,13 @@ def test_the_rule_gives_the_published_widths():
         "ffn_multipliers": [0.5, 4.0],
         "ffn_dim_divisor": 256,
     }
-    config = OpenELMForm.read(rule)
-    assert config.heads == (12,) * 5 + (16,) * 7 + (20,) * 4
-    assert config.kv_heads == (3,) * 5 + (4,) * 7 + (5,) * 4
-    assert config.feed_forward[0] == 768
-    assert config.feed_forward[-1] == 5120
+    form = OpenELMForm.read(rule)
+    assert form.heads == (12,) * 5 + (16,) * 7 + (20,) * 4
+    assert form.kv_heads == (3,) * 5 + (4,) * 7 + (5,) * 4
+    assert form.feed_forward[0] == 768
+    assert form.feed_forward[-1] == 5120
     with torch.device("meta"):
-        model = OpenELM(config)
+        model = OpenELM(Dimensions.read(rule, dict(form.tensors())))
     vocab = (32000 - CONFIG["vocab_size"]) * 1280
     assert sum(p.numel() for p in model.parameters()) + vocab == 271_527_168
 

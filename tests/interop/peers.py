@@ -27,22 +27,24 @@ def llama_cpp_logits(path, ids, texts):
 
 
 def llama_cpp_tokens(path, texts):
-    """Tokens of a file without weights: of whole texts, with their ends, and of parts."""
-    from llama_cpp import Llama
+    """Tokens of a file without weights: of whole texts, with their ends, and of parts; all ends."""
+    from llama_cpp import Llama, llama_vocab_is_eog
 
     model = Llama(path, vocab_only=True, n_ctx=32, verbose=False)
-    return {
+    vocabulary = model._model.vocab
+    ends = [token for token in range(model.n_vocab()) if llama_vocab_is_eog(vocabulary, token)]
+    return {"ends": ends} | {
         name: [model.tokenize(text.encode(), add_bos=whole, special=True) for text in texts]
         for name, whole in (("whole", True), ("parts", False))
     }
 
 
-def llama_cpp_embeddings(path, texts):
+def llama_cpp_embeddings(path, texts, normalize=True):
     from llama_cpp import Llama
 
     model = Llama(path, embedding=True, n_ctx=512, n_threads=2, verbose=False)
     tokens = [model.tokenize(text.encode(), add_bos=True, special=False) for text in texts]
-    return {"tokens": tokens, "embeddings": [model.embed(text, normalize=True) for text in texts]}
+    return {"tokens": tokens, "embeddings": [model.embed(text, normalize) for text in texts]}
 
 
 def genai_generate(folder, text, tokens):

@@ -5,6 +5,7 @@ reference and our runtime.
 """
 
 import json
+import shutil
 import subprocess
 from itertools import islice
 from pathlib import Path
@@ -12,9 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
+from safetensors.numpy import load_file, save_file
 
+from llmkg_lab.checkpoint import folder as reader
 from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.checkpoint.gguf_file import read_header
+from llmkg_lab.checkpoint.gguf_tokenizer import build
+from llmkg_lab.checkpoint.safetensors import SafetensorsCheckpoint
 from llmkg_lab.conversion import to_gguf as gguf
+from llmkg_lab.models import UnsupportedError
+from llmkg_lab.reference import openelm as openelm_reference
 from llmkg_lab.reference import outputs as reference
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime.candle.decoder import CandleDecoder
@@ -73,22 +81,78 @@ def test_llama_cpp_computes_the_references_logits(kind, limit, smollm2_gguf, tmp
     assert answer["chat_template"] == tokenizer.config["chat_template"]
 
 
-def test_llama_cpp_computes_openelm(tmp_path, monkeypatch):
-    """The second judge of our OpenELM, which transformers does not know: weights at random."""
+@pytest.fixture
+def openelm(tmp_path, monkeypatch):
+    """A random OpenELM in which each part matters, and whose rotary base is not the default."""
     monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
-    fetched = fetch(find_variant("openelm_270m"), "synthetic:reduced")
-    checkpoint = open_checkpoint(fetched.path)
-    artifact = gguf.export(checkpoint, "F32", tmp_path / "out")
+    folder = tmp_path / "openelm"
+    shutil.copytree(fetch(find_variant("openelm_270m"), "synthetic:reduced").path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"rope_freq_constant": 20}))
+    rng = np.random.default_rng(0)
+    tensors = load_file(folder / "model.safetensors")
+    for name, values in tensors.items():
+        drawn = rng.standard_normal(values.shape, np.float32)
+        size = 0.3 if values.ndim == 1 else 0.5 * values.shape[-1] ** -0.5
+        tensors[name] = size * drawn + (values.ndim == 1)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def beside_llama_cpp(folder, out):
+    """How far the reference's logits lie from llama.cpp's on an export, and what it answered."""
+    checkpoint = open_checkpoint(folder)
+    artifact = gguf.export(checkpoint, "F32", out)
     # as SentencePiece, which puts a space before more texts than transformers' LlamaTokenizer
-    core = open_checkpoint(artifact.model_path).sidecars()["tokenizer.json"]
+    core = build(read_header(artifact.model_path)[0], 512)["tokenizer.json"]
     tokenizer = Tokenizer(tokenizers.Tokenizer.from_buffer(core), {})
     ids = tokenizer.encode(TEXT)
     expected = reference.decoder_reference(checkpoint, np.array([ids]), [], 0).logits(0)
     answer = ask("llama_cpp_logits", path=str(artifact.model_path), ids=ids, texts=TRICKY)
-    difference = np.abs(np.array(answer["logits"], np.float32) - expected)
-    print(f"OpenELM: largest difference {difference.max():.2g}, mean {difference.mean():.2g}")
-    assert difference.max() < 1e-3
     assert answer["tokens"] == [tokenizer.encode(text, special=False) for text in TRICKY]
+    return np.abs(np.array(answer["logits"], np.float32) - expected) / np.abs(expected).max()
+
+
+def test_llama_cpp_computes_openelm(openelm, tmp_path):
+    """The second judge of our OpenELM, which transformers does not know: weights at random."""
+    difference = beside_llama_cpp(openelm, tmp_path / "out")
+    print(f"OpenELM: largest difference {difference.max():.2g}, mean {difference.mean():.2g}")
+    assert difference.max() < 1e-4
+
+
+def permute_a_tensor(monkeypatch):
+    read = SafetensorsCheckpoint._read
+
+    def wrong(self, info, start, stop):
+        values = read(self, info, start, stop)
+        is_last = info.name.endswith("layers.1.ffn.proj_2.weight")
+        return values[::-1].copy() if is_last else values
+
+    monkeypatch.setattr(SafetensorsCheckpoint, "_read", wrong)
+
+
+def ignore_a_key(monkeypatch):
+    read = reader.read_json
+
+    def wrong(path):
+        content = read(path)
+        content.pop("rope_freq_constant", None)
+        return content
+
+    monkeypatch.setattr(reader, "read_json", wrong)
+
+
+def turn_the_other_way(monkeypatch):
+    """A fault of the reference itself, and of no file."""
+    rotate = openelm_reference.rotate
+    monkeypatch.setattr(openelm_reference, "rotate", lambda x, cos, sin: rotate(x, cos, -sin))
+
+
+@pytest.mark.parametrize("fault", [permute_a_tensor, ignore_a_key, turn_the_other_way])
+def test_llama_cpp_finds_a_fault_in_what_judges_openelm(fault, openelm, tmp_path, monkeypatch):
+    """In the reader, whose export then differs, or in the reference."""
+    fault(monkeypatch)
+    assert beside_llama_cpp(openelm, tmp_path / "out").max() > 0.01
 
 
 @pytest.mark.parametrize(("kind", "cosine"), [("F32", 0.99999), ("F16", 0.9999), ("Q8_0", 0.998)])
@@ -102,6 +166,25 @@ def test_llama_cpp_computes_the_references_embeddings(kind, cosine, minilm_folde
     assert cosines.min() > cosine
     tokenizer = Tokenizer.from_folder(artifact.folder)
     assert answer["tokens"] == [tokenizer.encode(text) for text in SENTENCES]
+
+
+def test_llama_cpp_does_not_know_whether_a_model_normalizes(minilm_folder, tmp_path, monkeypatch):
+    """Which is why such an export is refused: forced, it holds the vectors, of either length."""
+    folder = shutil.copytree(minilm_folder, tmp_path / "minilm")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.pooling["normalize"] is False
+    with pytest.raises(UnsupportedError, match="does not normalize its vectors"):
+        gguf.export(checkpoint, "F32", tmp_path / "out")
+    monkeypatch.setattr(gguf, "_check_pooling", lambda pooling: None)
+    path = str(gguf.export(checkpoint, "F32", tmp_path / "out").model_path)
+    expected = reference.embedder_reference(checkpoint, SENTENCES).embeddings
+    lengths = np.linalg.norm(expected, axis=1)
+    assert np.abs(lengths - 1).min() > 0.5
+    for normalize, divisor in ((False, 1), (True, lengths[:, None])):
+        answer = ask("llama_cpp_embeddings", path=path, texts=SENTENCES, normalize=normalize)
+        np.testing.assert_allclose(answer["embeddings"], expected / divisor, rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("scheme", ["fp32", "int4-rtn"])

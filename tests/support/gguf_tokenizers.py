@@ -1,7 +1,9 @@
 """Small tokenizers of the kinds that GGUF can hold, and changes that it cannot."""
 
 import json
+import random
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import gguf
 from tokenizers import (
@@ -27,9 +29,29 @@ TEXTS = [
     "",
     " ",
 ]
+PARTS = [
+    *(" ", "  ", "\n", "\n\n", "\t", "\r\n", "the", " dog", "s", "'s", "don't", "WE'LL", "12"),
+    *("3.14", "x²½", "naïve", "Café", "日本語", "🙂", "👩\u200d👧", "e\u0301", "İ", "ß", "ﬁ"),
+    *("한국어", "हिन्दी", "العربية", "<s>", "</s>", "<tool>", "<unk>", "▁", "##s", "[CLS]"),
+    *("[MASK]", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "\u00a0", "\u3000", "\u200b"),
+    *("\ufeff", "\u2028", "\x1c", "\x00", "\ufffd", "_", "...", "a" * 50),
+]
+BLOCKS = [(32, 127), (0xA0, 0x250), (0x300, 0x530), (0x2000, 0x2C00), (0x4E00, 0x4F00),
+          (0x1F300, 0x1F700)]  # fmt: skip
+NEXT_LINE = "\x85"  # a control character that llama.cpp's WordPiece splits at, and BERT leaves out
 ENDS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 BERT_ENDS = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]",
              "pad_token": "[PAD]"}  # fmt: skip
+
+
+def random_texts(count, seed=0):
+    """Words, special tokens, spaces of all kinds and other characters, in any order."""
+    rng = random.Random(seed)
+
+    def part():
+        return rng.choice(PARTS) if rng.random() < 0.7 else chr(rng.randrange(*rng.choice(BLOCKS)))
+
+    return ["".join(part() for _ in range(rng.randrange(1, 12))) for _ in range(count)]
 
 
 @dataclass
@@ -40,6 +62,7 @@ class Case:
     config: dict = field(default_factory=lambda: dict(ENDS))
     refusal: str = ""
     witness: str = ""
+    path: Path | None = None  # of a file that holds it
 
     @property
     def architecture(self):
@@ -51,10 +74,10 @@ class Case:
             "tokenizer_config.json": json.dumps(self.config).encode(),
         }
 
-    def write(self, path):
-        """A GGUF file with nothing but the tokenizer."""
+    def write(self, path, ends=()):
+        """A GGUF file with nothing but the tokenizer; ends: the ids at which a text ends."""
         writer = gguf.GGUFWriter(path, self.architecture)
-        add_tokenizer(writer, self.sidecars(), self.tokenizer.get_vocab_size() + 3)
+        add_tokenizer(writer, self.sidecars(), self.tokenizer.get_vocab_size() + 3, ends)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()

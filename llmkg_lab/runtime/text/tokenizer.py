@@ -154,6 +154,11 @@ class Tokenizer:
             **self.special_tokens(),
         )
 
+    @property
+    def chats(self) -> bool:
+        """Whether there is a chat template."""
+        return bool(self.config.get("chat_template"))
+
     def _chat_template(self) -> str:
         template = self.config.get("chat_template")
         if isinstance(template, list):  # several by name
