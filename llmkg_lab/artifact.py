@@ -270,6 +270,12 @@ class Artifact:
         """The number of tokens that the model knows."""
         return self._dimension("vocab_size")
 
+    @property
+    def token_types(self) -> int:
+        """The number of segments that an encoder tells apart."""
+        key = "type_vocab_size"
+        return 2 if self.config.get(key) is None else self._dimension(key)
+
     def _dimension(self, *names: str) -> int:
         config = self.config
         name = next((name for name in names if config.get(name)), names[0])
