@@ -12,6 +12,7 @@ place and moved there when it is complete.
 import contextlib
 import json
 import os
+import reprlib
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +32,7 @@ OURS = "llmkg-lab/artifact/"  # of any version
 MANIFEST = "manifest.json"
 SETTLED = 60  # seconds after which a process has locked its temporary folder
 CONFIG = "config.json"
+POSITIONS = {"openelm": "max_context_length"}  # what config.json calls them, by architecture
 ALIGNMENT = 64  # bytes of a tensor in the data file; kernels then read mapped weights in place
 # What programs read from a folder; all of it is listed in the manifest
 CONFIGS = ("*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
@@ -263,7 +265,7 @@ class Artifact:
     @property
     def context_length(self) -> int:
         """The number of tokens that the model has positions for."""
-        return self._dimension("max_position_embeddings", "max_context_length")  # OpenELM's name
+        return self._dimension(POSITIONS.get(self.manifest.architecture, "max_position_embeddings"))
 
     @property
     def vocab_size(self) -> int:
@@ -276,12 +278,12 @@ class Artifact:
         key = "type_vocab_size"
         return 2 if self.config.get(key) is None else self._dimension(key)
 
-    def _dimension(self, *names: str) -> int:
-        config = self.config
-        name = next((name for name in names if config.get(name)), names[0])
-        value = config.get(name)
+    def _dimension(self, name: str) -> int:
+        value = self.config.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ArtifactError(f"{self.folder / CONFIG}: {name} is {value!r}, not a number")
+            raise ArtifactError(
+                f"{self.folder / CONFIG}: {name} is {reprlib.repr(value)}, not a number"
+            )
         return value
 
     @property

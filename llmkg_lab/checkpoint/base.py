@@ -191,6 +191,8 @@ def json_object(content: bytes, path: Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises CheckpointError with the file's name."""
     try:
         value = json.loads(content)
+        if b"\\ud" in content.lower():  # half a character can be written to no file
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", "fetch it again") from None
     if not isinstance(value, dict):

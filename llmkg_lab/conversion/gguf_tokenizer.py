@@ -15,7 +15,7 @@ from typing import NoReturn
 from gguf import GGUFWriter, TokenType
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
-from llmkg_lab.checkpoint import spm
+from llmkg_lab.checkpoint import spm, tokenizer_config
 from llmkg_lab.checkpoint.gguf_tokenizer import SPECIAL
 from llmkg_lab.checkpoint.spm import SPACE
 from llmkg_lab.models.base import UnsupportedError
@@ -106,7 +106,7 @@ def add_tokenizer(writer: GGUFWriter, sidecars: dict[str, bytes], rows: int) -> 
     _check_added(source)
     write(writer, source)
     _add_special(writer, source)
-    if template := _chat_template(config):
+    if template := tokenizer_config.templates(config).get("default"):
         writer.add_chat_template(template)
 
 
@@ -318,13 +318,6 @@ def _around(source: Source) -> list[int | None]:
         elif None not in around:
             around.append(None)
     return around
-
-
-def _chat_template(config: dict) -> str | None:
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several by name
-        return {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template
 
 
 def _merges(spec: dict) -> list[list[str]]:

@@ -12,6 +12,8 @@ import yaml
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.nearest import nearest
 
+BRIEF = reprlib.Repr(maxlevel=2)  # a few lines of aliases may stand for any number of values
+
 
 class CatalogError(LabError):
     """A parameter file, or the name of a variant, that cannot be used."""
@@ -118,4 +120,4 @@ class Node:
         return tuple(read(item) for item in self.items())
 
     def _wrong(self, expected: str) -> CatalogError:
-        return self.error(f"{reprlib.repr(self.value)} is not {expected}", f"write {expected}")
+        return self.error(f"{BRIEF.repr(self.value)} is not {expected}", f"write {expected}")

@@ -12,7 +12,7 @@ import numpy as np
 from llmkg_lab.artifact import MANIFEST, Artifact
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime import BackendError, InferenceError
 from llmkg_lab.runtime.backend import (
     EMBEDS,
     GENERATES,
@@ -22,7 +22,6 @@ from llmkg_lab.runtime.backend import (
     Metadata,
     OrtBackend,
 )
-from llmkg_lab.runtime.candle.worker import BackendError
 from llmkg_lab.runtime.text.sampling import Sampler
 
 log = logging.getLogger(__name__)

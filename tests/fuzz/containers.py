@@ -1,4 +1,4 @@
-"""The binary formats taken apart and put together wrongly: headers, tables, pickles in zip files."""
+"""The binary formats taken apart and put together wrongly: headers, tables, pickles."""
 
 import io
 import struct
@@ -24,7 +24,19 @@ def safetensors(chance: Random, content: bytes) -> bytes:
     return struct.pack("<Q", said % 2**64) + header + content[8 + size :]
 
 
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SCALARS = {
+    0: "B",
+    1: "b",
+    2: "H",
+    3: "h",
+    4: "I",
+    5: "i",
+    6: "f",
+    7: "?",
+    10: "Q",
+    11: "q",
+    12: "d",
+}
 STRING, ARRAY = 8, 9
 
 
@@ -119,7 +131,9 @@ def _random_value(chance: Random) -> tuple[int, bytes]:
     if form == "?":
         return kind, chance.choice((b"\0", b"\1", b"\7"))
     if form in "fd":
-        return kind, struct.pack(f"<{form}", chance.choice((0, -1, 1e-30, 1e30, float("inf"), float("nan"))))
+        return kind, struct.pack(
+            f"<{form}", chance.choice((0, -1, 1e-30, 1e30, float("inf"), float("nan")))
+        )
     size = struct.calcsize(form)
     return kind, (chance.choice(INTEGERS[:-2]) % 2 ** (8 * size)).to_bytes(size, "little")
 
@@ -174,7 +188,9 @@ def _odd_state(chance: Random, content: bytes) -> bytes:
     names = list(state)
     for name in chance.sample(names, chance.randint(1, 2)):
         tensor = state[name]
-        shape = chance.choice((list(tensor.shape), [2**20] * 2, [0], [], [2**40], tensor.shape[::-1]))
+        shape = chance.choice(
+            (list(tensor.shape), [2**20] * 2, [0], [], [2**40], tensor.shape[::-1])
+        )
         dtype = chance.choice((torch.float16, torch.int64, torch.complex64, torch.bool,
                                torch.float8_e4m3fn, torch.float64))  # fmt: skip
         state[name] = chance.choice((
@@ -199,5 +215,3 @@ def _odd_state(chance: Random, content: bytes) -> bytes:
     made = io.BytesIO()
     torch.save(state, made)
     return made.getvalue()
-
-

@@ -1,4 +1,4 @@
-"""Changes at random: of bytes, and of what JSON says. All chance comes from the ``Random`` given."""
+"""Changes at random, of bytes and of what JSON says. Chance is the ``Random`` that is given."""
 
 import copy
 import json
@@ -52,14 +52,16 @@ def mutated(chance: Random, document: Value, words: Sequence[Value] = ()) -> Val
 
 
 def _places(value: Value, path: tuple[Value, ...] = ()) -> Iterator[tuple[Value, ...]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value)
+    items = dict.items(value) if isinstance(value, dict) else enumerate(value)
     for key, child in list(items)[:400]:
         yield (*path, key)
         if isinstance(child, dict | list):
             yield from _places(child, (*path, key))
 
 
-def _changed(chance: Random, document: Value, path: Sequence[Value], words: Sequence[Value]) -> Value:
+def _changed(
+    chance: Random, document: Value, path: Sequence[Value], words: Sequence[Value]
+) -> Value:
     *above, key = path
     parent = document
     for step in above:
@@ -100,7 +102,9 @@ def _near(chance: Random, value: Value) -> Value:
         return chance.choice([value + 1, value - 1, -value, value * 2, value * 10**6, str(value),
                               [value], value + 0.5 if abs(value) < 2**53 else value])  # fmt: skip
     if isinstance(value, str):
-        return chance.choice([value[:-1], value * 2, value.upper(), f" {value}", [value], f"{value}\x00"])
+        return chance.choice(
+            [value[:-1], value * 2, value.upper(), f" {value}", [value], f"{value}\x00"]
+        )
     if isinstance(value, list):
         return chance.choice([value * 2, value[::-1], value[1:], value[:1], [value], None])
     if isinstance(value, dict):
@@ -119,8 +123,8 @@ def _value(chance: Random, document: Value, words: Sequence[Value]) -> Value:
         case 4:
             return chance.choice(TEXTS)
         case 5:
-            return chance.choice([[], {}, [None], [[]], {"": None}, {"a": {"b": [1]}}, [1, "a", None],
-                                  [0] * 3000, _nested(150)])  # fmt: skip
+            return chance.choice([[], {}, [None], [[]], {"": None}, {"a": {"b": [1]}},
+                                  [1, "a", None], [0] * 3000, _nested(150)])  # fmt: skip
         case 6 if words:
             return chance.choice(list(words))
         case _:

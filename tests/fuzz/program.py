@@ -16,9 +16,9 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fuzz.formats import FORMATS  # noqa: E402
+from fuzz.formats import FORMATS
 
-from llmkg_lab.base.errors import LabError  # noqa: E402
+from llmkg_lab.base.errors import LabError
 
 KEPT = 500  # entries of the cache
 IN, OUT, TEMPORARY, CACHE = "in", "out", "tmp", "cache"

@@ -15,9 +15,8 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_gguf import export
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.roster.catalog import find_variant
-from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime import BackendError, InferenceError
 from llmkg_lab.runtime.backend import CandleBackend, OrtBackend
-from llmkg_lab.runtime.candle.worker import BackendError
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.selection import open_backend
 from llmkg_lab.runtime.text.generate import GenerationConfig, generate_text
