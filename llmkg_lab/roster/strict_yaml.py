@@ -12,7 +12,8 @@ import yaml
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.nearest import nearest
 
-BRIEF = reprlib.Repr(maxlevel=2)  # a few lines of aliases may stand for any number of values
+BRIEF = reprlib.Repr()
+BRIEF.maxlevel = 2  # a few lines of aliases may stand for any number of values
 
 
 class CatalogError(LabError):

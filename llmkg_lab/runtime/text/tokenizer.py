@@ -36,9 +36,8 @@ class Tokenizer:
         self.config = config
         self.cleans_up = cleanup.is_wanted(core, config)
         # a model that does not read segments is given none, as transformers does
-        self._has_types = "token_type_ids" in (
-            config.get("model_input_names") or ["token_type_ids"]
-        )
+        inputs = config.get("model_input_names") or ["token_type_ids"]
+        self._has_types = "token_type_ids" in inputs
         self._cutter = cutting.Cutter(core, config.get("truncation_side") or "right")
 
     @classmethod
