@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -139,6 +138,27 @@ def _convert(folder: Path, out: Path, chance: Random) -> None:
     _converted(open_checkpoint(folder), out, chance)
 
 
+def _convert_last(folder: Path, out: Path, chance: Random) -> None:
+    _convert(folder / _changed_last(folder), out, chance)
+
+
+def _several(**makes: Callable[[Path], None]) -> Callable[[Path], None]:
+    """What makes a folder of each name."""
+
+    def make(folder: Path) -> None:
+        for name, make_it in makes.items():
+            (folder / name).mkdir()
+            make_it(folder / name)
+
+    return make
+
+
+def _tensors(chance: Random, name: str, content: bytes) -> bytes:
+    if name.endswith(".json"):
+        return mutated_json(chance, content)
+    return containers.safetensors(chance, content)
+
+
 def _converted(opened: Checkpoint, out: Path, chance: Random) -> None:
     artifact = convert(opened, INT4, out)
     assert verify(out) == []
@@ -191,10 +211,6 @@ def _gguf_use(folder: Path, out: Path, chance: Random) -> None:
     opened = open_checkpoint(folder)
     opened.sidecars()
     _converted(opened, out, chance)
-
-
-def _sharded(folder: Path) -> None:
-    tiny_checkpoints.write_sharded(folder)
 
 
 # Tokenizers
@@ -400,7 +416,7 @@ def _manifest_use(folder: Path, out: Path, chance: Random) -> None:
 
 
 def _changed_last(folder: Path) -> str:
-    """The name of the artifact of which a file was written last."""
+    """The name of the folder of which a file was written last."""
     last = max(folder.rglob("*"), key=lambda path: path.stat().st_mtime_ns)
     return last.relative_to(folder).parts[0]
 
@@ -454,6 +470,9 @@ def _artifact_change(chance: Random, name: str, content: bytes) -> bytes:
 
 STORED = Path(__file__).parents[1] / "results" / "data"
 VARIANT = "smollm/smollm2_135m_instruct"
+
+
+RESULTS = (f"{VARIANT}/result.json", "registry.json", f"{VARIANT}/failed.ipynb")
 
 
 def _results(folder: Path) -> None:
@@ -519,7 +538,7 @@ def _parameters(folder: Path) -> None:
 
 
 YAML = (
-    "&a [*a]", "[" * 3000, "!!python/object:os.system x", "{a: 1, a: 2}", "\t", "2001-01-01",
+    "&a [*a]", "[" * 600, "!!python/object:os.system x", "{a: 1, a: 2}", "\t", "2001-01-01",
     "? [1]", "1:30", "0o777", ".inf", "!!binary aGk=", "!!set {a}", "<<: 3", "*x", "%YAML 9",
     "--- 1\n--- 2",
     "&a {b: &b [x, x, x, x, x, x, x, x, x], c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b],"
@@ -553,10 +572,6 @@ def _parameters_use(folder: Path, out: Path, chance: Random) -> None:
         assert [str(source) for source in variant.sources]
 
 
-def _tokenizer_change(chance: Random, name: str, content: bytes) -> bytes:
-    return mutated_json(chance, content, TOKENIZER_WORDS)
-
-
 def _export_change(chance: Random, name: str, content: bytes) -> bytes:
     if name == "model.safetensors":
         return containers.safetensors(chance, content)
@@ -570,28 +585,49 @@ def _export_files(folder: Path) -> None:
 
 
 EXPORTED = ("config.json", "tokenizer.json", "tokenizer.json", *SIDE_FILES, "model.safetensors")
-config = partial(Format, mutated=("config.json",), mutate=_json(CONFIG_WORDS))
+SHARDED = ("sharded/model.safetensors.index.json", "sharded/one.safetensors")
 FORMATS = {
-    "safetensors": Format(lambda folder: checkpoint(folder, LLAMA), ("model.safetensors",),
-                          _binary(containers.safetensors), _convert),
-    "index": Format(_sharded, ("model.safetensors.index.json",), _json(()), _convert),
+    "safetensors": Format(
+        _several(
+            whole=lambda folder: checkpoint(folder, LLAMA), sharded=tiny_checkpoints.write_sharded
+        ),
+        ("whole/model.safetensors", "whole/model.safetensors", *SHARDED),
+        _tensors,
+        _convert_last,
+    ),
     "gguf": Format(_gguf, ("model.gguf",), _binary(containers.gguf_file), _gguf_use),
-    "pytorch": Format(tiny_checkpoints.write_pickle, ("pytorch_model.bin",),
-                      _binary(containers.pickle), _convert),
-    "pytorch-old": Format(tiny_checkpoints.write_old_pickle, ("pytorch_model.bin",),
-                          _binary(containers.pickle), _convert),
-    "config-llama": config(make=lambda folder: checkpoint(folder, LLAMA), use=_convert),
-    "config-bert": config(make=lambda folder: checkpoint(folder, BERT, "word_piece"), use=_convert),
-    "config-openelm": config(make=lambda folder: checkpoint(folder, OPENELM), use=_convert),
-    "tokenizer": Format(_tokenizer_files, tuple(f"{name}.json" for name in TOKENIZERS),
-                        _tokenizer_change, _tokenizer_use),
+    "pytorch": Format(
+        _several(zip=tiny_checkpoints.write_pickle, old=tiny_checkpoints.write_old_pickle),
+        ("zip/pytorch_model.bin", "zip/pytorch_model.bin", "old/pytorch_model.bin"),
+        _binary(containers.pickle),
+        _convert_last,
+    ),
+    "config": Format(
+        _several(
+            llama=lambda folder: checkpoint(folder, LLAMA),
+            bert=lambda folder: checkpoint(folder, BERT, "word_piece"),
+            openelm=lambda folder: checkpoint(folder, OPENELM),
+        ),
+        ("llama/config.json", "bert/config.json", "openelm/config.json"),
+        _json(CONFIG_WORDS),
+        _convert_last,
+    ),
+    "tokenizer": Format(
+        _tokenizer_files,
+        tuple(f"{name}.json" for name in TOKENIZERS),
+        _json(TOKENIZER_WORDS),
+        _tokenizer_use,
+    ),
     "side-files": Format(_side_files, tuple(SIDE_FILES), _json(SIDE_WORDS), _side_use),
     "sentence-transformers": Format(_embedder, tuple(EMBEDDER), _json(EMBEDDER_WORDS), _convert),
-    "manifest": Format(_artifact, ("decoder/manifest.json", "embedder/manifest.json"), _json(()),
-                       _manifest_use),
+    "manifest": Format(
+        _artifact,
+        ("decoder/manifest.json", "embedder/manifest.json"),
+        _json(()),
+        _manifest_use,
+    ),
     "artifact": Format(_artifact, ARTIFACT_FILES, _artifact_change, _signed_use),
-    "results": Format(_results, (f"{VARIANT}/result.json", "registry.json",
-                                 f"{VARIANT}/failed.ipynb"), _json(()), _results_use),
+    "results": Format(_results, RESULTS, _json(()), _results_use),
     "parameters": Format(_parameters, PARAMETERS, _yaml, _parameters_use),
     "gguf-export": Format(_export_files, EXPORTED, _export_change, _export),
-}  # fmt: skip
+}
