@@ -25,13 +25,14 @@ from msgspec import UNSET, Meta, UnsetType
 from llmkg_lab.base import files, records
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.records import Count, Hash, Record, RecordError, Size
-from llmkg_lab.scheme import Budget, Layout, Scheme
+from llmkg_lab.scheme import MAX_POSITIONS, Budget, Layout, Scheme
 
 FORMAT = "llmkg-lab/artifact/1"
 OURS = "llmkg-lab/artifact/"  # of any version
 MANIFEST = "manifest.json"
 SETTLED = 60  # seconds after which a process has locked its temporary folder
 CONFIG = "config.json"
+MAX_ROWS = 2**31 - 1  # of a table, as of any dimension that is converted
 POSITIONS = {"openelm": "max_context_length"}  # what config.json calls them, by architecture
 ALIGNMENT = 64  # bytes of a tensor in the data file; kernels then read mapped weights in place
 # What programs read from a folder; all of it is listed in the manifest
@@ -265,7 +266,8 @@ class Artifact:
     @property
     def context_length(self) -> int:
         """The number of tokens that the model has positions for."""
-        return self._dimension(POSITIONS.get(self.manifest.architecture, "max_position_embeddings"))
+        key = POSITIONS.get(self.manifest.architecture, "max_position_embeddings")
+        return self._dimension(key, MAX_POSITIONS)  # a cache is made for all of them
 
     @property
     def vocab_size(self) -> int:
@@ -278,11 +280,11 @@ class Artifact:
         key = "type_vocab_size"
         return 2 if self.config.get(key) is None else self._dimension(key)
 
-    def _dimension(self, name: str) -> int:
+    def _dimension(self, name: str, most: int = MAX_ROWS) -> int:
         value = self.config.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
             raise ArtifactError(
-                f"{self.folder / CONFIG}: {name} is {reprlib.repr(value)}, not a number"
+                f"{self.folder / CONFIG}: {name} is {reprlib.repr(value)}, not 1 to {most:,}"
             )
         return value
 

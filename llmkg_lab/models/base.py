@@ -13,8 +13,8 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.models.gguf import GGUFNames, Metadata
 from llmkg_lab.models.keys import Table, refusal
+from llmkg_lab.scheme import MAX_POSITIONS
 
-MAX_POSITIONS = 1 << 20  # a graph computes rotary tables for all when it is loaded
 LEAST, MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32, in which all is computed
 Shape = tuple[int, ...]
 Config = Mapping[str, Any]  # config.json

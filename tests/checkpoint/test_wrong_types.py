@@ -12,7 +12,7 @@ from llmkg_lab.conversion.to_gguf import export
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.models import UnsupportedError, form_of
 from llmkg_lab.runtime import BackendError, InferenceError
-from llmkg_lab.runtime.ort.decoder import Embedder
+from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 TYPES = [
@@ -143,3 +143,15 @@ def test_a_graph_that_loads_and_does_not_run_is_told(embedder):
     with pytest.raises(BackendError, match="ONNX Runtime fails on the graph"):
         model.embed(["a b"])
     assert issubclass(BackendError, LabError)
+
+
+@pytest.mark.parametrize("positions", [10**9, 0, True, "64", 2**63])
+def test_an_artifact_of_any_number_of_positions_takes_no_memory(positions, folder):
+    """Whoever changes its config.json can change the hash in its manifest, too."""
+    artifact = convert(changed(folder, "config.json"), formats.INT4, folder.parent / "out")
+    path = artifact.folder / "config.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": positions})
+    )
+    with pytest.raises(ArtifactError, match="max_position_embeddings is"):
+        Decoder(artifact, 1)
