@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import reprlib
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -321,12 +322,15 @@ class Artifact:
                 yield f"{name.as_posix()} is not in the manifest, and programs would read it"
 
     def _size_problems(self, name: str) -> Iterator[str]:
-        path = self.folder / name
         expected = self.manifest.files[name].bytes
-        if not path.is_file():
+        try:
+            status = (self.folder / name).stat()
+        except (OSError, ValueError):  # no file system has such a name
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):
             yield f"{name} is missing"
-        elif path.stat().st_size != expected:
-            yield f"{name} has {path.stat().st_size:,} bytes, the manifest says {expected:,}"
+        elif status.st_size != expected:
+            yield f"{name} has {status.st_size:,} bytes, the manifest says {expected:,}"
 
 
 def verify(folder: str | Path) -> list[str]:

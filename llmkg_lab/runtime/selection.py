@@ -59,6 +59,8 @@ def open_backend(
     """
     if prefer not in (None, *RUNTIMES):
         raise InferenceError(f"there is no runtime {prefer!r}", f"there are {', '.join(RUNTIMES)}")
+    if not Path(folder).is_dir():
+        raise InferenceError(f"{folder} is not a folder", HINT)
     found, reasons = find(Path(folder))
     wanted = prefer or RUNTIMES[0]
     if memory:
@@ -67,7 +69,8 @@ def open_backend(
     firsts = {candidate.runtime: candidate for candidate in reversed(found)}  # one a runtime
     ordered = sorted(firsts.values(), key=lambda candidate: candidate.runtime != wanted)
     if not ordered:
-        raise InferenceError(f"no runtime opens {folder}: {'; '.join(reasons)}", HINT)
+        said = "; ".join(reasons) or "it holds no artifact"
+        raise InferenceError(f"no runtime opens {folder}: {said}", HINT)
     if prefer and ordered[0].runtime != prefer:
         why = reasons or [f"{folder} holds nothing that it opens"]
         log.warning("%s instead of %s: %s", ordered[0].runtime, prefer, "; ".join(why))

@@ -188,8 +188,11 @@ def test_what_cannot_be_opened_says_why(llama, copy, tmp_path, caplog):
     backend = open_backend(copy, prefer="candle")
     assert "onnxruntime instead of candle" in caplog.text
     assert backend.metadata().backend == "onnxruntime"
-    with pytest.raises(InferenceError, match="no runtime opens"):
+    with pytest.raises(InferenceError, match="nowhere is not a folder"):
         open_backend(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InferenceError, match=r"no runtime opens .*empty: it holds no artifact"):
+        open_backend(tmp_path / "empty")
     with pytest.raises(InferenceError, match="no runtime 'llama"):
         open_backend(llama, prefer="llama.cpp")
     with pytest.raises(InferenceError, match="is not a folder"):
