@@ -68,13 +68,13 @@ def convert(
     form, task = checkpoint.form, task or checkpoint.task
     scheme = resolve(scheme, kind_of(type(form)))
     plan = plan_of(checkpoint, scheme, task)
+    _check_room(Path(out), plan, scheme)
     if task == "text-generation" and isinstance(form, LlamaForm):
         bounds.check(checkpoint, scheme)
     progress = inside(progress, scheme.name)
     prepared = prepare(checkpoint, scheme, task, calibration, progress)
     weights = prepared.checkpoint
     total = sum(weights.tensors[name].nbytes for name in plan.shapes)
-    _check_room(Path(out), plan, scheme)
     # hashes while weights stream
     with publishing(Path(out), force=force) as staging, _fingerprint(checkpoint) as fingerprint:
         name = f"onnx/model{scheme.suffix}.onnx"

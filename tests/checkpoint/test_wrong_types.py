@@ -105,7 +105,7 @@ def test_the_positions_of_an_artifact_are_those_of_its_architecture(tmp_path):
     source = tmp_path / "model"
     source.mkdir()
     formats.checkpoint(source, formats.OPENELM | {"max_position_embeddings": "many"})
-    artifact = convert(open_checkpoint(source), formats.INT4, tmp_path / "out")
+    artifact = convert(open_checkpoint(source), formats.RTN, tmp_path / "out")
     assert artifact.context_length == formats.OPENELM["max_context_length"]
 
 
@@ -121,7 +121,7 @@ def embedder(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     formats.FORMATS["sentence-transformers"].make(source)
-    return convert(open_checkpoint(source), formats.INT4, tmp_path / "embedder")
+    return convert(open_checkpoint(source), formats.RTN, tmp_path / "embedder")
 
 
 def test_a_wrong_count_of_segments_is_told(embedder):
@@ -148,7 +148,7 @@ def test_a_graph_that_loads_and_does_not_run_is_told(embedder):
 @pytest.mark.parametrize("positions", [10**9, 0, True, "64", 2**63])
 def test_an_artifact_of_any_number_of_positions_takes_no_memory(positions, folder):
     """Whoever changes its config.json can change the hash in its manifest, too."""
-    artifact = convert(changed(folder, "config.json"), formats.INT4, folder.parent / "out")
+    artifact = convert(changed(folder, "config.json"), formats.RTN, folder.parent / "out")
     path = artifact.folder / "config.json"
     path.write_text(
         json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": positions})

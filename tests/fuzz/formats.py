@@ -20,6 +20,7 @@ from support import tiny_checkpoints
 from llmkg_lab.artifact import MANIFEST, Artifact, verify
 from llmkg_lab.base import files as whole_files
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.machine import Profile
 from llmkg_lab.batch import jobs, notebook
 from llmkg_lab.checkpoint import Checkpoint, keys, open_checkpoint
 from llmkg_lab.conversion.to_gguf import TYPES, export
@@ -27,7 +28,7 @@ from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.models import FORMS as MODELS
 from llmkg_lab.models import form_of, rope
 from llmkg_lab.results import registry
-from llmkg_lab.results.recommendation import facts
+from llmkg_lab.results.recommendation import candidates
 from llmkg_lab.results.registry import Registry
 from llmkg_lab.results.result import Result, results
 from llmkg_lab.roster import catalog
@@ -91,7 +92,7 @@ OPENELM = {
     "activation_fn_name": "swish",
     "ffn_with_glu": True,
 }
-INT4, SPECIAL = Scheme.parse("int4"), ["<unk>", "<s>", "</s>"]
+RTN, SPECIAL = Scheme.parse("int4-rtn"), ["<unk>", "<s>", "</s>"]
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,11 @@ def _convert_last(folder: Path, out: Path, chance: Random) -> None:
     _convert(folder / _changed_last(folder), out, chance)
 
 
+def _config_use(folder: Path, out: Path, chance: Random) -> None:
+    """Weights that are no one's doing make finite numbers, whatever the config says of them."""
+    _converted(open_checkpoint(folder / _changed_last(folder)), out, chance, finite=True)
+
+
 def _several(**makes: Callable[[Path], None]) -> Callable[[Path], None]:
     """What makes a folder of each name."""
 
@@ -159,20 +165,22 @@ def _tensors(chance: Random, name: str, content: bytes) -> bytes:
     return containers.safetensors(chance, content)
 
 
-def _converted(opened: Checkpoint, out: Path, chance: Random) -> None:
-    artifact = convert(opened, INT4, out)
+def _converted(opened: Checkpoint, out: Path, chance: Random, finite: bool = False) -> None:
+    artifact = convert(opened, RTN, out)
     assert verify(out) == []
     if chance.random() < 0.25:
-        _run(artifact)
+        values = _run(artifact)
+        assert not finite or np.isfinite(values).all()
 
 
-def _run(artifact: Artifact) -> None:
+def _run(artifact: Artifact) -> np.ndarray:
     if artifact.task == "text-generation":
         logits = Decoder(artifact, 1).prefill([0, 1])
         assert logits.shape == (artifact.vocab_size,)
-        assert np.isfinite(logits).all()
-    elif (artifact.folder / "tokenizer.json").exists() and artifact.task != "text-ranking":
-        assert np.isfinite(Embedder(artifact, 1).embed(["a b"])).all()
+        return logits
+    if (artifact.folder / "tokenizer.json").exists() and artifact.task != "text-ranking":
+        return Embedder(artifact, 1).embed(["a b"])
+    return np.zeros(0)
 
 
 def _export(folder: Path, out: Path, chance: Random) -> None:
@@ -354,7 +362,7 @@ def _side_files(folder: Path) -> None:
 
 
 def _side_use(folder: Path, out: Path, chance: Random) -> None:
-    artifact = convert(open_checkpoint(folder), INT4, out)
+    artifact = convert(open_checkpoint(folder), RTN, out)
     if chance.random() < 0.2:
         _answer(out)
         with contextlib.suppress(LabError):  # what a model lacks is not what is tried
@@ -401,7 +409,7 @@ def _artifact(folder: Path) -> None:
     for name, make in (("decoder", _side_files), ("embedder", _embedder)):
         source.mkdir()
         make(source)
-        convert(open_checkpoint(source), INT4, folder / name)
+        convert(open_checkpoint(source), RTN, folder / name)
         shutil.rmtree(source)
 
 
@@ -485,13 +493,20 @@ def _results(folder: Path) -> None:
     (folder / VARIANT / "failed.ipynb").write_text(json.dumps(failed))
 
 
+def _profile() -> Profile:
+    """The machine on which the stored result was measured."""
+    stored = json.loads((STORED / "result-decoder.json").read_bytes())
+    cpu = next(iter(stored["schemes"].values()))["conditions"]["cpu"]
+    return Profile(cpu, 2, 2, 2, (), 1 << 35, 1 << 35, (), 10.0)
+
+
 def _results_use(folder: Path, out: Path, chance: Random) -> None:
     """What the commands run and list read; a broken result is another's affair, never theirs."""
     os.environ["LLMKG_LAB_PARAMS"] = str(folder / "params")
     built, _ = registry.build(folder)
     assert built.models == {}  # its artifacts are not there
     list(results(folder))
-    list(facts(folder, "a processor"))
+    list(candidates(folder, _profile()))
     jobs.last_state(folder / VARIANT)
     variant = catalog.find_variant(VARIANT.split("/")[1])
     jobs.apart(folder, variant)
@@ -610,7 +625,7 @@ FORMATS = {
         ),
         ("llama/config.json", "bert/config.json", "openelm/config.json"),
         _json(CONFIG_WORDS),
-        _convert_last,
+        _config_use,
     ),
     "tokenizer": Format(
         _tokenizer_files,
