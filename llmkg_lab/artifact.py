@@ -12,6 +12,8 @@ place and moved there when it is complete.
 import contextlib
 import json
 import os
+import reprlib
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,13 +26,15 @@ from msgspec import UNSET, Meta, UnsetType
 from llmkg_lab.base import files, records
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.records import Count, Hash, Record, RecordError, Size
-from llmkg_lab.scheme import Budget, Layout, Scheme
+from llmkg_lab.scheme import MAX_POSITIONS, Budget, Layout, Scheme
 
 FORMAT = "llmkg-lab/artifact/1"
 OURS = "llmkg-lab/artifact/"  # of any version
 MANIFEST = "manifest.json"
 SETTLED = 60  # seconds after which a process has locked its temporary folder
 CONFIG = "config.json"
+MAX_ROWS = 2**31 - 1  # of a table, as of any dimension that is converted
+POSITIONS = {"openelm": "max_context_length"}  # what config.json calls them, by architecture
 ALIGNMENT = 64  # bytes of a tensor in the data file; kernels then read mapped weights in place
 # What programs read from a folder; all of it is listed in the manifest
 CONFIGS = ("*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt")
@@ -263,19 +267,26 @@ class Artifact:
     @property
     def context_length(self) -> int:
         """The number of tokens that the model has positions for."""
-        return self._dimension("max_position_embeddings", "max_context_length")  # OpenELM's name
+        key = POSITIONS.get(self.manifest.architecture, "max_position_embeddings")
+        return self._dimension(key, MAX_POSITIONS)  # a cache is made for all of them
 
     @property
     def vocab_size(self) -> int:
         """The number of tokens that the model knows."""
         return self._dimension("vocab_size")
 
-    def _dimension(self, *names: str) -> int:
-        config = self.config
-        name = next((name for name in names if config.get(name)), names[0])
-        value = config.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ArtifactError(f"{self.folder / CONFIG}: {name} is {value!r}, not a number")
+    @property
+    def token_types(self) -> int:
+        """The number of segments that an encoder tells apart."""
+        key = "type_vocab_size"
+        return 2 if self.config.get(key) is None else self._dimension(key)
+
+    def _dimension(self, name: str, most: int = MAX_ROWS) -> int:
+        value = self.config.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ArtifactError(
+                f"{self.folder / CONFIG}: {name} is {reprlib.repr(value)}, not 1 to {most:,}"
+            )
         return value
 
     @property
@@ -311,12 +322,15 @@ class Artifact:
                 yield f"{name.as_posix()} is not in the manifest, and programs would read it"
 
     def _size_problems(self, name: str) -> Iterator[str]:
-        path = self.folder / name
         expected = self.manifest.files[name].bytes
-        if not path.is_file():
+        try:
+            status = (self.folder / name).stat()
+        except (OSError, ValueError):  # no file system has such a name
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):
             yield f"{name} is missing"
-        elif path.stat().st_size != expected:
-            yield f"{name} has {path.stat().st_size:,} bytes, the manifest says {expected:,}"
+        elif status.st_size != expected:
+            yield f"{name} has {status.st_size:,} bytes, the manifest says {expected:,}"
 
 
 def verify(folder: str | Path) -> list[str]:

@@ -38,6 +38,7 @@ from llmkg_lab.base.nearest import nearest
 
 BITS = {"int4": 4, "int8": 8, "budget": 4}  # a budget's: of what nothing was measured for
 FLOATS = {"fp32": 4, "fp16": 2}  # bytes an element
+MAX_POSITIONS = 1 << 20  # a graph computes rotary tables for all when it is loaded
 BLOCK_SIZES = (32, 64, 128)
 PRESETS = ("balanced", "best", "small", "fast", "web", "int8", "int4")
 METHODS = ("rtn", "eq", "mse", "gptq")

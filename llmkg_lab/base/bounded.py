@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 
 CHILD = Path(__file__).with_name("bounded_child.py")
 PATIENCE = 8  # seconds of waiting for each of computing: other programs may take the cores
+GRACE = 5.0  # seconds for a process to end that answers no more, and to say by its code why
 ENVIRONMENT = {  # threads would each take address space, which is bounded
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -70,7 +71,7 @@ class Bounded:
             finally:
                 watch.cancel()
             if header is None:
-                raise BoundsError(_death(self._end(), seconds))
+                raise BoundsError(_death(self._end(GRACE), seconds))
             if header["spent"]:
                 self._end()
             self._sleep = threading.Timer(self._idle, self.close)
@@ -97,15 +98,15 @@ class Bounded:
             )
         return self._process
 
-    def _end(self) -> int:
-        """End the process; return its exit code, 0 where there was none."""
+    def _end(self, grace: float = 0.5) -> int:
+        """End the process, by force after ``grace`` seconds; its exit code, 0 of none."""
         process, self._process = self._process, None
         if process is None:
             return 0
         with contextlib.suppress(OSError):
             cast(IO[bytes], process.stdin).close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.5)  # at the end of its input it ends by itself
+            process.wait(grace)  # at the end of its input it ends by itself
         process.kill()
         cast(IO[bytes], process.stdout).close()
         return process.wait()

@@ -5,8 +5,10 @@ import ctypes
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+PART = 1 << 20  # bytes that are hashed at once
 
 
 def write(path: Path, content: str | bytes, *, durable: bool = True) -> None:
@@ -53,10 +55,26 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256(path: Path, step: Callable[[int], object] = lambda nbytes: None) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits.
+
+    step: told of the bytes of each part that was read; what it raises ends the work.
+    """
+    digest, part = hashlib.sha256(), memoryview(bytearray(PART))
+    with path.open("rb", buffering=0) as file:
+        while size := file.readinto(part):
+            digest.update(part[:size])
+            step(size)
+    return digest.hexdigest()
+
+
+def shortage(folder: Path, nbytes: int) -> str:
+    """Say in words that so many bytes do not fit the disk of a folder to be; empty if they do."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if nbytes <= free:
+        return ""
+    return f"takes {nbytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free at {there}"
 
 
 def remove(path: Path) -> None:

@@ -65,6 +65,7 @@ class Step:
 
 
 Progress = Callable[[Step], object]
+ONE = {"processes": "process"}  # what loses more than its last letter where there is one alone
 
 
 def silent(step: Step) -> None:
@@ -221,5 +222,5 @@ def clock(seconds: float) -> str:
 def _scale(count: float, unit: str) -> tuple[float, str]:
     """What to divide a count by, and the name of its unit then."""
     if unit != "bytes":
-        return 1, unit
+        return 1, ONE.get(unit, unit.removesuffix("s")) if count == 1 else unit
     return next(s for s in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, unit)) if count >= s[0])

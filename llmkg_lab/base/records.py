@@ -80,7 +80,9 @@ def _located(said: str, content: bytes, form: type[Record]) -> str:
     what, _, place = said.replace("`", "").partition(" - at $")
     try:
         place = _key(place, said, content, form)
-    except (ValueError, RecursionError):  # Python's reader refuses what msgspec did not look at
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        # Python's reader refuses what msgspec did not look at; of a key that is there twice, each
+        # looks at another value
         place = place.lstrip(".")
     return f"{what[0].lower()}{what[1:]}" + (f", at {place}" if place else "")
 

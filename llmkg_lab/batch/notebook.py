@@ -22,6 +22,8 @@ DONE = "done"  # a stamp: what run.yaml asks for has been made
 PROGRESS = "progress.json"  # the step at hand in the cell at hand, as base.bar writes it
 STATES = RUNNING, FAILED, REPORT = "running.ipynb", "failed.ipynb", "report.ipynb"
 OTHERS = {"explore"}  # notebooks that are not a family's
+# what a notebook raises that is not there, half written, or of another shape
+UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 METADATA = "llmkg_lab"  # our key in a failed notebook's metadata
 
 
@@ -102,7 +104,7 @@ def read(path: Path) -> dict | None:
     """Read a notebook; None where there is none that can be read, for papermill may be writing."""
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -113,7 +115,7 @@ def run_of(path: Path) -> Run | None:
         started = datetime.fromisoformat(notebook["metadata"]["papermill"]["start_time"])
         times = [_papermill(cell).get("start_time") for cell in code_cells(notebook)]
         entered = max([started, *map(datetime.fromisoformat, filter(None, times))])
-    except (OSError, ValueError, KeyError, TypeError):  # papermill may just be writing it
+    except UNREADABLE:  # papermill may just be writing it
         return None
     return Run(tuple(cells(notebook)), started, entered)
 
@@ -151,7 +153,7 @@ def failure(path: Path) -> Failure | None:
     """What ``record_failure`` wrote into the notebook at ``path``, if there is one."""
     try:
         return Failure(**json.loads(path.read_bytes())["metadata"][METADATA])
-    except (OSError, ValueError, KeyError, TypeError):
+    except UNREADABLE:
         return None
 
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,6 +51,7 @@ class Checkpoint(ABC):
         self.tokenizer_folder = path
         self.chat_template = ""  # Jinja, where the tokenizer's files hold none
         self._weight_files = weight_files
+        self._fingerprint = ""  # computed once
 
     def read(self, name: str, rows: slice | None = None) -> np.ndarray:
         """A tensor, or a slice of its rows, as float32 in C order.
@@ -133,20 +134,17 @@ class Checkpoint(ABC):
         """
         return None
 
-    def fingerprint(self) -> str:
-        """SHA-256 of the weight files: of the one file, or of all files' names and hashes."""
-        return self._fingerprint
+    def fingerprint(self, step: Callable[[int], object] = lambda nbytes: None) -> str:
+        """SHA-256 of the weight files: of the one file, or of all files' names and hashes.
 
-    @cached_property
-    def _fingerprint(self) -> str:
-        hashes = [files.sha256(path) for path in self._weight_files]
-        if len(hashes) == 1:
-            return hashes[0]
-        lines = [
-            f"{digest}  {path.name}"
-            for digest, path in zip(hashes, self._weight_files, strict=True)
-        ]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        step: told of the bytes of each part that was read; what it raises ends the work.
+        """
+        if not self._fingerprint:
+            hashes = {path.name: files.sha256(path, step) for path in self._weight_files}
+            lines = "\n".join(f"{digest}  {name}" for name, digest in hashes.items())
+            whole = hashlib.sha256(lines.encode()).hexdigest()
+            self._fingerprint = whole if len(hashes) > 1 else next(iter(hashes.values()))
+        return self._fingerprint
 
 
 def read_bytes(path: Path, offset: int, count: int) -> np.ndarray:
@@ -191,6 +189,8 @@ def json_object(content: bytes, path: Path) -> dict[str, Any]:
     """The JSON object that a file holds. Raises CheckpointError with the file's name."""
     try:
         value = json.loads(content)
+        if b"\\ud" in content.lower():  # half a character can be written to no file
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}", "fetch it again") from None
     if not isinstance(value, dict):

@@ -1,14 +1,13 @@
 """A checkpoint folder as the Hub has it: config.json and tokenizer files around the weights."""
 
 import json
-import logging
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
-from llmkg_lab.checkpoint import claims, keys, names, tokenizer_files
+from llmkg_lab.checkpoint import claims, keys, names, tokenizer_config, tokenizer_files
 from llmkg_lab.checkpoint.base import (
     Checkpoint,
     CheckpointError,
@@ -33,7 +32,6 @@ TOKENIZER_FILES = (
 )
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 class FolderCheckpoint(Checkpoint, Generic[T]):
@@ -127,6 +125,29 @@ class FolderCheckpoint(Checkpoint, Generic[T]):
             yield from keys.check_tokenizer(read_json(path), path.name)
         elif not any((folder / name).exists() for name in VOCABULARIES):
             yield f"{folder} holds no tokenizer: what is made of it takes tokens, and no text"
+        yield from self._changed_by_transformers()
+
+    def _changed_by_transformers(self) -> Iterator[str]:
+        """What transformers reads where that is not what one would expect."""
+        folder = self.tokenizer_folder
+        try:
+            reading, said = self._reading, self._tokenizer_config()
+        except CheckpointError:  # whoever needs the tokenizer is told
+            return
+        changed = reading["changed"] if reading else []
+        if not self.form.generates:  # an encoder's tokens become no text
+            changed = [part for part in changed if part != "decoder"]
+        if not changed:
+            return
+        if (folder / "tokenizer.json").exists():
+            name = said.get("tokenizer_class", "class of the model")
+            parts = ", ".join(changed)
+            yield f"transformers' {name} takes its own {parts} in the place of tokenizer.json's"
+        elif (folder / "tokenizer.model").exists() and "add_bos_token" not in said:
+            yield (
+                "tokenizer_config.json has no add_bos_token, so transformers puts no BOS before a "
+                "text, and without a tokenizer_class no space"
+            )
 
     def _tokenizer(self) -> dict[str, bytes]:
         """tokenizer.json and tokenizer_config.json, none where the folder has no tokenizer."""
@@ -145,31 +166,17 @@ class FolderCheckpoint(Checkpoint, Generic[T]):
 
     @cached_property
     def _reading(self) -> dict[str, Any] | None:
-        """What transformers reads, with a word where that is not what one would expect."""
-        folder = self.tokenizer_folder
-        reading = tokenizer_files.read_folder(folder)
-        if reading is None or not reading["changed"]:
-            return reading
-        said = self._tokenizer_config()
-        if (folder / "tokenizer.json").exists():
-            log.warning(
-                "%s: transformers' %s takes its own %s in the place of tokenizer.json's",
-                folder,
-                said.get("tokenizer_class", "class of the model"),
-                ", ".join(reading["changed"]),
-            )
-        elif (folder / "tokenizer.model").exists() and "add_bos_token" not in said:
-            log.warning(
-                "%s: tokenizer_config.json has no add_bos_token, so transformers puts no BOS "
-                "before a text, and without a tokenizer_class no space",
-                folder,
-            )
-        return reading
+        """What transformers reads."""
+        return tokenizer_files.read_folder(self.tokenizer_folder)
 
     def _tokenizer_config(self) -> dict[str, Any]:
         folder = self.tokenizer_folder
         path, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         config = read_json(path) if path.exists() else {}
+        try:
+            config = tokenizer_config.checked(config)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: {error}", "fetch it again") from None
         if template.exists():  # Transformers.js reads the template only from the config
             try:
                 config["chat_template"] = template.read_text(encoding="utf-8")

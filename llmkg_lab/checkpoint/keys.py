@@ -3,6 +3,7 @@
 config.json's and GGUF's model keys depend on the form, and stand with it in ``models``.
 """
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -244,21 +245,29 @@ def check_ids(content: Mapping[str, Any], where: object) -> None:
 def check_tokenizer(spec: Mapping[str, Any], where: object) -> Iterator[str]:
     """The same for tokenizer.json, with its added tokens and the kinds of its steps."""
     yield from check(TOKENIZER, spec, where)
-    for token in spec.get("added_tokens") or ():
+    for token in _objects(spec, "added_tokens", where):
         yield from check(ADDED_TOKEN, token, f"{where}: added_tokens")
     for part, kinds in KINDS.items():
-        for kind in _kinds(spec.get(part)):
+        for kind in _kinds(spec.get(part), where):
             if kind not in kinds:
                 raise CheckpointError(
                     f"{where}: {part} of the kind {kind!r}", f"supported are {', '.join(kinds)}"
                 )
 
 
-def _kinds(step: Any) -> Iterator[object]:
+def _kinds(step: Any, where: object) -> Iterator[object]:
     """The kinds of a part and of the steps inside it; older models say none."""
     if isinstance(step, Mapping):
         if step.get("type") is not None:
             yield step["type"]
         for name in STEPS:
-            for inner in step.get(name) or ():
-                yield from _kinds(inner)
+            for inner in _objects(step, name, where):
+                yield from _kinds(inner, where)
+
+
+def _objects(content: Mapping[str, Any], key: str, where: object) -> list[Mapping[str, Any]]:
+    """The list of objects under a key, by default none. Raises CheckpointError on another value."""
+    values = content.get(key) or []
+    if not isinstance(values, list) or not all(isinstance(value, Mapping) for value in values):
+        raise CheckpointError(f"{where}: {key} is {reprlib.repr(values)}, not a list of objects")
+    return values

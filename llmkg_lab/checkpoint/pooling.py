@@ -145,8 +145,9 @@ class Pipeline:
     def _prompts(self) -> dict[str, str]:
         """The prompts by name; a query and a document always have one, by default an empty one."""
         prompts = self.settings.get("prompts") or {}
-        texts = prompts.values() if isinstance(prompts, dict) else [prompts]
-        if not all(isinstance(text, str | None) for text in texts):
+        if not isinstance(prompts, dict) or not all(
+            isinstance(text, str | None) for text in prompts.values()
+        ):
             raise CheckpointError(f"{self.folder / SETTINGS}: prompts are not texts by name")
         return {"query": "", "document": ""} | {name: text or "" for name, text in prompts.items()}
 

@@ -6,7 +6,6 @@ kept in the cache, so that only the first use of a tokenizer waits for it.
 
 import hashlib
 import json
-import logging
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ import numpy as np
 from llmkg_lab.base import cache
 from llmkg_lab.base.bounded import Bounded, BoundsError
 from llmkg_lab.checkpoint.base import CheckpointError
-
-log = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
 FILES = (  # what AutoTokenizer reads

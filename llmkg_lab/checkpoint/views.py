@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -78,8 +78,8 @@ class Rescaled(View):
             values = values * rows.reshape(-1, *[1] * (values.ndim - 1))
         return values * self._columns[info.name] if info.name in self._columns else values
 
-    def fingerprint(self) -> str:
-        digest = hashlib.sha256(self._original.fingerprint().encode())
+    def fingerprint(self, step: Callable[[int], object] = lambda nbytes: None) -> str:
+        digest = hashlib.sha256(self._original.fingerprint(step).encode())
         for factors in (self._rows, self._columns):
             for name in sorted(factors):
                 digest.update(name.encode() + factors[name].tobytes())

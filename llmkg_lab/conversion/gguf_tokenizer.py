@@ -15,7 +15,7 @@ from typing import NoReturn
 from gguf import GGUFWriter, TokenType
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
-from llmkg_lab.checkpoint import spm
+from llmkg_lab.checkpoint import spm, tokenizer_config
 from llmkg_lab.checkpoint.gguf_tokenizer import SPECIAL
 from llmkg_lab.checkpoint.spm import SPACE
 from llmkg_lab.models.base import UnsupportedError
@@ -121,7 +121,7 @@ def add_tokenizer(
     write(writer, source)
     _add_special(writer, source)
     _add_ends_of_text(writer, source.special_id("eos"), ends, rows)
-    if template := _chat_template(config):
+    if template := tokenizer_config.templates(config).get("default"):
         writer.add_chat_template(template)
     return source.remarks
 
@@ -355,13 +355,6 @@ def _around(source: Source) -> list[int | None]:
         elif None not in around:
             around.append(None)
     return around
-
-
-def _chat_template(config: dict) -> str | None:
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several by name
-        return {entry["name"]: entry["template"] for entry in template}.get("default")
-    return template
 
 
 def _merges(spec: dict) -> list[list[str]]:

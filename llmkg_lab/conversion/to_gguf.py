@@ -14,7 +14,8 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType
 from gguf.quants import dequantize, quantize
 
-from llmkg_lab.artifact import Artifact, StoredScheme, publishing
+from llmkg_lab.artifact import Artifact, ArtifactError, StoredScheme, publishing
+from llmkg_lab.base import files
 from llmkg_lab.base.progress import Counter, Progress, inside, silent
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion.folder import plan_of, write_manifest, write_sidecars
@@ -74,6 +75,8 @@ def export(
     check_type(kind)
     _check_pooling(checkpoint.pooling or {})
     stored = _layout(checkpoint, GGMLQuantizationType[kind])
+    if said := files.shortage(Path(out), sum(tensor.nbytes for tensor in stored)):
+        raise ArtifactError(f"{out} {said}", "free some, or choose another folder")
     with publishing(Path(out), force=force) as staging:
         model = staging / f"model-{kind}.gguf"
         remarks = _write_header(model, checkpoint, kind, stored)

@@ -6,8 +6,11 @@ time over a ``Stream``, which moves the weights.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -22,6 +25,7 @@ from llmkg_lab.artifact import (
     StoredScheme,
     publishing,
 )
+from llmkg_lab.base import files
 from llmkg_lab.base.progress import Counter, Progress, inside, silent
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion import genai
@@ -29,13 +33,13 @@ from llmkg_lab.conversion.folder import plan_of, versions, write_manifest, write
 from llmkg_lab.data.texts import Text
 from llmkg_lab.graph.builders import build
 from llmkg_lab.graph.layers import ACCURACY_LEVEL, Layers
-from llmkg_lab.graph.store import Stream
+from llmkg_lab.graph.store import Plan, Stream
 from llmkg_lab.graph.writer import DataFile, Graph
 from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.presets import kind_of, resolve
 from llmkg_lab.quantize.budget import bounds
 from llmkg_lab.quantize.prepare import prepare
-from llmkg_lab.scheme import Scheme
+from llmkg_lab.scheme import BITS, FLOATS, Scheme
 
 
 def convert(
@@ -64,14 +68,15 @@ def convert(
     form, task = checkpoint.form, task or checkpoint.task
     scheme = resolve(scheme, kind_of(type(form)))
     plan = plan_of(checkpoint, scheme, task)
+    _check_room(Path(out), plan, scheme)
     if task == "text-generation" and isinstance(form, LlamaForm):
         bounds.check(checkpoint, scheme)
     progress = inside(progress, scheme.name)
     prepared = prepare(checkpoint, scheme, task, calibration, progress)
     weights = prepared.checkpoint
     total = sum(weights.tensors[name].nbytes for name in plan.shapes)
-    with publishing(Path(out), force=force) as staging, ThreadPoolExecutor(1) as background:
-        fingerprint = background.submit(checkpoint.fingerprint)  # hashes while weights stream
+    # hashes while weights stream
+    with publishing(Path(out), force=force) as staging, _fingerprint(checkpoint) as fingerprint:
         name = f"onnx/model{scheme.suffix}.onnx"
         model = staging / name
         model.parent.mkdir()
@@ -103,6 +108,31 @@ def convert(
             known={f"{name}_data": data.sha256()},
         )
     return Artifact(Path(out), manifest)
+
+
+@contextmanager
+def _fingerprint(checkpoint: Checkpoint) -> Iterator[Future[str]]:
+    """Compute a checkpoint's fingerprint beside the block; given up where the block fails."""
+    failed = threading.Event()
+
+    def step(nbytes: int) -> None:
+        if failed.is_set():  # Ctrl-C, say: hashing 40 GB takes minutes
+            raise CancelledError
+
+    with ThreadPoolExecutor(1) as background:
+        try:
+            yield background.submit(checkpoint.fingerprint, step)
+        except BaseException:
+            failed.set()
+            raise
+
+
+def _check_room(out: Path, plan: Plan, scheme: Scheme) -> None:
+    """Raise ArtifactError where the disk cannot hold even the codes of the weights."""
+    width = FLOATS.get(scheme.base) or BITS[scheme.base] / 8  # bytes
+    parameters = sum(math.prod(shape) for shape in plan.shapes.values())
+    if said := files.shortage(out, int(width * parameters)):
+        raise ArtifactError(f"{out} {said}", "free some, or choose another folder")
 
 
 def convert_all(
@@ -143,8 +173,8 @@ def _existing(out: Path, checkpoint: Checkpoint, scheme: Scheme, source: dict) -
 
 def _holds(manifest: Manifest, contents: Mapping[str, bytes]) -> bool:
     """Whether an artifact's files have these contents."""
-    files = manifest.files
+    stored = manifest.files
     return all(
-        name in files and files[name].sha256 == hashlib.sha256(content).hexdigest()
+        name in stored and stored[name].sha256 == hashlib.sha256(content).hexdigest()
         for name, content in contents.items()
     )

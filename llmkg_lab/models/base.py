@@ -4,7 +4,7 @@ A form is read from config.json and the names of the checkpoint's tensors. Conve
 quantization, the reference, GGUF and synthetic weights ask it, and nothing else, what a model is.
 """
 
-import math
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,8 +13,9 @@ from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.models.gguf import GGUFNames, Metadata
 from llmkg_lab.models.keys import Table, refusal
+from llmkg_lab.scheme import MAX_POSITIONS
 
-MAX_POSITIONS = 1 << 20  # a graph computes rotary tables for all when it is loaded
+LEAST, MOST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32, in which all is computed
 Shape = tuple[int, ...]
 Config = Mapping[str, Any]  # config.json
 
@@ -232,13 +233,15 @@ def integer(config: Config, *keys: str) -> int:
 
 
 def number(config: Config, key: str, default: float | None = None) -> float:
-    """``key`` of the config as a positive, finite number; null stands for ``default``."""
+    """``key`` of the config as a positive number of float32's; null stands for ``default``."""
     value = config.get(key)
     if value is None and default is not None:
         return default
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+    if isinstance(value, int | float) and not isinstance(value, bool) and LEAST <= value <= MOST:
         return float(value)
-    raise UnsupportedError(f"config.json: {key} is {value!r}, not a positive number")
+    raise UnsupportedError(
+        f"config.json: {key} is {reprlib.repr(value)}, not a positive number of float32's"
+    )
 
 
 def flag(config: Config, key: str, default: bool) -> bool:

@@ -1,6 +1,7 @@
 """YAML read strictly: every complaint names the file, the key and the nearest valid key."""
 
 import math
+import reprlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ import yaml
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.nearest import nearest
+
+BRIEF = reprlib.Repr()
+BRIEF.maxlevel = 2  # a few lines of aliases may stand for any number of values
 
 
 class CatalogError(LabError):
@@ -49,7 +53,7 @@ class Node:
             mark = error.problem_mark
             place = f", line {mark.line + 1}" if mark else ""
             raise CatalogError(f"{file}{place}: {error.problem}", "correct the YAML") from error
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # no date, nested too deep
             raise CatalogError(f"{file}: no YAML: {error}") from error
 
     def error(self, problem: str, hint: str = "") -> CatalogError:
@@ -117,4 +121,4 @@ class Node:
         return tuple(read(item) for item in self.items())
 
     def _wrong(self, expected: str) -> CatalogError:
-        return self.error(f"{self.value!r} is not {expected}", f"write {expected}")
+        return self.error(f"{BRIEF.repr(self.value)} is not {expected}", f"write {expected}")

@@ -5,3 +5,7 @@ from llmkg_lab.base.errors import LabError
 
 class InferenceError(LabError):
     """An artifact cannot be run as asked: a bad option, too long a prompt, a broken file."""
+
+
+class BackendError(InferenceError):
+    """A runtime failed, not the request: another one may do better."""

@@ -11,7 +11,7 @@ import numpy as np
 from llmkg_lab.artifact import MANIFEST, Artifact
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
-from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime import BackendError, InferenceError
 from llmkg_lab.runtime.abilities import RUNTIMES, no_candle
 from llmkg_lab.runtime.backend import (
     CachedBackend,
@@ -19,7 +19,6 @@ from llmkg_lab.runtime.backend import (
     Metadata,
     OrtBackend,
 )
-from llmkg_lab.runtime.candle.worker import BackendError
 from llmkg_lab.runtime.text.sampling import Sampler
 
 log = logging.getLogger(__name__)
@@ -56,6 +55,8 @@ def open_backend(
     """
     if prefer not in (None, *RUNTIMES):
         raise InferenceError(f"there is no runtime {prefer!r}", f"there are {', '.join(RUNTIMES)}")
+    if not Path(folder).is_dir():
+        raise InferenceError(f"{folder} is not a folder", HINT)
     found, reasons = find(Path(folder))
     wanted = prefer or RUNTIMES[0]
     if memory:
@@ -64,7 +65,8 @@ def open_backend(
     firsts = {candidate.runtime: candidate for candidate in reversed(found)}  # one a runtime
     ordered = sorted(firsts.values(), key=lambda candidate: candidate.runtime != wanted)
     if not ordered:
-        raise InferenceError(f"no runtime opens {folder}: {'; '.join(reasons)}", HINT)
+        said = "; ".join(reasons) or "it holds no artifact"
+        raise InferenceError(f"no runtime opens {folder}: {said}", HINT)
     if prefer and ordered[0].runtime != prefer:
         why = reasons or [f"{folder} holds nothing that it opens"]
         log.warning("%s instead of %s: %s", ordered[0].runtime, prefer, "; ".join(why))

@@ -4,7 +4,6 @@ The client resumes a cut download by range requests and waits out 429. It does n
 first question about a repository, nor a storage host that answers 5xx: that is added here.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.file_download import repo_folder_name
 
+from llmkg_lab.base.files import shortage
 from llmkg_lab.base.progress import Counter, Progress
 from llmkg_lab.roster.catalog import SourceSpec
 from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError
@@ -134,12 +134,8 @@ def _check_room(repo: str, planned: Sequence[DryRunFileInfo], cache: Path) -> No
     partial = cache.joinpath(repo_folder_name(repo_id=repo, repo_type="model"), "blobs")
     begun = sum(path.stat().st_size for path in partial.glob("*.incomplete"))
     missing = sum(file.file_size or 0 for file in planned if file.will_download) - begun
-    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
-    if missing > (free := shutil.disk_usage(there).free):
-        raise SourceError(
-            f"{repo} takes {missing / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free at {there}",
-            "free some, or move the cache with HF_HOME",
-        )
+    if said := shortage(cache, missing):
+        raise SourceError(f"{repo} {said}", "free some, or move the cache with HF_HOME")
 
 
 def explained(error: Exception, spec: SourceSpec) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from llmkg_lab.base import paths
+from llmkg_lab.base.files import shortage
 from llmkg_lab.base.progress import Counter, Progress
 from llmkg_lab.models import form_of
 from llmkg_lab.models import published as shapes
@@ -25,6 +26,7 @@ from llmkg_lab.sources import tokenizers
 from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError
 
 KIND = "synthetic"
+ROOM = "free space there, or point LLMKG_LAB_CACHE elsewhere"
 SIZES = ("full", "reduced")
 RECIPE = 1  # counts up when the same variant gets other weights
 CHUNK = 1 << 22  # elements drawn at a time: 16 MB of float32
@@ -149,6 +151,9 @@ def _files(shape: Shape) -> dict[str, bytes]:
 
 def _publish(folder: Path, files: dict[str, bytes], weights: Weights, progress: Progress) -> None:
     """Write the checkpoint beside its place and move it there whole."""
+    width = DTYPES[weights.dtype][1]
+    if said := shortage(folder, sum(prod(shape) * width for shape in weights.tensors.values())):
+        raise SourceError(f"{folder} {said}", ROOM)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
         staging = Path(temporary) / "checkpoint"
@@ -160,7 +165,7 @@ def _publish(folder: Path, files: dict[str, bytes], weights: Weights, progress: 
         except OSError as error:
             raise SourceError(
                 f"{folder.parent} takes no checkpoint: {error.strerror}",
-                "free space there, or point LLMKG_LAB_CACHE elsewhere",
+                ROOM,
             ) from error
         if not folder.is_dir():  # another run may have been faster
             shutil.move(staging, folder)

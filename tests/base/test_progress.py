@@ -208,3 +208,16 @@ def test_a_watched_process_tells_its_step_in_a_file_at_most_twice_a_second(tmp_p
     known = [left for _, left in seen.values() if left is not None]
     assert 0.5 < known[0] < 2.5
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("step", "text"),
+    [
+        (Step("speed", "processes", 1, 1), "1 process"),
+        (Step("speed", "processes", 1, 3), "1 of 3 processes"),
+        (Step("reading", "windows", 1, 1), "1 window"),
+        (Step("reading", "bytes", 1000, 1000), "1.0 kB"),
+    ],
+)
+def test_one_is_told_in_the_singular(step, text):
+    assert step.amount == text

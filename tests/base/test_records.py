@@ -44,6 +44,7 @@ MANY = ", ".join(f'"{i}": {{"bytes": {i}}}' for i in range(1000))
         (listing('"files": {"a": {"bytes": 1.0}}'), "expected int, got float, at files.a.bytes"),
         (listing('"files": {"a": {"bytes": 1e999}}'), "out of range, at files.a.bytes"),
         (listing(f'"files": {{"a": {{"bytes": {"9" * 5000}}}}}'), "out of range, at files"),
+        (listing('"files": {"a": {"bytes": "1"}}, "files": 7'), "got str, at files[...].bytes"),
         (
             listing('"files": {}, "lists": [{}, {"a": {"bytes": 1}, "b": {}, "c": {}}]'),
             "object missing required field bytes, at lists.1.b",

@@ -124,3 +124,13 @@ def test_a_report_that_is_not_whole_or_not_there_is_not_compared(job):
     assert expected(job) is None
     report.unlink()
     assert expected(job) is None
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "3", '{"metadata": 3}', '{"metadata": {"papermill": []}}', "{"]
+)
+def test_a_notebook_of_another_shape_says_nothing(content, tmp_path):
+    path = tmp_path / "running.ipynb"
+    path.write_text(content)
+    assert notebook.run_of(path) is None
+    assert notebook.failure(path) is None

@@ -1,6 +1,7 @@
 """Conversion of real weights: exact, reproducible, and nothing left behind when it fails."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -9,11 +10,14 @@ import time
 
 import numpy as np
 import pytest
+from models.test_configs import LLAMA
 from safetensors.numpy import load_file, save_file
 
 from llmkg_lab.artifact import Artifact, ArtifactError, publishing, verify
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
+from llmkg_lab.conversion.to_gguf import export
 from llmkg_lab.conversion.to_onnx import convert, convert_all
+from llmkg_lab.models import form_of
 from llmkg_lab.scheme import Scheme
 
 INT4 = Scheme.parse("int4-rtn")
@@ -125,6 +129,54 @@ def test_a_write_that_the_system_refuses_leaves_nothing(minilm_folder, tmp_path)
     assert "File too large" in result.stdout
     assert "free some space" in result.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def sparse(folder, rows, more=()):
+    """A Llama in float16 whose zeros take no room: its table has so many rows of 64."""
+    config = LLAMA | {"vocab_size": rows, "hidden_size": 64, "tie_word_embeddings": True}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    header, end = {}, 0
+    for name, shape in [*form_of(config).tensors(), *more]:
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
+    content = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(content).to_bytes(8, "little") + content)
+        file.truncate(8 + len(content) + end)
+    return open_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda checkpoint, out: convert(checkpoint, Scheme.parse("fp32"), out),
+        lambda checkpoint, out: convert(checkpoint, Scheme.parse("int8"), out),
+        lambda checkpoint, out: export(checkpoint, "Q4_0", out),
+    ],
+)
+def test_what_does_not_fit_the_disk_is_not_begun(make, tmp_path):
+    rows = 2 * shutil.disk_usage(tmp_path).free // 64
+    checkpoint, start = sparse(tmp_path / "model", rows), time.monotonic()
+    with pytest.raises(ArtifactError, match=r"takes [\d,.]+ GB, and [\d,.]+ GB are free at /"):
+        make(checkpoint, tmp_path / "new" / "out")
+    assert time.monotonic() - start < 5
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_ctrl_c_does_not_wait_for_the_hash(tmp_path):
+    """Of 40 GB, that took minutes; here they are in a tensor that no graph needs."""
+    unused = ("model.layers.0.self_attn.rotary_emb.inv_freq", (20_000_000_000,))
+    checkpoint, interrupted = sparse(tmp_path / "model", 64, [unused]), []
+
+    def interrupt(step):
+        interrupted.append(time.monotonic())
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(checkpoint, INT4, tmp_path / "out", progress=interrupt)
+    assert time.monotonic() - interrupted[-1] < 2
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_conversion_imports_nothing_heavy():

@@ -218,6 +218,18 @@ def test_verify_names_files_that_are_there_and_not_listed(artifact, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "a\x00b", "onnx"])
+def test_a_name_that_no_file_has_is_missing(name, artifact, tmp_path):
+    folder = shutil.copytree(artifact.folder, tmp_path / "copy")
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    manifest["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / "onnx").mkdir(exist_ok=True)
+    assert f"{name} is missing" in verify(folder)
+    with pytest.raises(ArtifactError, match="is missing"):
+        Artifact.open(folder)
+
+
 @pytest.mark.parametrize("left", [{}, {"config.json": {"bytes": 1, "sha256": "0" * 64}}])
 def test_a_manifest_lists_its_config_and_model(left, artifact, tmp_path):
     folder = tmp_path / "copy"

@@ -15,9 +15,8 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_gguf import export
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.roster.catalog import find_variant
-from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime import BackendError, InferenceError
 from llmkg_lab.runtime.backend import CandleBackend, OrtBackend
-from llmkg_lab.runtime.candle.worker import BackendError
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.selection import open_backend
 from llmkg_lab.runtime.text.generate import GenerationConfig, generate_text
@@ -189,8 +188,11 @@ def test_what_cannot_be_opened_says_why(llama, copy, tmp_path, caplog):
     backend = open_backend(copy, prefer="candle")
     assert "onnxruntime instead of candle" in caplog.text
     assert backend.metadata().backend == "onnxruntime"
-    with pytest.raises(InferenceError, match="no runtime opens"):
+    with pytest.raises(InferenceError, match="nowhere is not a folder"):
         open_backend(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InferenceError, match=r"no runtime opens .*empty: it holds no artifact"):
+        open_backend(tmp_path / "empty")
     with pytest.raises(InferenceError, match="no runtime 'llama"):
         open_backend(llama, prefer="llama.cpp")
     with pytest.raises(InferenceError, match="is not a folder"):

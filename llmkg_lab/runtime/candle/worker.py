@@ -19,14 +19,10 @@ import numpy as np
 import psutil
 
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime import BackendError, InferenceError
 from llmkg_lab.runtime.sequence import SequenceDecoder, TokenIds
 
 PATIENCE = 5  # seconds for a worker to end by itself
-
-
-class BackendError(InferenceError):
-    """A runtime failed, not the request: another one may do better."""
 
 
 class Worker:

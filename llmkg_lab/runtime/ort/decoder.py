@@ -11,7 +11,7 @@ from llmkg_lab.checkpoint.pooling import longest
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, EncoderSessions, Inputs
 from llmkg_lab.runtime.ort.packed import open_artifact
-from llmkg_lab.runtime.ort.session import CPU, CachedSession
+from llmkg_lab.runtime.ort.session import CPU, CachedSession, running
 from llmkg_lab.runtime.sequence import SequenceDecoder, TokenIds, check_tokens
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
@@ -104,7 +104,8 @@ class Decoder(SequenceDecoder):
         }
         for name, (_, heads, _, head_dim) in self._cached.past.items():
             feeds[name] = np.zeros((batch, heads, 0, head_dim), np.float32)
-        return self.session.run(["logits"], feeds)[0]
+        with running():
+            return self.session.run(["logits"], feeds)[0]
 
 
 class Embedder:
@@ -162,9 +163,13 @@ class Embedder:
         return vectors
 
     def _vectors(self, session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
+        wanted = "sentence_embedding" if self._pools else "last_hidden_state"
+        with running():
+            states = session.run([wanted], inputs)[
+                0
+            ]  # (texts, tokens, hidden), pooled (texts, hidden)
         if self._pools:
-            return session.run(["sentence_embedding"], inputs)[0]
-        states = session.run(["last_hidden_state"], inputs)[0]  # (texts, tokens, hidden)
+            return states
         total = np.einsum("tnh,tn->th", states, inputs["attention_mask"].astype(np.float32))
         with np.errstate(invalid="ignore"):  # of no tokens
             return total / np.linalg.norm(total, axis=1, keepdims=True)

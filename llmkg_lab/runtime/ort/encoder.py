@@ -76,7 +76,7 @@ class EncoderSessions:
 
     @cached_property
     def _types(self) -> int:
-        return int(self._artifact.config.get("type_vocab_size", 2))
+        return self._artifact.token_types
 
     @cached_property
     def _single(self) -> onnxruntime.InferenceSession:

@@ -21,7 +21,7 @@ from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.decoder import PREFILL_CHUNK
 from llmkg_lab.runtime.ort.packed import PackedSegment, load_error, packed, thrifty_options
 from llmkg_lab.runtime.ort.residency import MappedWeights, data_room, resident, thrifty
-from llmkg_lab.runtime.ort.session import CPU
+from llmkg_lab.runtime.ort.session import CPU, running
 from llmkg_lab.runtime.sequence import SequenceDecoder, TokenIds, check_tokens
 
 WORK = 64 << 20  # bytes for the values of a chunk of tokens and what else comes and goes
@@ -170,7 +170,8 @@ class PagedDecoder(SequenceDecoder):
         made = [name for name in outputs if not name.startswith("present.")]
         for name in made:
             binding.bind_output(name, "cpu")
-        page.session.run_with_iobinding(binding)
+        with running():
+            page.session.run_with_iobinding(binding)
         results = binding.get_outputs()[-len(made) :]
         known = {**values, **dict(zip(made, results, strict=True))}
         return {n: v for n, v in known.items() if n in page.later or n == "logits"}

@@ -9,7 +9,7 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint.pooling import longest
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, EncoderSessions, Inputs
-from llmkg_lab.runtime.ort.session import CPU
+from llmkg_lab.runtime.ort.session import CPU, running
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 
@@ -49,4 +49,5 @@ class Ranker:
 
 
 def _logits(session: onnxruntime.InferenceSession, inputs: Inputs) -> np.ndarray:
-    return session.run(["logits"], inputs)[0]  # (pairs, 1)
+    with running():
+        return session.run(["logits"], inputs)[0]  # (pairs, 1)

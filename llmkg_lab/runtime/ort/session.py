@@ -1,7 +1,8 @@
 """Sessions of ONNX Runtime, and KV caches bound to one by pointer."""
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import onnxruntime
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.machine import default_threads
-from llmkg_lab.runtime import InferenceError
+from llmkg_lab.runtime import BackendError, InferenceError
 
 CPU = "CPUExecutionProvider"
 KEEP = "num_logits_to_keep"  # an optional input of a decoder's graph: 1 for the last logits alone
@@ -67,6 +68,19 @@ def _register_arena() -> None:
     kind, memory = onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, onnxruntime.OrtMemType.DEFAULT
     info = onnxruntime.OrtMemoryInfo("Cpu", kind, 0, memory)
     onnxruntime.create_and_register_allocator(info, None)
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Raise BackendError where ONNX Runtime fails as it runs a graph: one may load and not run."""
+    try:
+        yield
+    except Exception as error:  # its errors share no base class
+        if not type(error).__module__.startswith("onnxruntime."):
+            raise
+        raise BackendError(
+            f"ONNX Runtime fails on the graph: {error}", "check it with `llmkg-lab verify`"
+        ) from error
 
 
 def output_size(session: onnxruntime.InferenceSession, name: str) -> int | None:
@@ -134,7 +148,8 @@ class CachedSession:
         self._bind_buffers(row, batch, count)
         self._ids[: batch * count] = ids.reshape(-1)
         self._bind_mask(lengths + count)
-        self.session.run_with_iobinding(self._binding)
+        with running():
+            self.session.run_with_iobinding(self._binding)
         kept = 1 if self._keeps_one else count
         logits = self._logits[: batch * kept * self.vocab]
         return logits.reshape(batch, kept, self.vocab)[:, -1]

@@ -11,6 +11,7 @@ import numpy as np
 import tokenizers
 
 from llmkg_lab.base.errors import panics_raised
+from llmkg_lab.checkpoint import tokenizer_config
 from llmkg_lab.checkpoint.tokenizer_files import tried
 from llmkg_lab.runtime import InferenceError
 from llmkg_lab.runtime.text import cleanup, cutting
@@ -36,8 +37,9 @@ class Tokenizer:
         self.config = config
         self.cleans_up = cleanup.is_wanted(core, config)
         # a model that does not read segments is given none, as transformers does
-        self._has_types = "token_type_ids" in config.get("model_input_names", ["token_type_ids"])
-        self._cutter = cutting.Cutter(core, config.get("truncation_side", "right"))
+        inputs = config.get("model_input_names") or ["token_type_ids"]
+        self._has_types = "token_type_ids" in inputs
+        self._cutter = cutting.Cutter(core, config.get("truncation_side") or "right")
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Self:
@@ -64,11 +66,10 @@ class Tokenizer:
             with panics_raised():
                 core = tokenizers.Tokenizer.from_buffer(content)
             config = json.loads(files.get(CONFIG, b"{}"))
-            if not isinstance(config, dict):
-                raise ValueError(f"{CONFIG} holds a {type(config).__name__}")
+            config = tokenizer_config.checked(config)
             if TEMPLATE in files:
                 config["chat_template"] = files[TEMPLATE].decode()
-        except (ValueError, RuntimeError) as error:
+        except (ValueError, RuntimeError, RecursionError) as error:
             raise _unreadable(where, error) from error
         return cls(core, config)
 
@@ -160,17 +161,13 @@ class Tokenizer:
         return bool(self.config.get("chat_template"))
 
     def _chat_template(self) -> str:
-        template = self.config.get("chat_template")
-        if isinstance(template, list):  # several by name
-            template = {entry["name"]: entry["template"] for entry in template}
-        if isinstance(template, dict):
-            if "default" not in template:
-                raise InferenceError(
-                    f"this model has chat templates for {', '.join(template) or 'nothing'} alone",
-                    "its tokenizer_config.json names no default template",
-                )
-            template = template["default"]
-        if not template:
+        templates = tokenizer_config.templates(self.config)
+        if templates and "default" not in templates:
+            raise InferenceError(
+                f"this model has chat templates for {', '.join(templates)} alone",
+                "its tokenizer_config.json names no default template",
+            )
+        if not (template := templates.get("default")):
             raise InferenceError(
                 "this model has no chat template: it continues text and was not taught to chat",
                 "give the prompt as text, or use the -Instruct or -Chat variant",
