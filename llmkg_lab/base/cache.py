@@ -23,6 +23,7 @@ from llmkg_lab.base import files, paths
 Arrays = dict[str, npt.NDArray[Any]]
 Key = Mapping[str, Any]  # what becomes JSON
 KINDS = {  # folder: what it spares
+    "artifacts": "downloading artifacts from the Hub",
     "calibrated": "solving each layer of a calibrated scheme",
     "distilled": "training scales",
     "explored": "the explorer's measurements",
