@@ -1,7 +1,7 @@
 """Which artifact an id means, where it lies, and the cache of those that come from the Hub."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -93,7 +93,7 @@ def place(name: str, names: Iterable[str], scheme: str) -> str:
     It holds a manifest, or one of its folders does: that of the scheme's name, or the only one.
     Raises LoadingError where there is none, or more than one to choose from.
     """
-    folders = {str(PurePosixPath(n).parent) for n in names if PurePosixPath(n).name == MANIFEST}
+    folders = {parent.as_posix() for parent in _holders(names)}
     if scheme and scheme in folders:
         return scheme
     if "." in folders:
@@ -103,6 +103,18 @@ def place(name: str, names: Iterable[str], scheme: str) -> str:
         wanted = f"artifact {scheme}" if scheme else "single artifact"
         raise LoadingError(f"{name} holds no {wanted}: found {found}", "name one: ID:FOLDER")
     return folders.pop()
+
+
+def _holders(names: Iterable[str]) -> Iterator[PurePosixPath]:
+    """The folders that hold a manifest, no deeper than one; names may come from anywhere."""
+    for path in map(PurePosixPath, names):
+        inside = path.parent.parts
+        if (
+            path.name == MANIFEST
+            and len(inside) <= 1
+            and not path.as_posix().startswith((".", "/"))
+        ):
+            yield path.parent
 
 
 def metadata_of(artifact: Artifact) -> ModelMetadata:

@@ -83,7 +83,9 @@ def test_the_wanted_artifact_is_taken_or_its_lack_is_said(registry):
     ):
         with pytest.raises(LabError, match=said):
             key(**config)
-    for config in ({"trust_remote_code": True}, {"device": Metal()}, {"device": Cuda(1)}):
+    wrong = [{"trust_remote_code": True}, {"device": Metal()}, {"device": Cuda(1)}]
+    wrong += [{"revision": "../x"}, {"revision": ".."}, {"revision": "a/../b"}, {"batch_size": 0}]
+    for config in wrong:
         with pytest.raises(LoadingError):
             LoadingConfig(**config)
 

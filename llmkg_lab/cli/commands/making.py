@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,6 +98,13 @@ def export(
             show_default="Q4_0",
         ),
     ] = None,
+    bare: Annotated[
+        bool,
+        typer.Option(
+            "--no-tokenizer",
+            help="Leave the tokenizer out of the file; Candle reads the one beside it.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite artifacts.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -113,7 +121,8 @@ def export(
     console.print_warnings(opened.warnings)
     exports = []
     for name in kinds:
-        made = _timed(gguf.export, opened, name, out / f"gguf-{name}", origin, force)
+        make = partial(gguf.export, tokenizer=not bare)
+        made = _timed(make, opened, name, out / f"gguf-{name}", origin, force)
         if not as_json:
             console.print_conversion(made)
         exports.append(made)
