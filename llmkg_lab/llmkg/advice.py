@@ -8,6 +8,7 @@ the bytes that it reads for each token.
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from llmkg_lab.base import machine
 from llmkg_lab.base.machine import Profile
@@ -17,17 +18,10 @@ from llmkg_lab.llmkg.memory import MemoryEstimate, of_bytes, of_entry
 from llmkg_lab.llmkg.metadata import ModelCapabilities, ModelFilter, ModelMetadata
 from llmkg_lab.llmkg.picks import chosen
 from llmkg_lab.llmkg.registry import ModelRegistry
-from llmkg_lab.results.recommendation import BITS, FAST, ROOM
+from llmkg_lab.presets import DECODER, fact_of
+from llmkg_lab.results.recommendation import FAST, ROOM
 from llmkg_lab.results.registry import Entry
-from llmkg_lab.scheme import Scheme
 
-NOMINAL: Mapping[Quantization, float] = {  # bits per weight, the most first
-    Quantization["None"]: 32.0,
-    Quantization["F16"]: 16.0,
-    Quantization["BFloat16"]: 16.0,
-    Quantization["Int8"]: 9.25,
-    Quantization["Int4"]: BITS,
-}
 RATE = "tokens_per_second"
 
 
@@ -104,6 +98,20 @@ class ModelRecommendation:
     reason: str
 
 
+@cache
+def nominal_bits() -> Mapping[Quantization, float]:
+    """Bits per weight of each precision, the most first; of integers as presets measured them."""
+    measured = {name: fact_of(name, DECODER) for name in ("int8", "int4")}
+    int8, int4 = (fact.bits_per_weight if fact else 0.0 for fact in measured.values())
+    return {
+        Quantization["None"]: 32.0,
+        Quantization["F16"]: 16.0,
+        Quantization["BFloat16"]: 16.0,
+        Quantization["Int8"]: int8,
+        Quantization["Int4"]: int4,
+    }
+
+
 def estimate_memory_requirements(
     parameters: int, precision: Quantization, *, registry: ModelRegistry | None = None
 ) -> MemoryEstimate:
@@ -117,7 +125,7 @@ def estimate_memory_requirements(
     for model, entry in facts:
         if model.parameters == parameters:
             return of_entry(entry)
-    bits, source = NOMINAL[precision], f"the {precision} format"
+    bits, source = nominal_bits()[precision], f"the {precision} format"
     if facts:
         model, entry = min(facts, key=lambda fact: abs(fact[0].parameters - parameters))
         bits, source = entry.bits_per_weight, f"what was measured of {entry.variant}"
@@ -132,11 +140,12 @@ def assess_device_compatibility(
     """Whether and how a model of so many parameters runs on a device, by default this one."""
     here = device or machine.profile()
     models = registry or ModelRegistry()
-    memory = {p: estimate_memory_requirements(parameters, p, registry=models) for p in NOMINAL}
-    speed = {p: _speed_of_size(models, parameters, p, here) for p in NOMINAL}
-    fits = tuple(p for p in NOMINAL if memory[p].nbytes <= ROOM * here.memory_available)
+    bits = nominal_bits()
+    memory = {p: estimate_memory_requirements(parameters, p, registry=models) for p in bits}
+    speed = {p: _speed_of_size(models, parameters, p, here) for p in bits}
+    fits = tuple(p for p in bits if memory[p].nbytes <= ROOM * here.memory_available)
     fast = [p for p in fits if speed[p].tokens_per_second >= FAST]
-    by_bits = sorted(fits, key=NOMINAL.__getitem__)
+    by_bits = sorted(fits, key=bits.__getitem__)
     best = fast[0] if fast else next(iter(by_bits), None)
     if best is None:
         least = min(memory.values(), key=lambda estimate: estimate.nbytes)
@@ -156,7 +165,7 @@ def recommend_model(
     """The model to run among ``models``: the largest that meets the requirements, None if none.
 
     What can be loaded goes before what would have to be converted, and of one model's artifacts
-    the smallest that reaches its targets is taken, as everywhere.
+    the one is taken that its report recommends among those that meet the requirements.
     """
     here, wanted = device or machine.profile(), requirements or ModelRequirements()
     able = [option for model in models for option in _options(model, wanted, here)]
@@ -176,7 +185,7 @@ def _options(
     if not (kept and is_task and model.context_length >= (wanted.min_context_length or 0)):
         return
     if not model.artifacts:
-        bits = NOMINAL[Quantization["Int4"]]
+        bits = nominal_bits()[Quantization["Int4"]]
         nbytes = int(model.parameters * bits / 8)
         memory, speed = of_bytes(nbytes), _bound(model, nbytes, here)
         if wanted.max_kl is None and _meets(memory, speed, wanted, here):
@@ -238,7 +247,7 @@ def _speed_of_size(
         speed = _speed(model, entry, here)
         if model.parameters == parameters and speed and speed.measured:
             return speed
-    return _by_bandwidth(int(parameters * NOMINAL[precision] / 8), here)
+    return _by_bandwidth(int(parameters * nominal_bits()[precision] / 8), here)
 
 
 def _facts(
@@ -247,8 +256,6 @@ def _facts(
     """The artifacts whose weights are stored as ``precision``, the first of a model to be taken."""
     base = BASES.get(precision)
     for model in registry.list_models():
-        entries: Sequence[Entry] = [
-            entry for entry in model.artifacts if Scheme.parse(entry.scheme).base == base
-        ]
+        entries: Sequence[Entry] = [entry for entry in model.artifacts if entry.base == base]
         if choice := chosen(entries):
             yield model, choice.entry

@@ -16,7 +16,6 @@ from llmkg_lab.results.registry import Entry, hub_id
 from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import SourceSpec
 from llmkg_lab.roster.strict_yaml import nearest
-from llmkg_lab.scheme import Scheme
 
 BASES: Mapping[Quantization | None, str] = {  # the scheme whose bits a quantization means
     Quantization["None"]: "fp32",
@@ -248,7 +247,7 @@ def _entry(model: ModelMetadata, scheme: str, loading: LoadingConfig) -> Entry:
         entries = [entry for entry in entries if entry.scheme == scheme]
     elif loading.quantization is not None:
         base = BASES.get(loading.quantization)
-        entries = [entry for entry in entries if Scheme.parse(entry.recipe).base == base]
+        entries = [entry for entry in entries if entry.base == base]
     choice = chosen(entries)
     if choice is None:
         there = ", ".join(dict.fromkeys(entry.scheme for entry in model.artifacts))

@@ -61,7 +61,7 @@ class LoadingConfig:
     Args:
         device: Where it runs.
         quantization: Which of its artifacts to take; Python's None, the default, leaves it to what
-            was measured: the smallest that reaches its targets, else the best that may be used.
+            was measured, as reports recommend it.
         batch_size: Texts that an encoder is given at a time; None leaves it to the runtime, which
             puts so many together as its processor reads fastest.
         cache_dir: Where artifacts of the Hub are kept; a loader's own goes before it.

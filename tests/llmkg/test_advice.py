@@ -15,6 +15,7 @@ from llmkg_lab.llmkg import (
     recommend_model,
 )
 from llmkg_lab.measure.values import Estimate, Measurement
+from llmkg_lab.presets import DECODER, fact_of
 from llmkg_lab.results.registry import Registry
 
 INT4, INT8 = Quantization.Int4, Quantization.Int8
@@ -33,7 +34,7 @@ def empty(tmp_path):
 def test_memory_is_what_was_measured_else_an_estimate_that_says_so(registry, empty):
     measured = estimate_memory_requirements(SMOLLM2_PARAMETERS, INT8, registry=registry)
     assert (measured.nbytes, measured.measured) == (90_000_000, True)
-    assert f"ran {VARIANT} at int8" in measured.reason
+    assert f"ran {VARIANT} at int8-rtn" in measured.reason
     near = estimate_memory_requirements(135_000_000, INT8, registry=registry)
     bits = registry.get_model(SMOLLM2).artifacts[1].bits_per_weight
     assert not near.measured
@@ -54,9 +55,10 @@ def test_memory_is_what_was_measured_else_an_estimate_that_says_so(registry, emp
 def test_a_device_is_judged_by_memory_and_by_what_it_was_seen_to_do(registry, empty):
     roomy = assess_device_compatibility(10**8, device=device(bandwidth=100.0), registry=empty)
     assert roomy.recommended == Quantization["None"]  # 100 GB/s read it 250 times a second
+    bits = fact_of("int4", DECODER).bits_per_weight
     slow = assess_device_compatibility(10**9, device=device(), registry=empty)
     assert slow.recommended == INT4
-    assert slow.speed[INT4].tokens_per_second == pytest.approx(20e9 / (1e9 * 5.1 / 8))
+    assert slow.speed[INT4].tokens_per_second == pytest.approx(20e9 / (1e9 * bits / 8))
     assert not slow.measured
     small = assess_device_compatibility(10**9, device=device(2e9), registry=empty)
     assert small.fits == (INT4,)
@@ -76,7 +78,7 @@ def test_a_device_is_judged_by_memory_and_by_what_it_was_seen_to_do(registry, em
 def test_the_largest_that_meets_the_requirements_is_recommended(registry, outputs, llama_artifacts):
     models, here = registry.list_models(), device()
     best = recommend_model(models, device=here)
-    assert (best.model.huggingface_id, best.artifact.scheme) == (SMOLLM2, "int8")
+    assert (best.model.huggingface_id, best.artifact.scheme) == (SMOLLM2, "int8-rtn")
     assert best.measured
     assert "50 tokens per second measured here" in best.reason
     assert not recommend_model(models, device=device(cpu="another one")).measured
@@ -102,10 +104,10 @@ def test_the_largest_that_meets_the_requirements_is_recommended(registry, output
         quality={"kl_mean": Estimate(0.00001, 0.0, 0.00002, 9, "tokens")},
         speed={"tokens_per_second": Measurement(30.0, 29.0, 31.0, 9)},
     )
-    loose = entry(llama_artifacts["int8"], "int8", "elsewhere")
-    Registry({SMOLLM2: model(llama_artifacts["int8"], SMOLLM2, [tight, loose])}).save(outputs)
+    loose = entry(llama_artifacts["int8-rtn"], "int8-rtn", "elsewhere")
+    Registry({SMOLLM2: model(llama_artifacts["int8-rtn"], SMOLLM2, [tight, loose])}).save(outputs)
     exact = recommend_model(registry.list_models(), ModelRequirements(max_kl=0.0005), device=here)
     assert exact.artifact.scheme == "fp32"
     assert not exact.measured  # its memory was not
     fast = ModelRequirements(min_tokens_per_second=40)
-    assert recommend_model(registry.list_models(), fast, device=here).artifact.scheme == "int8"
+    assert recommend_model(registry.list_models(), fast, device=here).artifact.scheme == "int8-rtn"

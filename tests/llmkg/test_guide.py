@@ -19,6 +19,6 @@ def test_the_guides_program_runs(outputs):
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     *facts, text, metrics = ended.stdout.splitlines()
-    assert [line.split()[0] for line in facts] == ["fp32", "int8"]
+    assert [line.split()[0] for line in facts] == ["fp32", "int8-rtn"]
     assert len(text.split()) == 20
     assert "inferences=1, units=20" in metrics

@@ -97,17 +97,17 @@ def test_measured_facts_come_with_the_model_as_soon_as_they_are_there(
     registry, outputs, llama_artifacts
 ):
     first = registry.get_model(SMOLLM2)
-    assert [entry.scheme for entry in first.artifacts] == ["fp32", "int8"]
+    assert [entry.scheme for entry in first.artifacts] == ["fp32", "int8-rtn"]
     facts = first.artifacts[1]
-    assert facts.bytes == llama_artifacts["int8"].nbytes
+    assert facts.bytes == llama_artifacts["int8-rtn"].nbytes
     assert (facts.quality["kl_mean"].value, facts.speed["peak_memory_mb"].value) == (0.001, 90)
     faster = entry(
-        llama_artifacts["int8"],
-        *("int8", facts.path),
+        llama_artifacts["int8-rtn"],
+        *("int8-rtn", facts.path),
         speed={"tokens_per_second": Measurement(75.0, 70.0, 80.0, 9)},
     )
-    listed = {SMOLLM2: model(llama_artifacts["int8"], SMOLLM2, [faster])}
-    own = {"own/model": model(llama_artifacts["int8"], "own/model", [faster])}
+    listed = {SMOLLM2: model(llama_artifacts["int8-rtn"], SMOLLM2, [faster])}
+    own = {"own/model": model(llama_artifacts["int8-rtn"], "own/model", [faster])}
     Registry(listed | own).save(outputs)
     (found,) = registry.get_model(SMOLLM2).artifacts
     assert found.speed["tokens_per_second"].value == 75
@@ -261,7 +261,7 @@ def _lacks(has, wanted):
 
 def test_an_artifact_that_failed_is_never_recommended(registry, outputs, llama_artifacts):
     path = registry.get_model(SMOLLM2).artifacts[1].path
-    failed = entry(llama_artifacts["int8"], "int8", path, verdict=Verdict.FAIL)
-    Registry({SMOLLM2: model(llama_artifacts["int8"], SMOLLM2, [failed])}).save(outputs)
+    failed = entry(llama_artifacts["int8-rtn"], "int8-rtn", path, verdict=Verdict.FAIL)
+    Registry({SMOLLM2: model(llama_artifacts["int8-rtn"], SMOLLM2, [failed])}).save(outputs)
     pick = registry.get_recommended_models().best_chat
     assert not pick.measured
