@@ -35,7 +35,7 @@ class Fact:
     loss: tuple[float, float, float]  # of quality in %: value, least, most
     minutes: str  # to make it
     when: str  # to take it
-    ms: float | None = None
+    elsewhere: float | None = None  # the loss on text of another kind
     web: bool = True  # whether every browser engine multiplies all of its layouts
 
 
@@ -49,16 +49,14 @@ class Kind:
     text: str
     distance: str
     loss: str
-    speed: str
     same: float  # distances up to which outputs count as the original's
     near: float  # up to which they are near it
     near_words: str
     facts: tuple[Fact, ...]
 
     def latency(self, fact: Fact) -> float | None:
-        """Return ms, measured on this processor if anything was, else on the one of the facts."""
-        here = speeds.remembered(self.name)
-        return here.get(fact.recipe) if here else fact.ms
+        """Return ms as timed on this processor, None where it was not."""
+        return speeds.remembered(self.name).get(fact.recipe)
 
 
 @dataclass(frozen=True)

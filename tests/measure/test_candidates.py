@@ -6,7 +6,7 @@ import pytest
 
 from llmkg_lab.cli import app
 from llmkg_lab.measure import candidates
-from llmkg_lab.presets import DECODER, ENCODER, kinds, recipe_of
+from llmkg_lab.presets import DECODER, ENCODER, kinds, recipe_of, speeds
 from llmkg_lab.presets.speeds import remembered
 from llmkg_lab.scheme import Scheme
 
@@ -16,7 +16,8 @@ def little(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    for name in ("LAYERS", "ROUNDS", "CALLS"):
+    monkeypatch.setattr(speeds, "LAYERS", 1)
+    for name in ("ROUNDS", "CALLS"):
         monkeypatch.setattr(candidates, name, 1)
 
 

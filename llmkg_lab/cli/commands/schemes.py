@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmkg_lab.presets import Kind
     from llmkg_lab.results.result import Result
 
-COLUMNS = ("take", "when", "which is", "MB", "loss", "ms", "made in")
+COLUMNS = ("take", "when", "which is", "MB", "loss", "on other text", "ms here", "made in")
 
 
 @app.command(epilog=examples("schemes", "schemes smollm2_135m_instruct", "schemes --json"))
@@ -49,8 +49,18 @@ def schemes(
         console.out.print(f"[bold]{_plural(kind.name)}[/], measured on {kind.model}: {kind.text}")
         rows = list(_rows(_entries(kind)))
         columns = [f"{name}, {kind.loss}" if name == "loss" else name for name in COLUMNS]
-        console.out.print(console.table(columns, rows), "")
+        console.out.print(console.table(columns, rows))
+        console.out.print(_times(kind), "")
     _print_names()
+
+
+def _times(kind: "Kind") -> str:
+    """What the times in a table are, or how to get some."""
+    from llmkg_lab.presets import speeds
+
+    if speeds.remembered(kind.name):
+        return f"[dim]ms here: {speeds.described(kind.name)}, timed on this processor[/]"
+    return "[dim]Times of this processor, and what fast is here: llmkg-lab device --measure[/]"
 
 
 def _plural(kind: str) -> str:
@@ -78,16 +88,18 @@ def _rows(entries: Iterable[dict[str, Any]]) -> Iterable[list[str]]:
         name, recipe, measured = entry["preset"], entry["recipe"], entry.get("measured")
         known = before.setdefault(recipe, name)
         which = f"{recipe} ({entry['words']})" if known == name else f"at present as {known}"
-        figures = _figures(measured) if measured and known == name else ["", "", "", ""]
+        figures = _figures(measured) if measured and known == name else ["", "", "", "", ""]
         yield [name, entry["when"], which, *figures]
 
 
 def _figures(fact: dict[str, Any]) -> list[str]:
     value, low, high = fact["loss"]
+    elsewhere = f"{fact['elsewhere']:.1f} %" if fact["elsewhere"] is not None else ""
     ms = f"{fact['ms']:.1f}" if fact["ms"] is not None else ""
     return [
         f"{fact['megabytes']:.1f}",
         f"{value:.1f} % ({low:.1f} to {high:.1f})",
+        elsewhere,
         ms,
         fact["minutes"],
     ]
