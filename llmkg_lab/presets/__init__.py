@@ -20,6 +20,7 @@ from llmkg_lab.scheme import BITS, PRESETS, Scheme
 FACTS = Path(__file__).with_name("facts.yaml")
 DEFAULT = "balanced"
 WITHIN = 5.0  # %, of a quality that is lost and still called small
+ALIKE = 1.05  # times the least latency, up to which a timing tells no difference
 DECODER, ENCODER, PLAIN = "decoder", "encoder", "plain decoder"
 UNMEASURED = dict.fromkeys(PRESETS, "int8-rtn") | {"int4": "int4-rtn"}
 
@@ -92,15 +93,17 @@ def _balanced(kind: Kind) -> Fact | None:
 
 
 def _fast(kind: Kind) -> Fact | None:
-    timed = [(kind.latency(fact), fact.megabytes, fact) for fact in _close(kind)]
-    known = [(ms, size, fact) for ms, size, fact in timed if ms is not None]
-    return min(known, key=lambda entry: entry[:2])[2] if known else _smallest(_close(kind))
+    timed = [(kind.latency(fact), fact) for fact in _close(kind)]
+    known = [(ms, fact) for ms, fact in timed if ms is not None]
+    least = min((ms for ms, _ in known), default=0.0)
+    alike = [fact for ms, fact in known if ms <= ALIKE * least]
+    return _smallest(alike or _close(kind))
 
 
 RULES: Mapping[str, Rule] = {
     "balanced": Rule(
         "the smallest that stays as near to the original as the field's usual 4 bits",
-        "nothing speaks against it: it is the default",
+        "nothing speaks against it",
         _balanced,
     ),
     "best": Rule("the smallest without a measurable loss", "every answer counts", _best),
@@ -111,7 +114,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "fast": Rule(
         f"the least latency of those that lose at most {WITHIN:g} %, on this processor",
-        "waiting counts most; `llmkg-lab device --measure` times this processor first",
+        "waiting counts most",
         _fast,
     ),
     "web": Rule(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmkg_lab.presets import Kind
     from llmkg_lab.results.result import Result
 
-COLUMNS = ("take", "when", "which is", "MB", "loss", "on other text", "ms here", "made in")
+COLUMNS = ("take", "when", "which is", "MB", "loss", "elsewhere", "ms here", "made in")
 
 
 @app.command(epilog=examples("schemes", "schemes smollm2_135m_instruct", "schemes --json"))
@@ -46,11 +46,12 @@ def schemes(
         f"Take [bold]{DEFAULT}[/], the default, unless one of these is what you want.\n"
     )
     for kind in kinds().values():
-        console.out.print(f"[bold]{_plural(kind.name)}[/], measured on {kind.model}: {kind.text}")
+        said = f"[bold]{_plural(kind.name)}[/], measured on {kind.model}: {kind.text}"
+        console.out.print(said, highlight=False)
         rows = list(_rows(_entries(kind)))
         columns = [f"{name}, {kind.loss}" if name == "loss" else name for name in COLUMNS]
         console.out.print(console.table(columns, rows))
-        console.out.print(_times(kind), "")
+        console.out.print(f"{_times(kind)}\n", highlight=False)
     _print_names()
 
 
@@ -111,10 +112,10 @@ def _print_names() -> None:
     console.out.print(
         "[bold]Recipes[/] say exactly how, such as int4-s16-gptq-e8b64sym. Their names' parts:"
     )
-    console.out.print(console.table(("part", "means"), PARTS), "")
+    console.out.print(console.table(("part", "means"), PARTS))
     console.out.print(
-        "Several schemes: --scheme small,int8. A size of your own: --scheme 100MB.\n"
-        "`llmkg-lab device --measure` times this processor, for fast."
+        "\nElsewhere: the loss on text of another kind than the scheme was calibrated on.\n"
+        "Several schemes: --scheme small,int8. A size of your own: --scheme 100MB."
     )
 
 
