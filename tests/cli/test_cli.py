@@ -18,6 +18,7 @@ from llmkg_lab.artifact import Artifact, verify
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.cli.commands import using
 from llmkg_lab.conversion.to_onnx import convert
+from llmkg_lab.presets import DECODER, recipe_of
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.ranker import Ranker
@@ -151,6 +152,19 @@ def test_a_calibrated_scheme_tells_its_steps_apart(tiny_llama_of_numbers, number
     own_rate = read / 1e6 / made["steps"]["writing"]
     assert made["megabytes_per_second"] == pytest.approx(own_rate)
     assert sum(made["steps"].values()) < made["seconds"]
+
+
+@pytest.mark.slow
+def test_convert_without_options_makes_balanced(tiny_llama_of_numbers, numbers, tmp_path):
+    """In converted/MODEL/balanced, and says what that came to."""
+    command = [*COMMAND, "convert", str(tiny_llama_of_numbers.path)]
+    environment = {**os.environ, **numbers}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    folder = tmp_path / "converted" / tiny_llama_of_numbers.path.name / "balanced"
+    scheme = Artifact.open(folder).manifest.scheme
+    assert (scheme.preset, scheme.name) == ("balanced", recipe_of("balanced", DECODER))
+    assert f"balanced ({scheme.name}: 4 bits, calibrated, table 8 bits): " in ran.stdout
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from llmkg_lab.conversion.to_onnx import convert, convert_all
 from llmkg_lab.data import texts
 from llmkg_lab.quantize.blocks.grid import cover, search_grid
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
+from llmkg_lab.quantize.budget import bounds
 from llmkg_lab.quantize.solve.decoder import calibrate
 from llmkg_lab.quantize.solve.equalize import equalized, random_rescaling
 from llmkg_lab.quantize.solve.gptq import factored, gptq
@@ -238,7 +239,10 @@ def test_without_text_a_budget_is_filled_evenly(checkpoint, no_text, tmp_path):
     expected = logits(checkpoint, windows)
     errors = [np.square(Decoder(a).logits(windows) - expected).mean() for a in (narrow, wide)]
     assert errors[1] < 0.1 * errors[0]
+    least, even = (bounds.least_bytes(checkpoint, bits) for bits in (0, 4))
     with pytest.raises(SchemeError, match="without calibration text it takes"):
+        made(f"budget:{(least + even) / 2e6:.6f}MB")
+    with pytest.raises(SchemeError, match="the smallest mix takes"):
         made("budget:0.02MB")
 
 

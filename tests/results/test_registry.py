@@ -103,6 +103,7 @@ def test_a_model_is_listed_under_its_hub_id(outputs, artifact):
         manifest = outputs / entry["path"] / "manifest.json"
         assert entry["manifest_sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
         assert entry["bytes"] == artifact.nbytes
+        assert entry["recipe"] == "int4-rtn"  # what the artifact is, whatever it is called
         assert entry["quality"]["cosine_mean"]["value"] == 0.99
         assert entry["source"] == {
             "kind": "package",
