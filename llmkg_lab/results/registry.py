@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 from typing import Literal, Self
 
-from msgspec import UNSET, UnsetType
-
 from llmkg_lab.artifact import MANIFEST, Artifact
 from llmkg_lab.base import files, records
 from llmkg_lab.base.errors import LabError
@@ -62,7 +60,6 @@ class Entry(Record, frozen=True):
     conditions: Conditions  # on what machine, with what prompt, the speed was measured
     source: Weights
     manifest_sha256: Hash  # the manifest holds the SHA-256 of every other file
-    recipe: str | UnsetType = UNSET  # what a preset came to; else the same as the scheme
 
     @property
     def base(self) -> str:
@@ -215,7 +212,6 @@ def _entry(
         conditions=measured.conditions,
         source=Weights(source.kind, source.revision, source.fingerprint),
         manifest_sha256=files.sha256(artifact.folder / MANIFEST),
-        recipe=measured.scheme.recipe,
     )
 
 
