@@ -1,0 +1,60 @@
+"""What a matrix is solved from: sums over the tokens of a text, whatever its length."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class Sums:
+    """Second moments of what goes into a matrix in the quantized model, and what it is to mend.
+
+    hessian: Σ x̂ x̂ᵀ, (columns, columns), x̂ the input in the quantized model; shift: Σ (x - x̂) x̂ᵀ,
+    x the original's; gap: Σ g x̂ᵀ, (rows, columns), g what the output is to make up for besides.
+    """
+
+    def __init__(self) -> None:
+        self.hessian = self.shift = torch.zeros(0)
+        self.gap: Tensor | None = None
+
+    def add(self, original: Tensor, quantized: Tensor, gap: Tensor | None = None) -> None:
+        """Count tokens in: inputs (…, columns) in both models, gap (…, rows)."""
+        x, y = original.flatten(0, -2), quantized.flatten(0, -2)
+        if not len(self.hessian):
+            self.hessian, self.shift = torch.zeros(2, y.shape[1], y.shape[1])
+        self.hessian.addmm_(y.T, y)
+        self.shift.addmm_((x - y).T, y)
+        if gap is not None:
+            g = gap.flatten(0, -2)
+            if self.gap is None:
+                self.gap = torch.zeros(g.shape[1], y.shape[1])
+            self.gap.addmm_(g.T, y)
+
+    def goal(self, weight: Tensor, ridge: float) -> Tensor:
+        """The weights nearest to ``weight`` (rows, columns) that give the original's output.
+
+        By least squares; ridge: of the mean square of the inputs, how strongly they hold on to
+        ``weight``.
+        """
+        missing = weight @ self.shift
+        if self.gap is not None:
+            missing += self.gap
+        held = ridge * self.hessian.diagonal().mean() * torch.eye(len(self.hessian))
+        lower = torch.linalg.cholesky(self.hessian + held)
+        return weight + torch.cholesky_solve(missing.T, lower).T
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Products of float32 matrices within: "highest", or "medium" for factors in bfloat16.
+
+    Sums are float32 in both. Where the processor multiplies bfloat16 no faster, "medium" changes
+    nothing.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
