@@ -10,6 +10,7 @@ the same inputs costs only the reading.
 """
 
 import copy
+import os
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -36,10 +37,8 @@ if TYPE_CHECKING:
     from llmkg_lab.quantize.solve.streams import Spilled
     from llmkg_lab.quantize.solve.sums import Sums
 
-RIDGE = 0.1  # of the mean square of the inputs: how strongly a goal holds on to the weights
 METHOD = 5  # counted up when the same inputs would give other codes: cached layers are then void
 AT_ONCE = 2048  # tokens that pass a layer together
-TOKENS = 8 * 512  # twice as many as the widest matrix of a small model has columns
 
 Solved = dict[str, Quantized]  # by the checkpoint's name of the matrix
 
@@ -70,7 +69,6 @@ def calibrate(
         "method": METHOD,
         "fingerprint": checkpoint.fingerprint(),
         "damping": DAMPING,
-        "ridge": RIDGE,
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
         "layouts": known,
@@ -172,7 +170,7 @@ class _Walk:
                 quantized += linear(inputs.read(part))
                 self._streams[1].write(part, quantized)
             if sums:
-                sums.add(norm(original), norm(quantized))
+                self._count(sums, part, norm(original), norm(quantized))
         if self._pending:
             self._pending[1].close()
             self._spilled.remove(self._pending[1])
@@ -201,20 +199,26 @@ class _Walk:
                 # count alone
                 size = streams[0].square().mean(-1, keepdim=True).rsqrt()
                 gap = (streams[0] - streams[1]) * size
-                sums.add(inputs[0] * size, inputs[1] * size, gap)
+                self._count(sums, part, inputs[0] * size, inputs[1] * size, gap)
             self._streams[0].write(part, streams[0] + linear(inputs[0]))
             kept.write(part, inputs[1])
         self._place(i, kind, layers[1], sums, found)
         self._pending = (twin, kept)
 
-    def _sums(self, i: int, kind: str, found: Solved) -> "Sums | None":
+    def _sums(self, i: int, kind: str, found: Solved) -> "tuple[Sums, Sums] | None":
         """What a unit is solved from; None where ``found`` has it."""
         from llmkg_lab.quantize.solve.sums import Sums
 
-        return None if found.keys() >= set(self._unit(i, kind).parts) else Sums()
+        return None if found.keys() >= set(self._unit(i, kind).parts) else (Sums(), Sums())
+
+    @staticmethod
+    def _count(sums: "tuple[Sums, Sums]", part: slice, *inputs: "torch.Tensor") -> None:
+        """Count windows in, of which every other one is of another kind."""
+        for i, own in enumerate(sums):
+            own.add(*(values[(i - part.start) % 2 :: 2] for values in inputs))
 
     def _place(
-        self, i: int, kind: str, twin: "torch.nn.Module", sums: "Sums | None", found: Solved
+        self, i: int, kind: str, twin: "torch.nn.Module", sums: "tuple[Sums, Sums] | None", found: Solved
     ) -> None:
         """Give a unit its quantized weights in ``twin``, solved from ``sums`` where there are."""
         import torch
@@ -245,15 +249,22 @@ class _Walk:
         return chunks(*self._windows.shape, AT_ONCE)
 
 
-def _solve(weights: "Mapping[str, torch.Tensor]", layout: Layout, sums: "Sums") -> Solved:
+def _solve(
+    weights: "Mapping[str, torch.Tensor]", layout: Layout, kinds: "tuple[Sums, Sums]"
+) -> Solved:
     """Quantize matrices (rows, columns) that read the same inputs.
 
     Their outputs are to be the original's.
     """
-    ready = factored(sums.hessian.numpy(), layout.block_size)
+    from llmkg_lab.quantize.solve.sums import goals
+
+    found, ridge = goals(list(weights.values()), kinds)
+    ready = factored((kinds[0] + kinds[1]).hessian.numpy(), layout.block_size)
+    if os.environ.get("DEBUG"): print(list(weights)[0], ridge, flush=True)
+    parts = found.split([len(weight) for weight in weights.values()])
     return {
-        name: gptq(sums.goal(weight, RIDGE).numpy(), ready, layout)
-        for name, weight in weights.items()
+        name: gptq(part.numpy(), ready, layout)
+        for name, part in zip(weights, parts, strict=True)
     }
 
 

@@ -1,10 +1,13 @@
 """What a matrix is solved from: sums over the tokens of a text, whatever its length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+# Of the mean square of the inputs: how strongly a goal holds on to the weights.
+RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 class Sums:
@@ -31,6 +34,14 @@ class Sums:
                 self.gap = torch.zeros(g.shape[1], y.shape[1])
             self.gap.addmm_(g.T, y)
 
+    def __add__(self, other: "Sums") -> "Sums":
+        """What both counted."""
+        total = Sums()
+        total.hessian, total.shift = self.hessian + other.hessian, self.shift + other.shift
+        if self.gap is not None and other.gap is not None:
+            total.gap = self.gap + other.gap
+        return total
+
     def goal(self, weight: Tensor, ridge: float) -> Tensor:
         """The weights nearest to ``weight`` (rows, columns) that give the original's output.
 
@@ -43,6 +54,34 @@ class Sums:
         held = ridge * self.hessian.diagonal().mean() * torch.eye(len(self.hessian))
         lower = torch.linalg.cholesky(self.hessian + held)
         return weight + torch.cholesky_solve(missing.T, lower).T
+
+    def error(self, weight: Tensor, found: Tensor) -> float:
+        """How far ``found`` is from giving the output of ``weight``, squared, but for a constant.
+
+        On the text that was counted here; ``found`` may come from another.
+        """
+        moved = found - weight  # (rows, columns), small: nothing is lost in the difference
+        missing = weight @ self.shift
+        if self.gap is not None:
+            missing += self.gap
+        return float((moved * (moved @ self.hessian - 2 * missing)).sum(dtype=torch.float64))
+
+
+def goals(weights: Sequence[Tensor], kinds: "tuple[Sums, Sums]") -> tuple[Tensor, float]:
+    """The goals of matrices that read the same inputs, and the ridge that they were found with.
+
+    weights: (rows, columns) each; kinds: the sums over two kinds of text. The ridge is the one
+    of RIDGES with which goals from one kind serve the other best; the goals, (all rows, columns),
+    are then those of both kinds together.
+    """
+    stacked = torch.cat(list(weights))
+    pairs = (kinds, kinds[::-1])
+
+    def error(ridge: float) -> float:
+        return sum(other.error(stacked, kind.goal(stacked, ridge)) for kind, other in pairs)
+
+    best = min(RIDGES, key=error)
+    return (kinds[0] + kinds[1]).goal(stacked, best), best
 
 
 @contextmanager
