@@ -63,7 +63,7 @@ def convert(
     source: where the checkpoint came from (kind, detail, revision, synthetic), for the manifest.
     calibration: what a calibrated scheme is solved on, its first half; by default the first
         corpus that is here. A decoder is solved on text of its own by turns with it, or alone;
-        without any text ``fallback`` makes an encoder's artifact, and a warning says so.
+        an encoder without any text is searched instead, and a warning says so.
     effort: how much text is read: quick, normal or high.
     progress: told of the steps, each a part of the scheme: what the method solves beforehand, then
         "writing" in bytes of the checkpoint.

@@ -1,7 +1,7 @@
 """What a scheme with a method stores: the weights to read, and what was solved beforehand."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,11 +12,9 @@ from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.checkpoint.views import Revised
 from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Text, TextError
-from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest, search
 from llmkg_lab.quantize.budget import allocate as budget
 from llmkg_lab.quantize.budget import compare
-from llmkg_lab.quantize.budget import even as fallback
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import calibrate
@@ -64,14 +62,14 @@ def prepare(
     """Solve what the scheme's method solves; round to nearest needs nothing.
 
     text: its calibration half is read; by default the first corpus that is here. write: writes a
-    decoder's own text, which is read by turns with the other. Where there is neither, a warning
-    says so, and ``fallback`` says what is done. effort: how much is read, of EFFORTS. progress:
+    decoder's own text, which is read by turns with the other. Where an encoder has no text, its
+    scales are searched instead, and a warning says so. effort: how much is read, of EFFORTS. progress:
     told of "own text", "sensitivities", "calibration" and "distillation", as far as the scheme
     takes them.
     Raises SchemeError for what a method cannot solve or for too small a budget, TextError
     for a text that is too short.
     """
-    tokens = tokens_of(effort)
+    tokens = tokens_of(effort, _widest(checkpoint))
     if scheme.dynamic and task == "text-generation":
         raise SchemeError(
             f"{scheme.name}: one scale for all activations is too coarse for a language model",
@@ -87,30 +85,43 @@ def prepare(
         return Prepared(equalized(checkpoint), record={"method": scheme.method}, quantize=rounding)
     try:
         if is_encoder:
-            return _encoder(checkpoint, scheme, text or texts.load(PROSE), progress)
+            corpora = [text] if text else texts.load_all(PROSE)
+            return _encoder(checkpoint, scheme, corpora, effort, progress)
         calibration = calibration_text(checkpoint, text, tokens, write, progress)
     except TextError as error:
-        if text:
+        if text or not is_encoder:
             raise
         return _without_text(checkpoint, scheme, error)
     record = {**calibration.record, "effort": effort}
     return _calibrated(checkpoint, scheme, replace(calibration, record=record), progress)
 
 
-def _encoder(checkpoint: Checkpoint, scheme: Scheme, text: Text, progress: Progress) -> Prepared:
+def _widest(checkpoint: Checkpoint) -> int:
+    """The columns of the widest matrix."""
+    shapes = (info.shape for info in checkpoint.tensors.values())
+    return max(shape[1] for shape in shapes if len(shape) == 2)
+
+
+def _encoder(
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    corpora: Sequence[Text],
+    effort: str,
+    progress: Progress,
+) -> Prepared:
     from llmkg_lab.quantize.solve import encoder  # torch: seconds that a plain scheme need not wait
 
-    return Prepared(*encoder.prepare(checkpoint, scheme, text, progress))
+    return Prepared(*encoder.prepare(checkpoint, scheme, corpora, effort, progress))
 
 
 def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> Prepared:
-    layouts, nbytes = fallback.even_layouts(checkpoint, scheme) if scheme.budget else ({}, 0)
-    is_llama = isinstance(checkpoint.form, LlamaForm)
-    method = "eq" if is_llama else "mse"
-    record = fallback.record_of(scheme, method, error, layouts, nbytes)
-    warnings.warn(record["warning"], stacklevel=4)
-    if is_llama:
-        return Prepared(equalized(checkpoint), record=record, layouts=layouts)
+    """An encoder's: its scales are searched for the least squared error instead."""
+    warning = (
+        f"{scheme.name} is NOT calibrated: {error.message}. It is made from the weights alone, "
+        f"which costs quality. To calibrate it, {error.hint}"
+    )
+    warnings.warn(warning, stacklevel=4)
+    record = {"method": "mse", "instead_of": scheme.method, "warning": warning}
     return Prepared(checkpoint, record=record, quantize=search)
 
 

@@ -23,8 +23,10 @@ from llmkg_lab.scheme import SchemeError
 CORPORA = ("wikitext2", "lee_background")  # of a decoder, the first that is here
 PROSE = ("lee_background", "wikitext2")  # of an encoder: plain prose before a token list
 WINDOW = 512  # tokens
-EFFORTS = {"quick": 4096, "normal": 65536, "high": 131072}  # tokens
+EFFORTS = {"quick": 4096, "normal": 65536, "high": 131072}  # tokens, for COLUMNS or more of them
+COLUMNS, LEAST = 1536, 2 * WINDOW  # narrower matrices need less, in proportion, but for so much
 EFFORT = "normal"
+OWN_ALONE = Text("own", "the model", hashlib.sha256().hexdigest(), "")  # whatever is at hand
 
 # Windows (n, window) int64 that the model of a checkpoint writes, at least so many tokens in all.
 Writer = Callable[[Checkpoint, int, int, Progress], np.ndarray]
@@ -48,13 +50,14 @@ class CalibrationText:
         return CalibrationText(windows, {**self.record, "tokens": windows.size})
 
 
-def tokens_of(effort: str) -> int:
-    """How many tokens an effort reads. Raises SchemeError for one that is not known."""
+def tokens_of(effort: str, columns: int) -> int:
+    """How many tokens an effort reads for a model whose widest matrix has so many columns.
+
+    Raises SchemeError for an effort that is not known.
+    """
     if effort not in EFFORTS:
-        raise SchemeError(
-            f"there is no effort {effort!r}", f"choose one of {', '.join(EFFORTS)}"
-        )
-    return EFFORTS[effort]
+        raise SchemeError(f"there is no effort {effort!r}", f"choose one of {', '.join(EFFORTS)}")
+    return min(EFFORTS[effort], max(LEAST, EFFORTS[effort] * columns // COLUMNS))
 
 
 def calibration_text(
@@ -66,7 +69,8 @@ def calibration_text(
 ) -> CalibrationText:
     """So many tokens of the calibration half of ``text`` and of what the model writes, by turns.
 
-    text: by default the first of CORPORA that is here. write: without it, all is of ``text``.
+    text: by default the first of CORPORA that is here, OWN_ALONE for none. write: without it, all
+    is of ``text``.
     A text that is shorter than its half of the tokens is read to its end.
     Raises SchemeError for a checkpoint that is not a Llama, TextError where there is neither a
     text nor a writer, or a text shorter than a window.
@@ -80,7 +84,7 @@ def calibration_text(
         if write is None:
             raise
     given = np.empty((0, window), np.int64)
-    if text:
+    if text and text.text:
         given = _given(checkpoint, text, window, count - count // 2 if write else count, write)
     own = np.empty((0, window), np.int64)
     if write and len(given) < count:
@@ -88,7 +92,7 @@ def calibration_text(
         own = own[: count - len(given)]
     windows = np.stack([row for pair in zip_longest(given, own) for row in pair if row is not None])
     record = {"tokens": windows.size, "window": window, "own_tokens": own.size}
-    if text:
+    if len(given) and text:
         record |= {"corpus": text.name, "sha256": text.sha256, "half": "first"}
     return CalibrationText(windows, record)
 
