@@ -34,8 +34,9 @@ from llmkg_lab.conversion import to_gguf as gguf
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Text, windows
 from llmkg_lab.measure.quality import Decoder
+from llmkg_lab.quantize.solve.effort import EFFORT
 from llmkg_lab.quantize.solve.equalize import random_rescaling
-from llmkg_lab.quantize.solve.text import EFFORT, OWN_ALONE
+from llmkg_lab.quantize.solve.text import OWN_ALONE
 from llmkg_lab.runtime.ort import decoder as ort
 from llmkg_lab.scheme import Scheme
 

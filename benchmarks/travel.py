@@ -3,9 +3,9 @@
 SmolLM2-135M-Instruct with its channels rescaled, each seed by other factors. Ours is solved on the
 first half of WikiText-2 by turns with text of its own, or on its own alone; llama.cpp's importance
 matrix is measured on that first half. All are judged by PyTorch in float32: on WikiText-2's second
-half, on news, on code and on chat. Writes results/travel.json and .md. What was measured is kept under
-a hash of its files, so that a run that was cut off goes on where it stopped; rows that a run does not
-measure stay as they were.
+half, on news, on code and on chat. Writes results/travel.json and .md. What was measured is kept
+under a hash of its files, so that a run that was cut off goes on where it stopped; rows that a run
+does not measure stay as they were.
 
 travel.json: {protocol {kinds {name: {sha256, windows, tokens_scored}}, …}, points [{name, runtime,
 how, bytes, seeds, seconds, kinds {name: {kl {value, low, high, n}, perplexity_ratio {…}, kl_by_seed

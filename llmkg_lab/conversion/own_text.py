@@ -3,8 +3,8 @@
 Drawn from the model's own distribution, at temperature 1 and without any cut, it shows the inputs
 that the matrices were trained to see. Every other sequence of a model that chats begins where its
 template lets a user speak, so that the model makes up a question and answers it (as Magpie, Xu et
-al., 2024, arXiv:2406.08464); the others begin with a token drawn from the vocabulary (LLM-QAT, Liu et
-al., 2023, arXiv:2305.17888). Eight bits write it, whose distribution is all but the original's.
+al., 2024, arXiv:2406.08464); the others begin with a token drawn from the vocabulary (LLM-QAT, Liu
+et al., 2023, arXiv:2305.17888). Eight bits write it, whose distribution is all but the original's.
 """
 
 import hashlib

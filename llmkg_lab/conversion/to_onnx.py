@@ -40,7 +40,7 @@ from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.presets import kind_of, resolve
 from llmkg_lab.quantize.budget import bounds
 from llmkg_lab.quantize.prepare import prepare
-from llmkg_lab.quantize.solve.text import EFFORT
+from llmkg_lab.quantize.solve.effort import EFFORT
 from llmkg_lab.scheme import BITS, FLOATS, Scheme
 
 
@@ -78,9 +78,7 @@ def convert(
         bounds.check(checkpoint, scheme)
     progress = inside(progress, scheme.name)
     write = partial(own_text.write, convert)
-    prepared = prepare(
-        checkpoint, scheme, task, calibration, progress, write=write, effort=effort
-    )
+    prepared = prepare(checkpoint, scheme, task, calibration, progress, write=write, effort=effort)
     weights = prepared.checkpoint
     total = sum(weights.tensors[name].nbytes for name in plan.shapes)
     # hashes while weights stream

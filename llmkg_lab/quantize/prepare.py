@@ -12,22 +12,22 @@ from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.checkpoint.views import Revised
 from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Text, TextError
+from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest, search
 from llmkg_lab.quantize.budget import allocate as budget
 from llmkg_lab.quantize.budget import compare
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import calibrate
+from llmkg_lab.quantize.solve.effort import EFFORT, seconds_of, tokens_of, widest
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
 from llmkg_lab.quantize.solve.text import (
-    EFFORT,
     PROSE,
     CalibrationText,
     Writer,
     calibration_text,
     check_form,
-    tokens_of,
 )
 from llmkg_lab.scheme import Layout, Scheme, SchemeError, integer_layout
 
@@ -63,13 +63,13 @@ def prepare(
 
     text: its calibration half is read; by default the first corpus that is here. write: writes a
     decoder's own text, which is read by turns with the other. Where an encoder has no text, its
-    scales are searched instead, and a warning says so. effort: how much is read, of EFFORTS. progress:
-    told of "own text", "sensitivities", "calibration" and "distillation", as far as the scheme
-    takes them.
+    scales are searched instead, and a warning says so. effort: how much is read, of EFFORTS.
+    progress: told of "own text", "sensitivities", "calibration" and "distillation", as far as the
+    scheme takes them.
     Raises SchemeError for what a method cannot solve or for too small a budget, TextError
     for a text that is too short.
     """
-    tokens = tokens_of(effort, _widest(checkpoint))
+    tokens = tokens_of(effort, widest(checkpoint))
     if scheme.dynamic and task == "text-generation":
         raise SchemeError(
             f"{scheme.name}: one scale for all activations is too coarse for a language model",
@@ -96,12 +96,6 @@ def prepare(
     return _calibrated(checkpoint, scheme, replace(calibration, record=record), progress)
 
 
-def _widest(checkpoint: Checkpoint) -> int:
-    """The columns of the widest matrix."""
-    shapes = (info.shape for info in checkpoint.tensors.values())
-    return max(shape[1] for shape in shapes if len(shape) == 2)
-
-
 def _encoder(
     checkpoint: Checkpoint,
     scheme: Scheme,
@@ -112,6 +106,17 @@ def _encoder(
     from llmkg_lab.quantize.solve import encoder  # torch: seconds that a plain scheme need not wait
 
     return Prepared(*encoder.prepare(checkpoint, scheme, corpora, effort, progress))
+
+
+def expected_seconds(checkpoint: Checkpoint, scheme: Scheme, effort: str) -> float | None:
+    """About how long a decoder's calibration takes here; None where there is none, or no estimate.
+
+    A budget is priced and compared besides, which takes about as long as a quick calibration each.
+    """
+    if scheme.method != "gptq" or not isinstance(checkpoint.form, LlamaForm):
+        return None
+    besides = 3 * seconds_of(checkpoint, "quick") if scheme.budget else 0.0
+    return seconds_of(checkpoint, effort) + besides
 
 
 def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> Prepared:

@@ -1,4 +1,4 @@
-"""What a matrix is solved from: sums over streams that lie on the disk, and the ridge they choose."""
+"""What a matrix is solved from: sums over streams on the disk, and the ridge that they choose."""
 
 import numpy as np
 import pytest
@@ -8,9 +8,10 @@ from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Text, TextError
 from llmkg_lab.quantize.solve import decoder
 from llmkg_lab.quantize.solve.decoder import calibrate
+from llmkg_lab.quantize.solve.effort import tokens_of
 from llmkg_lab.quantize.solve.streams import Spilled, chunks
 from llmkg_lab.quantize.solve.sums import RIDGES, Sums, goals
-from llmkg_lab.quantize.solve.text import OWN_ALONE, calibration_text, tokens_of
+from llmkg_lab.quantize.solve.text import OWN_ALONE, calibration_text
 from llmkg_lab.scheme import Scheme, SchemeError
 
 

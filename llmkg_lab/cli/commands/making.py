@@ -44,6 +44,13 @@ def convert(
             show_default="balanced",
         ),
     ] = None,
+    effort: Annotated[
+        str,
+        typer.Option(
+            help="How much text a calibrated scheme is solved on: quick, normal or high. A "
+            "language model writes half of it itself, or all where no corpus is at hand."
+        ),
+    ] = "normal",
     force: Annotated[bool, typer.Option("--force", help="Overwrite artifacts.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -64,7 +71,8 @@ def convert(
     artifact is written whole or not at all.
     """
     from llmkg_lab.conversion.to_onnx import convert as make
-    from llmkg_lab.presets import DEFAULT
+    from llmkg_lab.presets import DEFAULT, kind_of, resolve
+    from llmkg_lab.quantize.prepare import expected_seconds
     from llmkg_lab.scheme import Scheme
 
     schemes = Scheme.parse_all(scheme or [DEFAULT])
@@ -73,7 +81,11 @@ def convert(
     console.print_warnings(opened.warnings)
     conversions = []
     for wanted in schemes:
-        conversion = _timed(make, opened, wanted, out / wanted.name, origin, force)
+        resolved = resolve(wanted, kind_of(type(opened.form)))
+        if seconds := expected_seconds(opened, resolved, effort):
+            console.print_beforehand(wanted.name, effort, seconds)
+        making = partial(make, effort=effort)
+        conversion = _timed(making, opened, wanted, out / wanted.name, origin, force)
         if not as_json:
             console.print_conversion(conversion)
         conversions.append(conversion)

@@ -10,7 +10,6 @@ the same inputs costs only the reading.
 """
 
 import copy
-import os
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -218,7 +217,12 @@ class _Walk:
             own.add(*(values[(i - part.start) % 2 :: 2] for values in inputs))
 
     def _place(
-        self, i: int, kind: str, twin: "torch.nn.Module", sums: "tuple[Sums, Sums] | None", found: Solved
+        self,
+        i: int,
+        kind: str,
+        twin: "torch.nn.Module",
+        sums: "tuple[Sums, Sums] | None",
+        found: Solved,
     ) -> None:
         """Give a unit its quantized weights in ``twin``, solved from ``sums`` where there are."""
         import torch
@@ -258,13 +262,11 @@ def _solve(
     """
     from llmkg_lab.quantize.solve.sums import goals
 
-    found, ridge = goals(list(weights.values()), kinds)
+    found, _ = goals(list(weights.values()), kinds)
     ready = factored((kinds[0] + kinds[1]).hessian.numpy(), layout.block_size)
-    if os.environ.get("DEBUG"): print(list(weights)[0], ridge, flush=True)
     parts = found.split([len(weight) for weight in weights.values()])
     return {
-        name: gptq(part.numpy(), ready, layout)
-        for name, part in zip(weights, parts, strict=True)
+        name: gptq(part.numpy(), ready, layout) for name, part in zip(weights, parts, strict=True)
     }
 
 

@@ -1,8 +1,8 @@
 """Activations of a long text, on the disk and not in memory.
 
-A text of 64 k tokens has gigabytes of activations on its way through two models. Each tensor that has
-to wait for a matrix to be solved lies in a temporary file without a name, which is gone with the
-process, and passes through memory some windows at a time.
+A text of 64 k tokens has gigabytes of activations on its way through two models. Each tensor that
+has to wait for a matrix to be solved lies in a temporary file without a name, which is gone with
+the process, and passes through memory some windows at a time.
 """
 
 import os
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class Spilled:
-    """A float32 tensor (windows, tokens, width) in a temporary file, read and written by windows."""
+    """A float32 tensor (windows, tokens, width) in a file, read and written by windows."""
 
     def __init__(self, tokens: int, width: int) -> None:
         self._shape = (tokens, width)

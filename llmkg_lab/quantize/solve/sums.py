@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 # Of the mean square of the inputs: how strongly a goal holds on to the weights.
-RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0)
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class Sums:

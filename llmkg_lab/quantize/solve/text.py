@@ -23,9 +23,6 @@ from llmkg_lab.scheme import SchemeError
 CORPORA = ("wikitext2", "lee_background")  # of a decoder, the first that is here
 PROSE = ("lee_background", "wikitext2")  # of an encoder: plain prose before a token list
 WINDOW = 512  # tokens
-EFFORTS = {"quick": 4096, "normal": 65536, "high": 131072}  # tokens, for COLUMNS or more of them
-COLUMNS, LEAST = 1536, 2 * WINDOW  # narrower matrices need less, in proportion, but for so much
-EFFORT = "normal"
 OWN_ALONE = Text("own", "the model", hashlib.sha256().hexdigest(), "")  # whatever is at hand
 
 # Windows (n, window) int64 that the model of a checkpoint writes, at least so many tokens in all.
@@ -48,16 +45,6 @@ class CalibrationText:
         """The first windows, ``tokens`` in all."""
         windows = self.windows[: max(1, tokens // self.windows.shape[1])]
         return CalibrationText(windows, {**self.record, "tokens": windows.size})
-
-
-def tokens_of(effort: str, columns: int) -> int:
-    """How many tokens an effort reads for a model whose widest matrix has so many columns.
-
-    Raises SchemeError for an effort that is not known.
-    """
-    if effort not in EFFORTS:
-        raise SchemeError(f"there is no effort {effort!r}", f"choose one of {', '.join(EFFORTS)}")
-    return min(EFFORTS[effort], max(LEAST, EFFORTS[effort] * columns // COLUMNS))
 
 
 def calibration_text(
