@@ -27,6 +27,7 @@ KINDS = {  # folder: what it spares
     "calibrated": "solving each layer of a calibrated scheme",
     "distilled": "training scales",
     "explored": "the explorer's measurements",
+    "own-text": "writing what a model is calibrated on",
     "packed": "packing weights for this processor when a model is loaded",
     "reference": "running the original in PyTorch",
     "speeds": "timing schemes on this processor (device --measure)",

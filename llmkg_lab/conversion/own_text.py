@@ -10,6 +10,7 @@ et al., 2023, arXiv:2305.17888). Eight bits write it, whose distribution is all 
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def write(
         writing = _Writing(convert, checkpoint, window, Path(folder), counter)
         parts = []
         for i in range(batches):
-            stored = cache.arrays("own-text", {**key, "index": i}, lambda i=i: writing.batch(i))
+            stored = cache.arrays("own-text", {**key, "index": i}, partial(writing.batch, i))
             parts.append(stored["ids"])
             counter.reach((i + 1) * BATCH * window)
     return np.concatenate(parts)

@@ -202,7 +202,7 @@ def _distilled(
         layouts.get(name) or integer_layout(scheme.table(is_head=is_head))
         for name, is_head in ((form.table, form.tied), (form.head, True))
     )
-    windows = windows[-distill.STEPS :]
+    windows = windows[np.arange(-distill.STEPS, 0) % len(windows)]  # the last ones
     training = distill.Distillation(checkpoint, solved, (table, head), windows)
     matrices, gains, losses = training.run(progress)
     record = {"steps": len(losses), "tokens": windows.size, "divergence": losses}

@@ -67,7 +67,7 @@ def measured(
     """
     from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama  # torch
 
-    solving = min(SOLVING, max(1, len(windows) - JUDGING))
+    solving = min(SOLVING, max(len(windows) - JUDGING, (len(windows) + 1) // 2))
     judging = windows[solving : solving + JUDGING] if len(windows) > 1 else windows
     solved = {
         name: calibrate(checkpoint, scheme, windows[:solving], layouts, inside(progress, name))

@@ -250,7 +250,7 @@ class _Walk:
     def _chunks(self) -> Iterator[slice]:
         from llmkg_lab.quantize.solve.streams import chunks
 
-        return chunks(*self._windows.shape, AT_ONCE)
+        return chunks(len(self._windows), self._windows.shape[1], AT_ONCE)
 
 
 def _solve(

@@ -8,7 +8,7 @@ from llmkg_lab.scheme import SchemeError
 EFFORTS = {"quick": 4096, "normal": 32768, "high": 65536}  # tokens, for COLUMNS or more of them
 EFFORT = "normal"
 COLUMNS = 1536  # narrower matrices need less text, in proportion
-LEAST = 1024  # tokens, but for that
+LEAST = 2048  # tokens, but for that
 
 # What was measured on SmolLM2-135M with one thread of a Xeon with AMX, as multiples of the
 # operations counted below: the speed of the steps relative to that of one large product.

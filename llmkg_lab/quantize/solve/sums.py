@@ -51,8 +51,9 @@ class Sums:
         missing = weight @ self.shift
         if self.gap is not None:
             missing += self.gap
-        held = ridge * self.hessian.diagonal().mean() * torch.eye(len(self.hessian))
-        lower = torch.linalg.cholesky(self.hessian + held)
+        held = ridge * self.hessian.diagonal().mean()
+        held = held if held > 0 else torch.ones(())  # no inputs, or all zero: nothing moves
+        lower = torch.linalg.cholesky(self.hessian + held * torch.eye(len(self.hessian)))
         return weight + torch.cholesky_solve(missing.T, lower).T
 
     def error(self, weight: Tensor, found: Tensor) -> float:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -78,7 +79,7 @@ def calibration_text(
         own = write(checkpoint, window, (count - len(given)) * window, progress)
         own = own[: count - len(given)]
     windows = np.stack([row for pair in zip_longest(given, own) for row in pair if row is not None])
-    record = {"tokens": windows.size, "window": window, "own_tokens": own.size}
+    record: dict[str, Any] = {"tokens": windows.size, "window": window, "own_tokens": own.size}
     if len(given) and text:
         record |= {"corpus": text.name, "sha256": text.sha256, "half": "first"}
     return CalibrationText(windows, record)

@@ -1,6 +1,6 @@
 """Several sequences decoded side by side: each may join and leave at any step."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from llmkg_lab.runtime.ort.packed import open_artifact
 from llmkg_lab.runtime.ort.session import CachedSession
 from llmkg_lab.runtime.sequence import check_tokens
 from llmkg_lab.runtime.text.sampling import Sampler
+
+Choose = Callable[[np.ndarray, np.ndarray], int]  # logits and history to the next token
 
 
 class BatchDecoder:
@@ -105,12 +107,12 @@ class BatchDecoder:
         self,
         prompts: Sequence[Sequence[int]],
         max_tokens: int,
-        samplers: Sequence[Sampler] | None = None,
+        samplers: Sequence[Choose] | None = None,
         stop_ids: Collection[int] = (),
     ) -> Iterator[tuple[int, int]]:
         """Continue many prompts, as many at a time as there are slots.
 
-        samplers: one a prompt; by default all are greedy.
+        samplers: one a prompt, such as ``Sampler``; by default all are greedy.
         Yields (prompt's index, token) as the tokens come. A continuation ends as that of
         ``Decoder.generate``, and the next prompt takes its place.
         """
