@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +23,11 @@ from llmkg_lab.base.progress import Counter, Progress
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.ort.batch_decoder import BatchDecoder
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
 from llmkg_lab.scheme import Scheme
+
+if TYPE_CHECKING:
+    from llmkg_lab.runtime.ort.batch_decoder import BatchDecoder
 
 METHOD = 1  # counted up when the same inputs would give other text: cached ones are then void
 SCHEME = "int8-s16-eq"
@@ -109,7 +112,7 @@ class _Writing:
                 self._counter.advance()
         return {"ids": np.array(written, np.int32)}
 
-    def _opened(self) -> BatchDecoder:
+    def _opened(self) -> "BatchDecoder":
         if self._decoder is None:
             artifact = self._convert(
                 self._checkpoint, Scheme.parse(SCHEME), self._folder / "writer"
@@ -118,6 +121,8 @@ class _Writing:
             assert isinstance(form, LlamaForm)
             own = 8 * form.layers * form.kv_heads * form.head_dim * self._window
             slots = max(1, min(BATCH, CACHE_BYTES // own))
+            from llmkg_lab.runtime.ort.batch_decoder import BatchDecoder  # not for plain schemes
+
             self._decoder = BatchDecoder(artifact, slots, max_length=self._window)
         return self._decoder
 

@@ -142,12 +142,12 @@ def numbers(tmp_path):
 @pytest.mark.slow
 def test_a_calibrated_scheme_tells_its_steps_apart(tiny_llama_of_numbers, numbers, tmp_path):
     folder = tiny_llama_of_numbers.path
-    arguments = ("convert", folder, "--scheme", "int4-gptq", "--out", tmp_path / "out", "--json")
-    code, stdout, stderr = call(*arguments, **numbers)
+    arguments = ("convert", folder, "--scheme", "int4-gptq", "--out", tmp_path / "out")
+    code, stdout, stderr = call(*arguments, "--effort", "quick", "--json", **numbers)
     assert code == 0, stderr
     (made,) = json.loads(stdout)  # and nothing else
-    assert len(stderr.splitlines()) <= 2  # a step that took long
-    assert list(made["steps"]) == ["calibration", "writing"]
+    assert len(stderr.splitlines()) <= 2 * len(made["steps"])  # of steps that took long
+    assert list(made["steps"]) == ["own text", "calibration", "writing"]
     read = sum(4 * np.prod(info.shape) for info in tiny_llama_of_numbers.tensors.values())
     own_rate = read / 1e6 / made["steps"]["writing"]
     assert made["megabytes_per_second"] == pytest.approx(own_rate)
@@ -169,7 +169,7 @@ def test_convert_without_options_makes_balanced(tiny_llama_of_numbers, numbers, 
 
 @pytest.mark.slow
 def test_convert_on_a_terminal_draws_one_line(tiny_llama_of_numbers, numbers, tmp_path):
-    arguments = [str(tiny_llama_of_numbers.path), "--scheme", "int4-gptq"]
+    arguments = [str(tiny_llama_of_numbers.path), "--scheme", "int4-gptq", "--effort", "quick"]
     command = [*COMMAND, "convert", *arguments, "--out", str(tmp_path / "out"), "--json"]
     drawn, stdout = on_a_terminal(command, 100, numbers)
     assert json.loads(stdout)[0]["scheme"] == "int4-gptq"
@@ -177,6 +177,23 @@ def test_convert_on_a_terminal_draws_one_line(tiny_llama_of_numbers, numbers, tm
     assert re.search(r"int4-gptq · calibration .* of 2 layers", plain)
     assert "int4-gptq · writing" in plain
     assert "\n" not in plain
+
+
+@pytest.mark.slow
+def test_convert_says_beforehand_how_long_calibration_takes(
+    tiny_llama_of_numbers, numbers, tmp_path
+):
+    folder = tiny_llama_of_numbers.path
+    arguments = ("convert", folder, "--out", tmp_path / "out", "--effort", "quick", "--scheme")
+    code, _, stderr = call(*arguments, "int4-gptq,int4-rtn", **numbers)
+    assert code == 0, stderr
+    said = [line for line in stderr.splitlines() if "on this machine" in line]
+    assert len(said) == 1  # rounding takes no time worth a word
+    assert said[0].startswith("int4-gptq, effort quick: ")
+    code, _, stderr = call(*arguments, "int8-rtn", "--effort", "utmost", **numbers)
+    assert code != 0
+    assert "there is no effort 'utmost'" in stderr
+    assert "quick, normal, high" in stderr
 
 
 def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):

@@ -73,16 +73,18 @@ def convert(
     from llmkg_lab.conversion.to_onnx import convert as make
     from llmkg_lab.presets import DEFAULT, kind_of, resolve
     from llmkg_lab.quantize.prepare import expected_seconds
+    from llmkg_lab.quantize.solve.effort import check_effort
     from llmkg_lab.scheme import Scheme
 
     schemes = Scheme.parse_all(scheme or [DEFAULT])
+    check_effort(effort)
     opened, origin = _open_source(checkpoint)
     out = out or Path("converted") / _plain_name(checkpoint)
     console.print_warnings(opened.warnings)
     conversions = []
     for wanted in schemes:
         resolved = resolve(wanted, kind_of(type(opened.form)))
-        if seconds := expected_seconds(opened, resolved, effort):
+        if not as_json and (seconds := expected_seconds(opened, resolved, effort)):
             console.print_beforehand(wanted.name, effort, seconds)
         making = partial(make, effort=effort)
         conversion = _timed(making, opened, wanted, out / wanted.name, origin, force)

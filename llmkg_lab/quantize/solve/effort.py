@@ -17,13 +17,18 @@ PROBE = 1024  # rows and columns of that product
 PROBING = 0.2  # seconds
 
 
+def check_effort(effort: str) -> None:
+    """Raise SchemeError for an effort that is not known."""
+    if effort not in EFFORTS:
+        raise SchemeError(f"there is no effort {effort!r}", f"choose one of {', '.join(EFFORTS)}")
+
+
 def tokens_of(effort: str, columns: int) -> int:
     """How many tokens an effort reads for a model whose widest matrix has so many columns.
 
     Raises SchemeError for an effort that is not known.
     """
-    if effort not in EFFORTS:
-        raise SchemeError(f"there is no effort {effort!r}", f"choose one of {', '.join(EFFORTS)}")
+    check_effort(effort)
     return min(EFFORTS[effort], max(LEAST, EFFORTS[effort] * columns // COLUMNS))
 
 
