@@ -15,7 +15,6 @@ from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.quantize.blocks.grid import cover, search_grid
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
-from llmkg_lab.quantize.budget import bounds
 from llmkg_lab.quantize.solve.decoder import calibrate
 from llmkg_lab.quantize.solve.equalize import equalized, random_rescaling
 from llmkg_lab.quantize.solve.gptq import factored, gptq
