@@ -117,6 +117,13 @@ class CachedBackend(ABC):
         with self.lock:
             return self.compute_scores(pairs)
 
+    def embed_ids(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Embeddings (texts, hidden) of texts given as the model's own tokens, read as they are.
+
+        Raises InferenceError where the runtime takes texts alone.
+        """
+        raise InferenceError(f"{self.folder} runs on a runtime that takes no tokens", "give texts")
+
     def stats(self) -> dict[str, CacheStats]:
         return {"tokens": self.tokenizer.cache.stats(), "embeddings": self.vectors.stats()}
 
@@ -205,6 +212,12 @@ class OrtBackend(CachedBackend):
     def compute_scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         return self._ranker.score(pairs) if self._ranker else super().compute_scores(pairs)
 
+    def embed_ids(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        if self._embedder is None:
+            raise self._cannot("embeds no texts")
+        with self.lock:
+            return self._embedder.embed_ids(texts)
+
     def is_ready(self) -> bool:
         return True  # a session that could not be loaded raised
 
@@ -249,8 +262,10 @@ class CandleBackend(CachedBackend):
         """The process that computes; after a Ctrl-C, the one that took its place."""
         return self._decoder.worker if self._decoder else self._worker
 
-    def decoder(self) -> TokenGenerator:
-        return self._decoder or super().decoder()
+    def decoder(self) -> WorkerDecoder:
+        if self._decoder is None:
+            raise self._cannot("generates no text")
+        return self._decoder
 
     def compute_embeddings(self, texts: Sequence[str]) -> np.ndarray:
         if self.task not in EMBEDS:

@@ -1,7 +1,6 @@
 """Commands that use an artifact: verify, generate, embed, rank."""
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.cli import console
+from llmkg_lab.cli import console, sizes
 from llmkg_lab.cli.application import ArtifactFolder, Json, Runtime, app, examples
 
 
@@ -144,10 +143,7 @@ def rank(
 
 def _limit_memory(text: str) -> int:
     """Hold this process to ``text``, such as 500MB; bytes. Raises LabError on anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise LabError(f"--memory {text!r} is not a size", "give it as in 500MB or 2GB")
-    nbytes = int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
+    nbytes = sizes.nbytes("--memory", text)
     if sys.platform.startswith("linux"):
         from llmkg_lab.runtime.ort.residency import limit_data
 

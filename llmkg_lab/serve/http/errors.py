@@ -1,5 +1,6 @@
 """Errors as OpenAI's server words them: a status, and JSON with message, type, param and code."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,9 +8,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from llmkg_lab.artifact import ArtifactError
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.runtime.candle.worker import BackendError
+from llmkg_lab.serve.engine.generation import LateError
+from llmkg_lab.serve.engine.scheduler import FullError, StoppedError
+from llmkg_lab.serve.engine.store import CrowdedError, UnknownModelError, WrongModelError
 
-INVALID, SERVER = "invalid_request_error", "server_error"
+log = logging.getLogger(__name__)
+
+INVALID, SERVER, BUSY = "invalid_request_error", "server_error", "overloaded_error"
 
 
 class ApiError(Exception):
@@ -56,14 +64,27 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, {**(headers or {}), **more})
 
 
-def of_lab_error(error: LabError) -> ApiError:
-    """What the runtime refuses is the request's fault, and the hint helps here too."""
-    hint = f" ({error.hint})" if error.hint else ""
-    return ApiError(400, f"{error.message}{hint}")
-
-
-def internal() -> ApiError:
-    """What went wrong within is in the log alone."""
+def of(error: Exception) -> ApiError:
+    """What a client is told of an error; what went wrong within is in the log alone."""
+    match error:
+        case ApiError():
+            return error
+        case UnknownModelError():
+            return ApiError(404, error.message, param="model", code="model_not_found")
+        case WrongModelError():
+            return ApiError(400, error.message, param="model", code="wrong_model")
+        case FullError():
+            return ApiError(429, error.message, kind=BUSY, code="queue_full", retry=error.retry)
+        case CrowdedError() | StoppedError():
+            return ApiError(503, error.message, kind=BUSY, code="unavailable", retry=5)
+        case LateError():
+            return ApiError(504, error.message, kind=SERVER, code="timeout")
+        case ArtifactError() | BackendError():
+            log.error("a model failed", exc_info=error)
+        case LabError():  # what the runtime refuses is the request's fault; the hint helps here too
+            return ApiError(400, f"{error.message} ({error.hint})" if error.hint else error.message)
+        case _:
+            log.error("a request failed", exc_info=error)
     return ApiError(500, "the server failed; its log says why", kind=SERVER, code="internal_error")
 
 
