@@ -88,6 +88,7 @@ class Job:
     asked: float = field(default_factory=time.perf_counter)
     begun: float = 0.0
     cancelled: bool = False
+    seated: int = 0  # answers that have, or had, a slot
     unseated: deque[Continuation] = field(default_factory=deque)
 
 
@@ -121,8 +122,8 @@ class Scheduler:
         with self._changed:
             if self._stopping:
                 raise StoppedError("this model is being unloaded", "ask again")
-            if self._waiting_sequences + len(job.plans) > self._bound + self.decoder.slots:
-                waiting = self._waiting_sequences
+            waiting, running = self.load()
+            if waiting + running + len(job.plans) > self._bound + self.decoder.slots:
                 retry = int(self._pace * waiting / self.decoder.slots) + 1
                 raise FullError(waiting, min(retry, 60))
             self._waiting.put(job.client, job)
@@ -139,7 +140,9 @@ class Scheduler:
 
     def load(self) -> tuple[int, int]:
         """How many sequences wait and run."""
-        return self._waiting_sequences, len(self._running)
+        prompt = self._prompt
+        at_hand = len(prompt.plans) - prompt.seated if prompt else 0
+        return self._waiting_sequences + at_hand, len(self._running)
 
     def stop(self) -> None:
         """End the thread; what has not finished fails with StoppedError."""
@@ -215,6 +218,7 @@ class Scheduler:
             sequence = self.decoder.seat()
             self._running[sequence] = job, job.unseated.popleft()
             self._logits[sequence] = logits
+            job.seated += 1
         if not job.unseated:
             self._prompt = self._prompt_logits = None
 
@@ -279,4 +283,4 @@ class Scheduler:
     def _tell_state(self) -> None:
         room = self.decoder.slots * self.decoder.max_length
         held = sum(len(job.prompt) + c.tokens for job, c in self._running.values())
-        self._observer.state(self._waiting_sequences, len(self._running), held / room)
+        self._observer.state(*self.load(), held / room)

@@ -16,6 +16,7 @@ from llmkg_lab.serve.http.errors import ApiError
 
 OPEN = ("/health", "/ready")  # what a balancer asks, without a token
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+DRAINED = 64 << 20  # bytes of a body that are read to be able to answer
 CLIENT = "client"  # in the scope's state: whose turn a request counts as
 
 
@@ -69,38 +70,40 @@ class BodyGuard:
             await self._app(scope, receive, send)
             return
         try:
-            body = await self._read(scope, receive)
-        except ApiError as error:  # what was not read would be taken for the next request
-            await error.response({"Connection": "close"})(scope, receive, send)
-            return
-        if body is not None:
-            await self._app(scope, _replayed(body, receive), send)
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The body, None where the client left. Raises ApiError."""
-        length = Headers(scope=scope).get("content-length", "0")
-        if length.isdecimal() and int(length) > self._largest:
-            raise self._too_large()
-        parts: list[bytes] = []
-        try:
             async with asyncio.timeout(self._seconds):
-                more = True
-                while more:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    parts.append(message.get("body", b""))
-                    more = message.get("more_body", False)
-                    if sum(map(len, parts)) > self._largest:
-                        raise self._too_large()
+                body = await self._read(scope, receive)
         except TimeoutError:
             late = f"the body did not come within {self._seconds:.0f} s"
-            raise ApiError(408, late, code="body_timeout") from None
+            await _refuse(ApiError(408, late, code="body_timeout"), scope, receive, send)
+        except ApiError as error:
+            await _refuse(error, scope, receive, send)
+        else:
+            if body is not None:
+                await self._app(scope, _replayed(body, receive), send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The body, None where the client left. Raises ApiError where it is too large."""
+        length = Headers(scope=scope).get("content-length", "0")
+        size = int(length) if length.isdecimal() and len(length) < 20 else DRAINED
+        parts: list[bytes] = []
+        read, more = 0, size <= DRAINED
+        while more and read <= DRAINED:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            read += len(message.get("body", b""))
+            more = message.get("more_body", False)
+            # a client that still sends hears nothing: what is too large is read, and not kept
+            parts.append(message.get("body", b"") if read <= self._largest else b"")
+        if read > self._largest or size > DRAINED:
+            large = f"the body has more than {self._largest:,} bytes"
+            raise ApiError(413, large, code="body_too_large")
         return b"".join(parts)
 
-    def _too_large(self) -> ApiError:
-        message = f"the body has more than {self._largest:,} bytes"
-        return ApiError(413, message, code="body_too_large")
+
+async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer, and close: what was not read would be taken for the next request."""
+    await error.response({"Connection": "close"})(scope, receive, send)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
