@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +21,12 @@ from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.paged import PagedDecoder
 from llmkg_lab.runtime.ort.ranker import Ranker
 from llmkg_lab.runtime.ort.session import CPU
-from llmkg_lab.runtime.text.generate import GenerationConfig, TokenGenerator, generate_text
+from llmkg_lab.runtime.text.generate import (
+    GenerationConfig,
+    TextStream,
+    TokenGenerator,
+    generate_text,
+)
 from llmkg_lab.runtime.text.tokenizer import Message
 
 Prompt = str | Sequence[Message]
@@ -50,7 +55,7 @@ class Backend(Protocol):
     def generate_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> str:
         """Continue a text, or answer a conversation."""
 
-    def stream_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> Iterator[str]:
+    def stream_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> TextStream:
         """The same, piece by piece."""
 
     def get_embeddings(self, text: str) -> np.ndarray:
@@ -93,7 +98,7 @@ class CachedBackend(ABC):
         with self.lock:
             return "".join(self.stream_text(prompt, config))
 
-    def stream_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> Iterator[str]:
+    def stream_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> TextStream:
         return generate_text(self.decoder(), self.tokenizer, prompt, config)
 
     def get_embeddings(self, text: str) -> np.ndarray:

@@ -173,8 +173,11 @@ class Tokenizer:
 
     @property
     def chats(self) -> bool:
-        """Whether there is a chat template."""
-        return bool(self.config.get("chat_template"))
+        """Whether there is a template for conversations."""
+        try:
+            return bool(self._chat_template())
+        except InferenceError:
+            return False
 
     def _chat_template(self) -> str:
         templates = tokenizer_config.templates(self.config)
