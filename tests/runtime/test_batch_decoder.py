@@ -121,7 +121,7 @@ def test_a_prompt_runs_in_chunks_between_the_others_steps(batch, alone):
         batch.leave(sequence)
 
 
-@pytest.mark.parametrize("scheme", ["int4-b64", "int8"])
+@pytest.mark.parametrize("scheme", ["int4-rtn-b64", "int8-rtn"])
 def test_an_even_number_of_rows_gives_the_same_bits_beside_any_others(
     scheme, tiny_llama, tmp_path_factory
 ):

@@ -110,10 +110,10 @@ def test_what_is_null_or_changes_nothing_is_as_if_absent(server):
     answer = server.json(CHAT, asked)
     message = answer["choices"][0]["message"]
     again = [*HELLO["messages"], message | {"tool_calls": None}, {"role": "user", "content": "x"}]
-    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    parts = [{"type": "text", "text": "Good "}, {"type": "text", "text": "day"}]
     server.json(CHAT, HELLO | {"messages": again})
     apart = HELLO | {"messages": [{"role": "developer", "content": parts}], "seed": 1}
-    whole = HELLO | {"messages": [{"role": "system", "content": "Hello"}], "seed": 1}
+    whole = HELLO | {"messages": [{"role": "system", "content": "Good day"}], "seed": 1}
     answers = [server.json(CHAT, request)["choices"] for request in (apart, whole)]
     assert answers[0] == answers[1]
 

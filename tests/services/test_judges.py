@@ -25,7 +25,7 @@ def test_schemathesis_breaks_nothing_in_two_thousand_requests(server, tmp_path):
 @pytest.fixture(scope="module")
 def answering(make_artifact, tmp_path_factory):
     """A server with SmolLM2's real weights, whose answers end by themselves."""
-    folder = make_artifact("smollm2", "int8").folder
+    folder = make_artifact("smollm2", "int8-rtn").folder
     server = Server(tmp_path_factory.mktemp("real"), f"smollm2={folder}", "--context", 1024)
     yield server
     assert server.end() == 0

@@ -19,5 +19,5 @@ def small_artifacts(folder, names=tuple(VARIANTS)):
     for name in names:
         fetched = fetch(find_variant(VARIANTS[name]), "synthetic:reduced")
         checkpoint = open_checkpoint(fetched.path)
-        made[name] = convert(checkpoint, Scheme.parse("int8"), folder / name)
+        made[name] = convert(checkpoint, Scheme.parse("int8-rtn"), folder / name)
     return made

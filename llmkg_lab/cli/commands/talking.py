@@ -25,7 +25,9 @@ HELP = """/reset        forget what was said
 
 
 @app.command(
-    epilog=examples("chat smollm2/balanced", "chat http://127.0.0.1:8000 --model smollm2_135m_instruct")
+    epilog=examples(
+        "chat smollm2/balanced", "chat http://127.0.0.1:8000 --model smollm2_135m_instruct"
+    )
 )
 def chat(
     target: Annotated[
