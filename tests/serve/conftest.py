@@ -1,8 +1,10 @@
 """A server of three small models with random weights, and the models themselves."""
 
+import contextlib
+
 import pytest
 from support.served import small_artifacts
-from support.server import Server
+from support.server import serving
 
 
 @pytest.fixture(scope="session")
@@ -21,8 +23,13 @@ def models(artifacts):
 def server(models, tmp_path_factory):
     """One that most tests share: it has few slots and short times."""
     folder = tmp_path_factory.mktemp("server")
-    server = Server(folder, *models, "--slots", 4, "--context", 512, "--queue", 16)
-    yield server
-    code = server.end()
-    assert code == 0, server.text()
-    assert "Traceback" not in server.text()
+    options = ("--slots", 4, "--context", 512, "--queue", 16)
+    with serving(folder, *models, *options) as server:
+        yield server
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a server of one's own with the arguments given; it ends with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *arguments: stack.enter_context(serving(tmp_path, *arguments))

@@ -6,7 +6,7 @@ import sys
 import threading
 
 import pytest
-from support.server import Server
+from support.server import serving
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 EMBED, RANK = "/v1/embeddings", "/v1/rerank"
@@ -155,13 +155,12 @@ def guarded(artifacts, tmp_path_factory):
     """A server for other machines too, with short times."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "tokens").write_text("# mine\nsecret-1\nsecret-2\n")
-    server = Server(
+    with serving(
         folder, f"text={artifacts['text'].folder}", "--host", "0.0.0.0", "--tokens",
         folder / "tokens", "--origin", "https://page.example", "--slots", 1, "--queue", 1,
         "--timeout", 1, "--context", 8000,
-    )  # fmt: skip
-    yield server
-    assert server.end() == 0
+    ) as server:  # fmt: skip
+        yield server
 
 
 def test_tokens_are_needed_and_hosts_are_free_where_others_reach_the_port(guarded):

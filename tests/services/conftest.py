@@ -2,7 +2,7 @@
 
 import pytest
 from support.served import small_artifacts
-from support.server import Server
+from support.server import serving
 
 
 @pytest.fixture(scope="session")
@@ -14,7 +14,5 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(models, tmp_path_factory):
-    server = Server(tmp_path_factory.mktemp("server"), *models, "--context", 512)
-    yield server
-    assert server.end() == 0, server.text()
-    assert "Traceback" not in server.text()
+    with serving(tmp_path_factory.mktemp("server"), *models, "--context", 512) as server:
+        yield server

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.judges import PROGRAMS, schemathesis
-from support.server import Server
+from support.server import serving
 
 HERE = Path(__file__).parent
 CLIENTS, NODE = (HERE.parents[1] / name for name in (".venv-clients", ".node-clients"))
@@ -26,9 +26,8 @@ def test_schemathesis_breaks_nothing_in_two_thousand_requests(server, tmp_path):
 def answering(make_artifact, tmp_path_factory):
     """A server with SmolLM2's real weights, whose answers end by themselves."""
     folder = make_artifact("smollm2", "int8-rtn").folder
-    server = Server(tmp_path_factory.mktemp("real"), f"smollm2={folder}", "--context", 1024)
-    yield server
-    assert server.end() == 0
+    with serving(tmp_path_factory.mktemp("real"), f"smollm2={folder}", "--context", 1024) as server:
+        yield server
 
 
 def test_llm_comply_is_satisfied_but_for_what_is_refused_by_name(answering):

@@ -27,9 +27,19 @@ class Server:
                 stdout=subprocess.PIPE,
                 env={**os.environ, **(environment or {})},
             )
-        self.port = self._wait_for("listening")["port"]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self._wait_for("ready")
+        try:
+            self.port = self._wait_for("listening")["port"]
+            self.url = f"http://127.0.0.1:{self.port}"
+            self._wait_for("ready")
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End what a test that failed left."""
+        if self.process.returncode is None:
+            self.process.kill()
+            self.process.communicate()
 
     def logs(self) -> list[dict]:
         """All lines of the log so far, each of them JSON."""
@@ -94,11 +104,24 @@ class Server:
         return socket.create_connection(("127.0.0.1", self.port), timeout=30)
 
     def end(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
-        """Signal the process; its exit code. Nothing may have come to stdout."""
+        """Signal the process; its exit code. Nothing may have come to stdout, or have failed."""
         self.process.send_signal(number)
         try:
             stdout, _ = self.process.communicate(timeout=seconds)
         finally:
-            self.process.kill()
+            self.kill()
         assert stdout == b""
+        assert "Traceback" not in self.text()
         return self.process.returncode
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *arguments: object):
+    """A server for the time of a test; at the end it ends well, unless the test ended it."""
+    server = Server(folder, *arguments)
+    try:
+        yield server
+        if server.process.returncode is None:
+            assert server.end() == 0, server.text()
+    finally:
+        server.kill()

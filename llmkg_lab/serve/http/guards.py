@@ -17,6 +17,7 @@ from llmkg_lab.serve.http.errors import ApiError
 OPEN = ("/health", "/ready")  # what a balancer asks, without a token
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 DRAINED = 64 << 20  # bytes of a body that are read to be able to answer
+TOGETHER = 32  # bodies of the largest size that all requests may have together
 CLIENT = "client"  # in the scope's state: whose turn a request counts as
 
 
@@ -60,10 +61,14 @@ class TokenGuard:
 
 
 class BodyGuard:
-    """Reads a request's body before its endpoint runs; refuses one too large or too slow."""
+    """Reads a request's body before its endpoint runs; refuses one too large or too slow.
+
+    The bodies of all requests together have a bound, too.
+    """
 
     def __init__(self, app: ASGIApp, largest: int, seconds: float) -> None:
         self._app, self._largest, self._seconds = app, largest, seconds
+        self._room = TOGETHER * largest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,7 +84,11 @@ class BodyGuard:
             await _refuse(error, scope, receive, send)
         else:
             if body is not None:
-                await self._app(scope, _replayed(body, receive), send)
+                self._room -= len(body)
+                try:
+                    await self._app(scope, _replayed(body, receive), send)
+                finally:
+                    self._room += len(body)
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """The body, None where the client left. Raises ApiError where it is too large."""
@@ -98,6 +107,8 @@ class BodyGuard:
         if read > self._largest or size > DRAINED:
             large = f"the body has more than {self._largest:,} bytes"
             raise ApiError(413, large, code="body_too_large")
+        if read > self._room:
+            raise ApiError(429, "other requests are too large", code="bodies_too_large", retry=5)
         return b"".join(parts)
 
 
