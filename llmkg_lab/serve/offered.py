@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.results.registry import Entry, Registry
-from llmkg_lab.results.verdict import Verdict
+from llmkg_lab.llmkg.picks import chosen
+from llmkg_lab.results.registry import Registry
 
 Names = tuple[tuple[str, str], ...]  # (a name, a folder or another name)
 
@@ -28,29 +28,24 @@ def of_folders(given: Sequence[str]) -> tuple[Names, Names]:
 
 
 def of_registry(outputs: Path) -> tuple[Names, Names]:
-    """What held its limits, as ``VARIANT/SCHEME``.
+    """What held its limits, as LLMKG's loader names it: ``VARIANT:SCHEME``.
 
-    Returns (id, folder) for each, and other names: a variant, or a model's Hub id, is the
-    artifact that is recommended of it. Raises LabError where there is no registry.
+    Returns (id, folder) for each, and other names: the model's Hub id in the variant's place, and
+    either without a scheme, for the artifact that is recommended. Raises LabError where there is
+    no registry.
     """
-    models, aliases = [], []
+    folders: dict[str, str] = {}  # of one artifact from several sources, the first counts
+    others: dict[str, str] = {}
     for model in Registry.read(outputs).models.values():
-        if not model.artifacts:
-            continue
-        entries = sorted(model.artifacts, key=_goodness)
-        models += [(_name(entry), str(outputs / entry.path)) for entry in entries]
-        names = {entry.variant: None for entry in entries} | {model.huggingface_id: None}
-        for name in names:
-            best = next((e for e in entries if e.variant == name), entries[0])
-            aliases.append((name, _name(best)))
-    taken = dict(models)  # of one artifact from several sources, the first counts
-    return tuple(taken.items()), tuple((a, b) for a, b in aliases if a not in taken)
-
-
-def _name(entry: Entry) -> str:
-    return f"{entry.variant}/{entry.scheme}"
-
-
-def _goodness(entry: Entry) -> tuple[int, int]:
-    """As results.choice has it: what reaches its targets first, then the smaller."""
-    return -list(Verdict).index(entry.verdict), entry.bytes
+        for entry in model.artifacts:
+            folders.setdefault(f"{entry.variant}:{entry.scheme}", str(outputs / entry.path))
+            hub = f"{model.huggingface_id}:{entry.scheme}"
+            others.setdefault(hub, f"{entry.variant}:{entry.scheme}")
+        for name in dict.fromkeys(entry.variant for entry in model.artifacts):
+            if choice := chosen([entry for entry in model.artifacts if entry.variant == name]):
+                best = f"{name}:{choice.entry.scheme}"
+                others.setdefault(name, best)
+                others.setdefault(model.huggingface_id, best)
+    if not folders:
+        raise LabError(f"{outputs} has no model that may be used", "make one with llmkg-lab run")
+    return tuple(folders.items()), tuple((a, b) for a, b in others.items() if a not in folders)

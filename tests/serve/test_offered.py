@@ -30,8 +30,13 @@ def outputs(artifacts, tmp_path_factory):
 
 def test_models_are_named_by_variant_and_scheme(outputs):
     models, aliases = offered.of_registry(outputs)
-    assert [name for name, _ in models] == [f"{VARIANT}/int8-rtn", f"{VARIANT}/int4-rtn"]
-    assert dict(aliases) == dict.fromkeys((VARIANT, HUB_ID), f"{VARIANT}/int8-rtn")
+    assert {name for name, _ in models} == {f"{VARIANT}:int8-rtn", f"{VARIANT}:int4-rtn"}
+    assert dict(aliases) == {
+        **dict.fromkeys((VARIANT, HUB_ID, f"{HUB_ID}:int8-rtn"), f"{VARIANT}:int8-rtn"),
+        f"{HUB_ID}:int4-rtn": f"{VARIANT}:int4-rtn",
+    }
+    with pytest.raises(LabError):
+        offered.of_registry(outputs / "nothing")
 
 
 def test_folders_are_named_by_their_last_two_parts_or_as_told(tmp_path):
@@ -52,7 +57,7 @@ def snippets(document):
 def test_what_the_documents_show_works_when_it_is_pasted(outputs, start):
     server = start("--out", outputs)
     listed = {model["id"] for model in server.json("/v1/models")["data"]}
-    assert {VARIANT, HUB_ID, f"{VARIANT}/int8-rtn"} <= listed
+    assert {VARIANT, HUB_ID, f"{VARIANT}:int8-rtn"} <= listed
     shown = [*snippets(GUIDE), *snippets(README)]
     assert shown
     for snippet in shown:

@@ -10,11 +10,11 @@ from typing import ClassVar
 import numpy as np
 
 from llmkg_lab.artifact import MANIFEST, Artifact
-from llmkg_lab.runtime.backend import EMBEDS, GENERATES, CandleBackend
+from llmkg_lab.runtime.abilities import EMBEDS, GENERATES, RANKS
+from llmkg_lab.runtime.backend import CandleBackend
 from llmkg_lab.runtime.caches import CacheStats, CachingTokenizer
 from llmkg_lab.runtime.ort.batch_decoder import BatchDecoder
 from llmkg_lab.runtime.ort.decoder import longest_text, prompt_of
-from llmkg_lab.runtime.ort.ranker import Ranker
 from llmkg_lab.runtime.selection import open_backend
 from llmkg_lab.runtime.text.generate import end_tokens, turn_ends
 from llmkg_lab.serve.engine.scheduler import Observer, Scheduler
@@ -22,7 +22,6 @@ from llmkg_lab.serve.engine.single import SingleDecoder
 from llmkg_lab.serve.engine.turns import Turns
 from llmkg_lab.serve.settings import Settings
 
-RANKS = "text-ranking"
 GROUP = 64  # texts after which another client gets its turn
 
 
@@ -50,13 +49,16 @@ class Card:
 
 
 class Model(ABC):
-    """A model in memory; what it costs is counted as ``nbytes``."""
+    """A model in memory."""
 
     does: ClassVar[str]  # "generates text"
-    nbytes: int
 
     def __init__(self, card: Card, settings: Settings, observer: Observer) -> None:
         self.card = card
+
+    def memory_usage(self) -> int:
+        """Bytes that it counts."""
+        return self.card.nbytes
 
     @property
     def healthy(self) -> bool:
@@ -94,9 +96,12 @@ class TextModel(Model):
         self.tokenizer = CachingTokenizer.from_folder(card.folder)
         self.ends = frozenset(end_tokens(artifact, self.tokenizer))
         self.turn_ends = frozenset(turn_ends(self.tokenizer)) | self.ends
-        self.nbytes = card.nbytes + decoder.nbytes
+        self._caches = decoder.nbytes
         self.context, self.vocab = decoder.max_length, decoder.vocab
         self.scheduler = Scheduler(decoder, self.tokenizer, settings.queue, observer, card.id)
+
+    def memory_usage(self) -> int:
+        return self.card.nbytes + self._caches
 
     def caches(self) -> dict[str, CacheStats]:
         return {"tokens": self.tokenizer.cache.stats()}
@@ -126,7 +131,6 @@ class EmbeddingModel(Model):
         self.tokenizer, self._prompt = self._backend.tokenizer, prompt_of(artifact)
         self.max_length = longest_text(artifact, self.tokenizer)
         self.turns = Turns(card.id, settings.queue)
-        self.nbytes = card.nbytes
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """The tokens of whole texts, with all that is put around them."""
@@ -158,20 +162,22 @@ class RankingModel(Model):
 
     def __init__(self, card: Card, settings: Settings, observer: Observer) -> None:
         super().__init__(card, settings, observer)
-        self._ranker = Ranker(Artifact.open(card.folder), settings.threads)
-        self.tokenizer, self.max_length = self._ranker.tokenizer, self._ranker.max_length
+        artifact = Artifact.open(card.folder)
+        self._backend = open_backend(card.folder, threads=settings.threads)
+        self.tokenizer = self._backend.tokenizer
+        self.max_length = longest_text(artifact, self.tokenizer)
         self.turns = Turns(card.id, settings.queue)
-        self.nbytes = card.nbytes
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Scores (pairs,) float32, logits."""
-        return self._ranker.score(pairs)
+        return self._backend.score(pairs)
 
     def load(self) -> tuple[int, int]:
         return self.turns.load()
 
     def close(self) -> None:
         self.turns.close()
+        self._backend.close()
 
 
 KINDS: dict[str, type[Model]] = {

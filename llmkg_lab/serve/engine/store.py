@@ -1,20 +1,21 @@
-"""The models that are served: opened when they are asked for, within a memory budget.
-
-What was not used for longest makes room. A model that answers at the moment stays.
-"""
+"""The models that are served, by name: opened when they are asked for, within a memory budget."""
 
 import asyncio
 import contextlib
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 
+from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.machine import memory_limit
+from llmkg_lab.llmkg import Loader, LoadingError
+from llmkg_lab.llmkg.artifacts import Target
+from llmkg_lab.llmkg.memory import of_artifact
+from llmkg_lab.llmkg.pool import Use
 from llmkg_lab.serve.engine.models import KINDS, Card, Model
 from llmkg_lab.serve.engine.scheduler import Observer
 from llmkg_lab.serve.settings import Settings
@@ -31,31 +32,44 @@ class WrongModelError(LabError):
     """The model does something else."""
 
 
-class CrowdedError(LabError):
-    """The memory is taken by models that answer at the moment."""
+class ServingLoader(Loader[Model]):
+    """LLMKG's loader, which opens models as a server runs them."""
+
+    def __init__(
+        self, settings: Settings, cards: dict[Path, Card], observe: Callable[[str], Observer]
+    ) -> None:
+        super().__init__(memory_budget=settings.memory or _half_of_memory())
+        self._settings, self._cards, self._observe = settings, cards, observe
+
+    def open(self, target: Target, artifact: Artifact, use: Use) -> Model:
+        card = self._cards[artifact.folder]
+        model = KINDS[card.task](card, self._settings, self._observe(card.id))
+        log.info("model loaded", extra={"model": card.id, "bytes": model.memory_usage()})
+        return model
 
 
 class ModelStore:
-    """Models by id. For programs of asyncio; one loop alone.
+    """Models by id, for programs of asyncio.
 
     observe: what is told of a model's scheduler, by the model's id.
     """
 
     def __init__(self, settings: Settings, observe: Callable[[str], Observer]) -> None:
-        self._settings, self._observe = settings, observe
         self.cards = {
             name: Card.of(name, Path(folder), settings.context) for name, folder in settings.models
         }
+        for card in self.cards.values():
+            if card.task not in KINDS:
+                raise WrongModelError(f"{card.folder} is a {card.task} model, which is not served")
         self.aliases = dict(settings.aliases)
-        self.budget = settings.memory or _half_of_memory()
-        self._loaded: OrderedDict[str, Model] = OrderedDict()  # the oldest use first
-        self._users: dict[str, int] = {}
-        self._loading = asyncio.Lock()
+        folders = {card.folder.resolve(): card for card in self.cards.values()}
+        self._loader = ServingLoader(settings, folders, observe)
+        self._opened: dict[str, tuple[Model, Use]] = {}  # some may have been closed since
 
     @property
     def loaded(self) -> dict[str, Model]:
         """The models in memory, by id."""
-        return dict(self._loaded)
+        return {name: model for name, (model, use) in self._opened.items() if not use.is_over}
 
     def card(self, name: str) -> Card:
         """The card of a model. Raises UnknownModelError."""
@@ -68,60 +82,48 @@ class ModelStore:
     async def lease(self, name: str, kind: type[M]) -> AsyncIterator[M]:
         """A model for the time of a request; opened if it is not in memory.
 
-        Raises UnknownModelError, WrongModelError, CrowdedError, and what opening raises.
+        Raises UnknownModelError, WrongModelError, MemoryBudgetError, and what opening raises.
         """
         card = self.card(name)
         if not issubclass(KINDS[card.task], kind):
             raise WrongModelError(f"{name} is a {card.task} model, and none that {kind.does}")
-        model = self._loaded.get(card.id) or await self._load(card)
+        model, use = await self._used(card)
         assert isinstance(model, kind)
-        self._loaded.move_to_end(card.id)
-        self._users[card.id] = self._users.get(card.id, 0) + 1
         try:
             yield model
         finally:
-            self._users[card.id] -= 1
+            use.__exit__()
 
     async def preload(self) -> None:
         """Open models in their order while there is room, so that nobody waits for them."""
+        budget = self._loader.memory_budget or 0
         for card in self.cards.values():
-            if self._taken() + card.nbytes > self.budget:
+            expected = of_artifact(Artifact.open(card.folder), None).nbytes
+            if self._opened and self._loader.loaded_bytes() + expected > budget:
                 break
-            await self._load(card)
+            await self._open(card)
 
     async def close(self) -> None:
         """Unload everything; what still runs fails with StoppedError."""
-        while self._loaded:
-            _, model = self._loaded.popitem()
-            await asyncio.to_thread(model.close)
+        opened, self._opened = self._opened, {}
+        for model, use in opened.values():
+            if not use.is_over:
+                await asyncio.to_thread(model.close)
+        await asyncio.to_thread(self._loader.close)
 
-    def _taken(self) -> int:
-        return sum(model.nbytes for model in self._loaded.values())
+    async def _used(self, card: Card) -> tuple[Model, Use]:
+        """The model, in use from now on."""
+        while True:
+            model, use = self._opened.get(card.id) or await self._open(card)
+            try:
+                return model, use.__enter__()
+            except LoadingError:  # it was unloaded for another one
+                self._opened.pop(card.id, None)
 
-    async def _load(self, card: Card) -> Model:
-        async with self._loading:
-            if card.id in self._loaded:  # somebody else asked first
-                return self._loaded[card.id]
-            await self._make_room(card)
-            kind = KINDS[card.task]
-            model = await asyncio.to_thread(kind, card, self._settings, self._observe(card.id))
-            log.info("model loaded", extra={"model": card.id, "bytes": model.nbytes})
-            self._loaded[card.id] = model
-            if self._taken() > self.budget:  # by its caches, which the card does not know
-                await self._make_room(card, keep=card.id)
-            return model
-
-    async def _make_room(self, card: Card, keep: str = "") -> None:
-        needed = 0 if keep else card.nbytes
-        while self._taken() + needed > self.budget:
-            idle = (name for name in self._loaded if not self._users.get(name) and name != keep)
-            name = next(idle, None)
-            if name is None:
-                if self._loaded.keys() - {keep} and not keep:
-                    raise CrowdedError(f"no memory for {card.id}: other models are answering")
-                return  # nothing to be had: alone, a model may take what it takes
-            log.info("model unloaded", extra={"model": name})
-            await asyncio.to_thread(self._loaded.pop(name).close)
+    async def _open(self, card: Card) -> tuple[Model, Use]:
+        opened = await asyncio.to_thread(self._loader.get, card.folder.resolve())
+        self._opened[card.id] = opened
+        return opened
 
 
 def _half_of_memory() -> int:

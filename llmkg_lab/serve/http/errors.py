@@ -10,10 +10,12 @@ from starlette.responses import JSONResponse
 
 from llmkg_lab.artifact import ArtifactError
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.runtime.candle.worker import BackendError
+from llmkg_lab.llmkg import LoadingError
+from llmkg_lab.llmkg.pool import MemoryBudgetError
+from llmkg_lab.runtime import BackendError
 from llmkg_lab.serve.engine.generation import LateError
 from llmkg_lab.serve.engine.scheduler import FullError, StoppedError
-from llmkg_lab.serve.engine.store import CrowdedError, UnknownModelError, WrongModelError
+from llmkg_lab.serve.engine.store import UnknownModelError, WrongModelError
 
 log = logging.getLogger(__name__)
 
@@ -75,11 +77,11 @@ def of(error: Exception) -> ApiError:
             return ApiError(400, error.message, param="model", code="wrong_model")
         case FullError():
             return ApiError(429, error.message, kind=BUSY, code="queue_full", retry=error.retry)
-        case CrowdedError() | StoppedError():
+        case MemoryBudgetError() | StoppedError():
             return ApiError(503, error.message, kind=BUSY, code="unavailable", retry=5)
         case LateError():
             return ApiError(504, error.message, kind=SERVER, code="timeout")
-        case ArtifactError() | BackendError():
+        case ArtifactError() | BackendError() | LoadingError():
             log.error("a model failed", exc_info=error)
         case LabError():  # what the runtime refuses is the request's fault; the hint helps here too
             return ApiError(400, f"{error.message} ({error.hint})" if error.hint else error.message)

@@ -76,9 +76,10 @@ def measure(context: Context) -> None:
     """Look at what changes by itself: memory, file handles, caches, models in memory."""
     told = context.metrics
     told.process()
+    loaded = context.store.loaded
     for name in context.store.cards:
-        model = context.store.loaded.get(name)
-        told.loaded.labels(name).set(model.nbytes if model else 0)
+        model = loaded.get(name)
+        told.loaded.labels(name).set(model.memory_usage() if model else 0)
         if model:
             told.caches(name, model.caches())
             waiting, running = model.load()
