@@ -7,6 +7,7 @@ embedders         all-MiniLM-L6-v2 beside llama.cpp, PyTorch and sentence-transf
 rankers           a cross-encoder beside PyTorch and sentence-transformers
 conversion_large  OpenELM-3B to int4, beside a copy
 low_memory        OpenELM-3B generating within 500 MB
+server            chats and embeddings over HTTP beside llama.cpp's server and our library
 startup           the command line, until it has answered
 
 Those of OpenELM-3B take some minutes of preparation and 15 GB of disk the first time, and are
@@ -17,7 +18,16 @@ is not measured again. Tables, samples and figures are written to benchmarks/res
 import shutil
 from argparse import Namespace
 
-from benchmarks import conversion, decoders, embedders, low_memory, operators, rankers, startup
+from benchmarks import (
+    conversion,
+    decoders,
+    embedders,
+    low_memory,
+    operators,
+    rankers,
+    server,
+    startup,
+)
 from benchmarks.common import WORK, arguments, start
 
 TABLES = {
@@ -28,6 +38,7 @@ TABLES = {
     "rankers": rankers.main,
     "conversion_large": conversion.large,
     "low_memory": low_memory.main,
+    "server": server.main,
     "startup": startup.main,
 }
 LARGE = ("conversion_large", "low_memory")

@@ -56,6 +56,16 @@ def print_beforehand(name: str, effort: str, seconds: float) -> None:
     err.print(f"{name}, effort {effort}: {about} on this machine", highlight=False)
 
 
+EMPTY = "the model gave no text: it ended its answer at once"
+
+
+def print_speed(speed: object, shown: bool) -> None:
+    """How fast a text was made, on stderr; and that there is none, where there is none."""
+    if not shown:
+        err.print(Text(EMPTY, style="yellow"), soft_wrap=True)
+    err.print(Text(f"[{speed}]", style="dim"), soft_wrap=True)
+
+
 def state(word: str) -> Text:
     """A state or verdict in its colour."""
     return Text(word, style=STYLES.get(word, ""))

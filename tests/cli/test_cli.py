@@ -57,7 +57,7 @@ def test_help_teaches_every_command():
     code, text, _ = call("--help")
     assert code == 0
     making = ("list", "run", "convert", "export", "verify")
-    for command in (*making, "generate", "embed", "rank", "device", "cache"):
+    for command in (*making, "generate", "chat", "embed", "rank", "serve", "top", "device"):
         assert f" {command} " in text
     code, text, _ = call("run", "--help")
     assert "Examples" in text
@@ -265,13 +265,24 @@ def test_verify_asks_onnx_runtime_too(minilm, tmp_path):
 
 
 def test_generate_streams_what_the_runtime_generates(smollm2):
+    """An instruct model is asked by its template unless the prompt is to stand as it is."""
     options = ("--seed", "7", "--max-tokens", "12")
-    code, stdout, _ = call("generate", smollm2, "The capital of France is", *options)
+    prompt = "The capital of France is"
     decoder = Decoder(Artifact.open(smollm2))
     config = GenerationConfig(seed=7, max_tokens=12)
     tokenizer = Tokenizer.from_folder(smollm2)
-    expected = "".join(generate_text(decoder, tokenizer, "The capital of France is", config))
-    assert (code, stdout) == (0, expected + "\n")
+    for raw, asked in (("--raw", prompt), ("--chat", [{"role": "user", "content": prompt}])):
+        code, stdout, stderr = call("generate", smollm2, prompt, raw, *options)
+        expected = "".join(generate_text(decoder, tokenizer, asked, config))
+        assert (code, stdout) == (0, expected + "\n")
+        assert re.fullmatch(r"\[\d+ tokens, the first after \S+ s, then \S+ tokens/s\]\n", stderr)
+    by_default = json.loads(call("generate", smollm2, prompt, *options, "--json")[1])
+    assert by_default["text"] == expected
+    assert by_default["tokens"] <= 12
+    assert by_default["tokens_per_second"] > 0
+    _, stdout, stderr = call("generate", smollm2, prompt, *options, "--stop", expected[:1])
+    assert stdout == "\n"
+    assert "the model gave no text" in stderr
 
 
 def test_generate_answers_chats_up_to_a_stop_text(smollm2):
