@@ -1,7 +1,6 @@
 """The knowledge graph as its users have it: LLMKG's names over a store and its indices."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +28,7 @@ from llmkg_lab.knowledge.facts import (
     written,
 )
 from llmkg_lab.knowledge.graph import Sparql
+from llmkg_lab.knowledge.models import Models
 from llmkg_lab.knowledge.results import (
     Answer,
     Change,
@@ -54,7 +54,7 @@ from llmkg_lab.knowledge.search import LEGS, Search
 from llmkg_lab.knowledge.sentences import CHUNK, chunks
 from llmkg_lab.knowledge.sqlite import SqliteStore
 from llmkg_lab.knowledge.store import Document, Store, Written, now
-from llmkg_lab.knowledge.vectors import Embedder, Vectors
+from llmkg_lab.knowledge.vectors import Vectors
 from llmkg_lab.knowledge.words import Words
 
 FILE = "knowledge.sqlite"
@@ -64,15 +64,6 @@ SCANNED = 200_000  # facts that validation and suggestions look at
 VALIDATIONS = ("contradictions", "gaps", "duplicates")
 TRAVELS = ("snapshot", "changes", "history")
 FACT_TEXT = "fact"  # the category of a fact's own text
-
-
-@dataclass(frozen=True)
-class Models:
-    """What of language models the graph uses; each may be missing."""
-
-    embedder: Embedder | None = None
-    surprise: memory.Surprise | None = None
-    count_tokens: memory.CountTokens | None = None
 
 
 class Knowledge:

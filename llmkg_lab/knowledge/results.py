@@ -1,6 +1,8 @@
 """What questions to the knowledge graph give back, as JSON has it."""
 
-from typing import Literal, TypedDict
+from typing import Literal
+
+from typing_extensions import TypedDict  # pydantic reads Python's own only from 3.12 on
 
 SearchType = Literal["semantic", "structural", "keyword", "hybrid"]
 Leg = Literal["semantic", "structural", "keyword"]
