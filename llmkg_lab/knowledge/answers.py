@@ -30,6 +30,7 @@ _ALIKE = [  # words that ask for the same
 ]  # fmt: skip
 _GROUP: dict[str, str] = {}
 _NUMBER = re.compile(r"\d")
+_TIME = re.compile(rf"\b[12]\d{{3}}\b|\b(?:{lexicon.MONTHS})\b")
 
 
 @dataclass(frozen=True)
@@ -71,20 +72,20 @@ def parse(question: str) -> Question:
     words = [token.text for token in tokens(question)]
     lower = [word.lower() for word in words]
     kind, unit = _kind(lower)
-    skip = STOP_WORDS | _ASKING | ({unit} if kind == "number" and unit in ("tall", "high") else set())
+    skip = (
+        STOP_WORDS | _ASKING | ({unit} if kind == "number" and unit in ("tall", "high") else set())
+    )
     about = [word for word in lower if re.match(r"\w", word) and word not in skip]
     if kind == "time":
         about = [word for word in about if word not in ("year", "date", "day", "time")]
     if kind in ("place", "name"):
-        about = [word for word in about if word not in ("city", "country", "place", "person", "town")]
-    return Question(
-        question, kind, frozenset(map(normal, about)), tuple(_names(words)), unit
-    )
+        about = [
+            word for word in about if word not in ("city", "country", "place", "person", "town")
+        ]
+    return Question(question, kind, frozenset(map(normal, about)), tuple(_names(words)), unit)
 
 
-def answer(
-    question: str, facts: Sequence[Fact], passages: Sequence[Passage], limit: int
-) -> Answer:
+def answer(question: str, facts: Sequence[Fact], passages: Sequence[Passage], limit: int) -> Answer:
     """Answer a question from facts and passages, or say that nothing says so."""
     asked = parse(question)
     if not asked.words:
@@ -117,13 +118,13 @@ def normal(word: str) -> str:
     return _GROUP.get(base, base)
 
 
-for _words in _ALIKE:
-    _stems = [stem(_word) for _word in _words.split()]
+for _same in _ALIKE:
+    _stems = [stem(_word) for _word in _same.split()]
     _GROUP.update(dict.fromkeys(_stems, _stems[0]))
 _GROUP[stem("born")] = _GROUP[stem("bear")]
 
-_ASKING = frozenset(
-    "much many far name named tell me please give called kind type s does did do".split()
+_ASKING = lexicon.word_set(
+    "much many far name named tell me please give called kind type s does did do"
 ) - {"name"}
 
 
@@ -131,7 +132,9 @@ def _kind(words: Sequence[str]) -> tuple[Kind, str]:
     text = " ".join(words)
     if re.search(r"\bwhen\b|\b(what|which) (year|date|day)\b|\bin what year\b", text):
         return "time", ""
-    if found := re.search(r"\bhow (many|much|tall|high|long|old|far|large|big|deep|wide|heavy)\b(?: (\w+))?", text):
+    if found := re.search(
+        r"\bhow (many|much|tall|high|long|old|far|large|big|deep|wide|heavy)\b(?: (\w+))?", text
+    ):
         return "number", found[2] or "" if found[1] in ("many", "much") else found[1]
     if re.search(r"\b(population|height|length|area|depth)\b", text) and "what" in words:
         return "number", ""
@@ -173,7 +176,7 @@ def _fits(asked: Question, value: str) -> bool:
     if not words or words <= asked.words:
         return False
     if asked.kind == "time":
-        return re.search(r"\b[12]\d{3}\b|\b(?:%s)\b" % lexicon.MONTHS, value) is not None
+        return _TIME.search(value) is not None
     if asked.kind == "number":
         return _NUMBER.search(value) is not None
     if asked.kind in ("name", "place"):
@@ -205,7 +208,11 @@ def _ends(
         near = {normal(word) for word in _words(other)}
         if not near & asked.words or not _fits(asked, end):
             continue
-        if asked.kind == "place" and end is value and not re.search(r"_(in|at|on|near|to|from|of)$", predicate):
+        if (
+            asked.kind == "place"
+            and end is value
+            and not re.search(r"_(in|at|on|near|to|from|of)$", predicate)
+        ):
             continue
         if asked.kind in ("name", "place") and not end[:1].isupper():
             continue
@@ -240,10 +247,16 @@ def _spans(asked: Question, sentence: str, before: str, passage: Passage) -> Ite
         if covered >= 1.0 and not asked.text.lower().startswith(("why", "how")):
             yield Candidate(sentence, covered - 0.1, _cite(passage, sentence))
         return
-    matched = [i for i, part in enumerate(parts) if {normal(w) for w in _words(part.text)} & asked.words]
+    matched = [
+        i for i, part in enumerate(parts) if {normal(w) for w in _words(part.text)} & asked.words
+    ]
     best: tuple[float, Phrase] | None = None
     for at, part in enumerate(parts):
-        if part.kind != "noun" or not _fits(asked, part.text) or not _of_kind(asked, part, parts, at):
+        if (
+            part.kind != "noun"
+            or not _fits(asked, part.text)
+            or not _of_kind(asked, part, parts, at)
+        ):
             continue
         distance = min((abs(at - i) for i in matched), default=len(parts))
         if best is None or distance < best[0]:
@@ -264,11 +277,13 @@ def _of_kind(asked: Question, part: Phrase, parts: Sequence[Phrase], at: int) ->
     if asked.kind == "time":
         return part.has("time")
     if asked.kind == "place":
-        return part.has("proper") and at > 0 and parts[at - 1].kind == "prep" and not part.has("time")
+        return (
+            part.has("proper") and at > 0 and parts[at - 1].kind == "prep" and not part.has("time")
+        )
     return part.has("proper") and not part.has("time")
 
 
-_MEASURES = frozenset("tall high long old far large big deep wide heavy".split())
+_MEASURES = lexicon.word_set("tall high long old far large big deep wide heavy")
 
 
 def _cite(passage: Passage, sentence: str) -> Citation:

@@ -5,7 +5,7 @@ program`` gives (Ada Lovelace, write, first program). What is denied, doubted, a
 left out; precision comes before recall.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from llmkg_lab.knowledge import lexicon
@@ -18,8 +18,8 @@ from llmkg_lab.knowledge.facts import (
 from llmkg_lab.knowledge.sentences import Phrase, phrases, sentences
 
 CONFIDENCE = 0.8  # of what a rule read in a text
-TIMES = frozenset("in on since from until till to during before after".split())
-PLACES = frozenset("in at on near".split())
+TIMES = lexicon.word_set("in on since from until till to during before after")
+PLACES = lexicon.word_set("in at on near")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Reader:
         return part is not None and part.kind == kind and (text is None or part.text == text)
 
     def _lead(self) -> None:
-        """Skip what stands before the subject: In 1999, …"""
+        """Skip what stands before the subject, such as a time."""
         if self._is("prep") or self._is("rel"):
             for at, part in enumerate(self.parts):
                 if part.kind == "comma" and part.text == ",":
@@ -132,7 +132,7 @@ class Reader:
         return any(part.kind == "verb" for part in self.parts[: self.at])
 
     def _list_ends(self) -> bool:
-        """Whether the commas ahead are those of a list: there is an ``and`` before the next verb."""
+        """Whether the commas ahead are those of a list: an ``and`` comes before the next verb."""
         depth = 0
         for part in self.parts[self.at :]:
             if part.kind in ("verb", "rel", "prep", "mark", "possessive"):
@@ -220,8 +220,10 @@ class Reader:
     def _beside(self, subjects: list[Phrase]) -> None:
         """An apposition, a participle or a relative clause behind the subject."""
         comma = 1 if self._is("comma") else 0
-        if self._is("rel", "who", comma) or self._is("rel", "which", comma) or (
-            self._is("rel", "that", comma)
+        if (
+            self._is("rel", "who", comma)
+            or self._is("rel", "which", comma)
+            or (self._is("rel", "that", comma))
         ):
             if self._is("verb", ahead=comma + 1):
                 self.at += comma + 1
@@ -229,8 +231,11 @@ class Reader:
                 self._close_aside(comma)
             return
         part = self._part(comma)
-        if part and part.kind == "verb" and part.has("participle") and (
-            comma or self._has_verb_after(comma + 1)
+        if (
+            part
+            and part.kind == "verb"
+            and part.has("participle")
+            and (comma or self._has_verb_after(comma + 1))
         ):
             if not part.has("finite") and self._participle_follows(comma):
                 self.at += comma
@@ -245,8 +250,10 @@ class Reader:
     def _participle_follows(self, comma: int) -> bool:
         """Whether a participle describes the noun before it, and a finite verb is yet to come."""
         part = self._part(comma)
-        return part is not None and self._has_verb_after(comma + 1) and (
-            comma == 1 or self._is("prep", ahead=comma + 1)
+        return (
+            part is not None
+            and self._has_verb_after(comma + 1)
+            and (comma == 1 or self._is("prep", ahead=comma + 1))
         )
 
     def _has_verb_after(self, ahead: int) -> bool:
@@ -338,9 +345,8 @@ class Reader:
     def _reads_passive(self, verb: Phrase) -> bool:
         """Whether a bare participle is passive: ``founded by``, ``based in``, ``written in``."""
         return (
-            (self._is("prep") and verb.head not in _ACTIVE_PASTS and not verb.head.endswith("ing"))
-            and (self._is("prep", "by") or verb.head in _STATIVE or not _is_past(verb.head))
-        )
+            self._is("prep") and verb.head not in _ACTIVE_PASTS and not verb.head.endswith("ing")
+        ) and (self._is("prep", "by") or verb.head in _STATIVE or not _is_past(verb.head))
 
     def _complement(self, subjects: list[Phrase]) -> None:
         """What stands behind ``is``: a kind, a relation, a place."""
@@ -363,7 +369,16 @@ class Reader:
                 for subject in subjects:
                     self._say(subject, f"{role.text} of", kinds[0])
             return
-        if self._is("prep") and self.parts[self.at].text in ("of", "for", "in", "at", "by", "to", "from", "between"):
+        if self._is("prep") and self.parts[self.at].text in (
+            "of",
+            "for",
+            "in",
+            "at",
+            "by",
+            "to",
+            "from",
+            "between",
+        ):
             preposition = self.parts[self.at].text
             if preposition == "of" and self._is("noun", ahead=1):
                 self.at += 1
@@ -403,7 +418,7 @@ class Reader:
         self._say(subject, "is a", kind)
 
     def _details(self, subjects: list[Phrase], kinds: list[Phrase]) -> None:
-        """A participle behind a kind: a city located in Norway, a novel written by Sigrid Undset."""
+        """A participle behind a kind: a city located in Norway, a novel written by Undset."""
         part = self._part()
         if part and part.kind == "verb" and part.has("participle") and self._is("prep", ahead=1):
             self.at += 1
@@ -415,7 +430,9 @@ class Reader:
         if self._is("noun") and verb.text in ("name", "call", "award", "elect", "appoint"):
             for value in self._nouns():
                 for subject in subjects:
-                    said.append((subject, "called" if verb.text in ("name", "call") else verb.text, value))
+                    said.append(
+                        (subject, "called" if verb.text in ("name", "call") else verb.text, value)
+                    )
         times = self._lead_times()
         while self._is("prep") and self._is("noun", ahead=1):
             preposition = self.parts[self.at].text
@@ -431,7 +448,9 @@ class Reader:
                         said.append((subject, f"{_past(verb)} {preposition}", value))
                 self.last = value
         for subject, predicate, value in said:
-            self._say(subject, predicate, value, *(times if not value.has("time") else (None, None)))
+            self._say(
+                subject, predicate, value, *(times if not value.has("time") else (None, None))
+            )
 
     def _active(self, subjects: list[Phrase], verb: Phrase) -> None:
         name = verb.text
@@ -462,19 +481,18 @@ class Reader:
                 self._time(times, preposition, values[0])
                 if not objects:
                     said += [(s, f"{name} {preposition}", v) for s in subjects for v in values]
-            elif not objects or preposition not in ("of", "as", "with"):
-                if not objects or preposition in ("to", "from", "at", "for", "in"):
-                    predicate = f"{name} {preposition}"
-                    if not objects:
-                        said += [(s, predicate, v) for s in subjects for v in values]
+            elif not objects:
+                said += [(s, f"{name} {preposition}", v) for s in subjects for v in values]
             self.last = values[-1]
         if objects:
             self.last = self.last or objects[-1]
         for subject, predicate, value in said:
-            self._say(subject, predicate, value, *(times if not value.has("time") else (None, None)))
+            self._say(
+                subject, predicate, value, *(times if not value.has("time") else (None, None))
+            )
 
     def _lead_times(self) -> list[str | None]:
-        """The time that stands before the subject: In 1911, …"""
+        """The time that stands before the subject."""
         times: list[str | None] = [None, None]
         for preposition, value in zip(self.lead, self.lead[1:], strict=False):
             if preposition.kind == "prep" and value.has("time"):
@@ -513,8 +531,8 @@ class Reader:
 
 
 _NAMES = {"found": "founded"}  # what its base form would say otherwise
-_STATIVE = frozenset("based located situated born named called known written".split())
-_ACTIVE_PASTS = frozenset("worked lived died served studied".split())
+_STATIVE = lexicon.word_set("based located situated born named called known written")
+_ACTIVE_PASTS = lexicon.word_set("worked lived died served studied")
 
 
 def _is_past(word: str) -> bool:

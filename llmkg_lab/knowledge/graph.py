@@ -83,9 +83,7 @@ def read(content: bytes, form: str) -> Iterator[Statement]:
             for quad in rdf.parse(content, format=FORMATS[form]):
                 if isinstance(quad.subject, rdf.Triple) or isinstance(quad.object, rdf.Triple):
                     continue  # what is said of a triple, we say of facts otherwise
-                yield Statement(
-                    _term(quad.subject), _predicate(quad.predicate), _term(quad.object)
-                )
+                yield Statement(_term(quad.subject), _predicate(quad.predicate), _term(quad.object))
     except (SyntaxError, ValueError, RuntimeError, OSError) as error:
         raise KnowledgeError(f"this is not {form}: {error}", "check its format") from error
 
@@ -152,9 +150,13 @@ class Sparql:
                         triples(self._store.facts(NOW)), format=rdf.RdfFormat.N_TRIPLES
                     )
                     asked_with = {**asked, "graph": graph, "loaded": True}
-                    found = self._ask(asked_with, content or b"", seconds + len(content or b"") // 5_000_000)
+                    found = self._ask(
+                        asked_with, content or b"", seconds + len(content or b"") // 5_000_000
+                    )
         except BoundsError as error:
-            raise KnowledgeError(f"the query was not answered: {error}", "mend or narrow it") from error
+            raise KnowledgeError(
+                f"the query was not answered: {error}", "mend or narrow it"
+            ) from error
         rows = [[value and _shown(value["text"]) for value in row] for row in found["rows"]]
         return Table(found["columns"], rows, found["more"])
 

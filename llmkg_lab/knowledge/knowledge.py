@@ -8,7 +8,6 @@ from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.knowledge import answers, memory, queries, suggestions, tables, validation
 from llmkg_lab.knowledge import extraction as rules
 from llmkg_lab.knowledge.facts import (
-    CONTENT_LIMIT,
     NOW,
     PREDICATE_LIMIT,
     QUERY_LIMIT,
@@ -73,7 +72,9 @@ class Knowledge:
     Raises KnowledgeError on what cannot be taken.
     """
 
-    def __init__(self, folder: Path, models: Models | None = None, store: Store | None = None) -> None:
+    def __init__(
+        self, folder: Path, models: Models | None = None, store: Store | None = None
+    ) -> None:
         self.folder, self.models = folder, models or Models()
         self.store: Store = store or SqliteStore(folder / FILE)
         indices = folder / INDICES
@@ -121,7 +122,9 @@ class Knowledge:
             return StoredFact(outcome="known", revision=self.store.revision(), fact=entry)
         text = f"{terms[0].text} {statement.predicate.replace('_', ' ')} {terms[1].text}."
         document = self._document(
-            " · ".join(part for part in (*pattern_texts(pattern), written(statement.valid_from)) if part),
+            " · ".join(
+                part for part in (*pattern_texts(pattern), written(statement.valid_from)) if part
+            ),
             [text],
             category=FACT_TEXT,
             source=source,
@@ -175,7 +178,11 @@ class Knowledge:
         )
         done = self.store.write(document)
         entities = dict.fromkeys(term.text for _, term in mentions)
-        facts = [f for f in self.store.around([t for _, t in mentions], limit=200) if f.source in done.chunks]
+        facts = [
+            f
+            for f in self.store.around([t for _, t in mentions], limit=200)
+            if f.source in done.chunks
+        ]
         return StoredText(
             document=done.document or 0,
             chunks=len(pieces),
@@ -285,7 +292,9 @@ class Knowledge:
                 linker = Linker(self.store, ())
                 mentions = [(0, linker.term(name)) for name in names]
                 self.store.write(
-                    self._document(document.title, texts, document.category, document.source, (), mentions)
+                    self._document(
+                        document.title, texts, document.category, document.source, (), mentions
+                    )
                 )
                 written_ += 1
         return written_
@@ -338,10 +347,17 @@ class Knowledge:
 
     def sparql(self, query: str, limit: int = 100) -> GraphQuery:
         """Run SPARQL that reads, over what is believed now."""
-        table = self._sparql.query(clean_text(query, "query", 5 * QUERY_LIMIT), _limited(limit, 1000))
+        table = self._sparql.query(
+            clean_text(query, "query", 5 * QUERY_LIMIT), _limited(limit, 1000)
+        )
         note = "there is more than the limit let through" if table.more else ""
         return GraphQuery(
-            language="sparql", query=query, template="", columns=table.columns, rows=table.rows, note=note
+            language="sparql",
+            query=query,
+            template="",
+            columns=table.columns,
+            rows=table.rows,
+            note=note,
         )
 
     def validate_knowledge(
@@ -436,7 +452,9 @@ class Knowledge:
             found = self._about(entity, When(valid=moment(timestamp)), limit + 1)
             facts = self.entries(found[:limit])
             more = len(found) > limit
-            return Travel(query_type=query_type, timestamp=timestamp, facts=facts, changes=[], more=more)
+            return Travel(
+                query_type=query_type, timestamp=timestamp, facts=facts, changes=[], more=more
+            )
         found = self._about(entity, When(ever=True), 20 * limit)
         changes = self._changes(found, time_range)
         return Travel(
@@ -501,7 +519,9 @@ class Knowledge:
         embedder, surprise = self.models.embedder, self.models.surprise
         vectors: list[bytes] = []
         importance: list[float | None] = []
-        batches = [pieces[i : i + EMBEDDED_AT_ONCE] for i in range(0, len(pieces), EMBEDDED_AT_ONCE)]
+        batches = [
+            pieces[i : i + EMBEDDED_AT_ONCE] for i in range(0, len(pieces), EMBEDDED_AT_ONCE)
+        ]
         for batch in track(batches, progress, "reading", "parts") if embedder or surprise else ():
             vectors += embedder.packed(batch) if embedder else []
             importance += [
@@ -518,7 +538,9 @@ class Knowledge:
     def _is_stored(self, document: Document) -> bool:
         """Whether a joined text is there already, word for word."""
         text = document.chunks[0]
-        found = self.search.search(text[:QUERY_LIMIT], ("keyword",), 5, {"category": document.category})
+        found = self.search.search(
+            text[:QUERY_LIMIT], ("keyword",), 5, {"category": document.category}
+        )
         return any(ranked.chunk.text == text for ranked in found.ranked)
 
     def _embed_missing(self) -> None:
@@ -531,7 +553,9 @@ class Knowledge:
     ) -> list[Fact]:
         pattern = Pattern(
             clean_name(subject, "subject") if subject else None,
-            predicate_of(clean_name(predicate, "predicate", PREDICATE_LIMIT)) if predicate else None,
+            predicate_of(clean_name(predicate, "predicate", PREDICATE_LIMIT))
+            if predicate
+            else None,
             clean_name(object, "object") if object else None,
         )
         return self.store.find(pattern, when, limit)

@@ -30,9 +30,7 @@ class Template:
     counts: bool
 
 
-def understand(
-    question: str, entities: Sequence[Term], predicates: Sequence[str]
-) -> Template:
+def understand(question: str, entities: Sequence[Term], predicates: Sequence[str]) -> Template:
     """The template of a question. Raises KnowledgeError where none fits."""
     known = entities[0].text if entities else None
     rest = question
@@ -55,8 +53,7 @@ def understand(
     if len(path) == 2 and known:  # the nearer predicate is walked first
         by_distance = sorted(path, key=lambda name: abs(_position(rest, name) - at))
         directions = tuple(
-            not name.endswith("_of") if at > _position(rest, name) else True
-            for name in by_distance
+            not name.endswith("_of") if at > _position(rest, name) else True for name in by_distance
         )
         return Template("path", known, tuple(by_distance), directions, _counts(question))
     name = "count" if _counts(question) else ("objects" if forward else "subjects")
@@ -108,10 +105,12 @@ def _cypher(template: Template) -> str:
 def _gremlin(template: Template) -> str:
     text = "g.V()" + (f".has('name', {_quoted(template.known)})" if template.known else "")
     if not template.path:
-        return text + f".bothE().limit({LIMIT})"
+        return text + f".both().limit({LIMIT})"
     for name, forward in zip(template.path, template.forward, strict=True):
         text += f".{'out' if forward else 'in'}({_quoted(name)})"
-    return text + (".dedup().count()" if template.counts else f".values('name').dedup().limit({LIMIT})")
+    return text + (
+        ".dedup().count()" if template.counts else f".values('name').dedup().limit({LIMIT})"
+    )
 
 
 def _quoted(text: str | None) -> str:

@@ -151,9 +151,9 @@ class Search:
         order = sorted(score, key=lambda chunk: (-score[chunk], chunk))
         taken: list[Ranked] = []
         for start in range(0, len(order), DEPTH):
-            for chunk in self._store.chunks(order[start : start + DEPTH]):
-                if chunk.superseded is None and _passes(chunk, filters):
-                    taken.append(Ranked(chunk, score[chunk.id], ranks[chunk.id]))
+            for found in self._store.chunks(order[start : start + DEPTH]):
+                if found.superseded is None and _passes(found, filters):
+                    taken.append(Ranked(found, score[found.id], ranks[found.id]))
             if len(taken) >= limit:
                 break
         return taken[:limit]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from llmkg_lab.knowledge import lexicon
 
 CHUNK = 480  # characters of a chunk at most, about what an embedder reads at once
-_ABBREVIATIONS = frozenset(
+_ABBREVIATIONS = lexicon.word_set(
     "dr mr mrs ms prof st sr jr inc ltd co corp vs etc no vol fig gen col sgt rev hon mt ft "
-    "e.g i.e u.s u.k approx dept est jan feb mar apr jun jul aug sep sept oct nov dec".split()
+    "e.g i.e u.s u.k approx dept est jan feb mar apr jun jul aug sep sept oct nov dec"
 )
 _END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s+[\"'“‘(\[]?[A-Z0-9ÀÖØÞŁŚŽČ]|\s*$)|\n\s*\n")
 _TOKEN = re.compile(
-    r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:st|nd|rd|th|s)?\b|"
+    r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?[a-z]{0,2}\b|"
     r"[^\W\d_](?:\.[^\W\d_])+\.?|"  # U.S.
     r"[^\W_]+(?:[-&][^\W_]+)*|'s\b|’s\b|['’]|[%$€£]|[^\w\s]"
 )
@@ -143,9 +143,7 @@ def _opens_clause(words: list[Token], at: int, found: list[Phrase]) -> bool:
     return True
 
 
-def _verb_group(
-    words: list[Token], at: int, found: list[Phrase]
-) -> tuple[Phrase, int] | None:
+def _verb_group(words: list[Token], at: int, found: list[Phrase]) -> tuple[Phrase, int] | None:
     """A verb group that begins at a word, and where it ends; None where none does."""
     begin, traits, first = at, set(), ""
     verb: str | None = None
@@ -158,9 +156,11 @@ def _verb_group(
             traits |= {"finite"} if word in lexicon.FINITE else set()
             traits |= {"doubtful"} if word in lexicon.DOUBTFUL else set()
             verb = word
-        elif word in ("not", "never", "n't", "no longer") and verb:
-            traits.add("negative")
-        elif word in ("never", "not") and at + 1 < len(words) and words[at + 1].lower in lexicon.VERBS:
+        elif (word in ("not", "never", "n't", "no longer") and verb) or (
+            word in ("never", "not")
+            and at + 1 < len(words)
+            and words[at + 1].lower in lexicon.VERBS
+        ):
             traits.add("negative")
         elif verb and (word in lexicon.ADVERBS or (word.endswith("ly") and len(word) > 4)):
             pass
@@ -176,7 +176,11 @@ def _verb_group(
             if not first and (word.endswith("ing") or _is_participle(word)):
                 traits.add("participle")
             verb = word
-            if at + 1 < len(words) and words[at + 1].lower == "to" and _is_verb(words, at + 2, base=True):
+            if (
+                at + 1 < len(words)
+                and words[at + 1].lower == "to"
+                and _is_verb(words, at + 2, base=True)
+            ):
                 at += 1
                 continue
             at += 1
@@ -237,9 +241,7 @@ def _opens_object(words: list[Token], at: int, following: str) -> bool:
 
 
 def _is_participle(word: str) -> bool:
-    return word in lexicon.PARTICIPLES or (
-        word.endswith("ed") and word not in lexicon.ADJECTIVES
-    )
+    return word in lexicon.PARTICIPLES or (word.endswith("ed") and word not in lexicon.ADJECTIVES)
 
 
 def _noun_phrase(words: list[Token], at: int, *, is_first: bool) -> tuple[Phrase, int]:
@@ -273,7 +275,10 @@ def _noun_phrase(words: list[Token], at: int, *, is_first: bool) -> tuple[Phrase
         traits.add("quantity")
     text = " ".join(w.text for w in taken)
     text = re.sub(r"([$€£]) ", r"\1", text).replace(" %", "%")
-    if re.fullmatch(r"(?:\d{1,2} )?(?:%s)(?: \d{1,2})?(?: \d{4})?|[12]\d{3}|[12]\d\d0s" % lexicon.MONTHS, text):
+    if re.fullmatch(
+        rf"(?:\d{{1,2}} )?(?:{lexicon.MONTHS})(?: \d{{1,2}})?(?: \d{{4}})?|[12]\d{{3}}|[12]\d\d0s",
+        text,
+    ):
         traits.add("time")
     if start_only and "proper" not in traits:
         text = text[0].lower() + text[1:]

@@ -79,7 +79,9 @@ class SqliteStore(SqlStore):
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
-                raise KnowledgeError(f"{self.path}: {error}", "another program writes it") from error
+                raise KnowledgeError(
+                    f"{self.path}: {error}", "another program writes it"
+                ) from error
             try:
                 yield SqliteTransaction(connection)
                 connection.execute("COMMIT")
@@ -188,9 +190,10 @@ class SqliteStore(SqlStore):
                 waited += 1
             if self._closing.is_set():
                 break
-            with contextlib.suppress(sqlite3.Error, OSError), contextlib.closing(
-                self._connect()
-            ) as connection:
+            with (
+                contextlib.suppress(sqlite3.Error, OSError),
+                contextlib.closing(self._connect()) as connection,
+            ):
                 mode = "TRUNCATE" if os.path.getsize(log) > LOG_LIMIT else "PASSIVE"
                 connection.execute("PRAGMA busy_timeout = 100")
                 connection.execute(f"PRAGMA wal_checkpoint({mode})")

@@ -407,21 +407,21 @@ class SqlStore(ABC):
         return [found[number] for number in ids if number in found]
 
     def chunks_after(self, watermark: int, limit: int) -> list[tuple[int, str, str]]:
-        return self.query(  # type: ignore[return-value]
+        return self.query(
             "SELECT c.id, d.title, c.text FROM chunk c JOIN document d ON d.id = c.document "
             "WHERE c.id > ? ORDER BY c.id LIMIT ?",
             (watermark, limit),
         )
 
     def vectors_after(self, watermark: int, model: str, limit: int) -> list[tuple[int, int, bytes]]:
-        return self.query(  # type: ignore[return-value]
+        return self.query(
             "SELECT id, chunk, vector FROM embedding WHERE id > ? AND model = ? "
             "ORDER BY id LIMIT ?",
             (watermark, model, limit),
         )
 
     def without_vector(self, model: str, limit: int) -> list[tuple[int, str]]:
-        return self.query(  # type: ignore[return-value]
+        return self.query(
             "SELECT c.id, c.text FROM chunk c WHERE c.superseded IS NULL AND NOT EXISTS "
             "(SELECT 1 FROM embedding e WHERE e.chunk = c.id AND e.model = ?) "
             "ORDER BY c.id LIMIT ?",
@@ -450,7 +450,7 @@ class SqlStore(ABC):
         if not chunks:
             return []
         marks = _marks(chunks)
-        return self.query(  # type: ignore[return-value]
+        return self.query(
             f"SELECT a, b, times FROM tie WHERE a IN ({marks}) "
             f"UNION SELECT b, a, times FROM tie WHERE b IN ({marks}) "
             "ORDER BY 3 DESC, 1, 2 LIMIT ?",
@@ -469,7 +469,7 @@ class SqlStore(ABC):
         if not wanted:
             return {}
         sql = f"SELECT id, at FROM revision WHERE id IN ({_marks(wanted)})"
-        return {number: at for number, at in self.query(sql, wanted)}
+        return dict(self.query(sql, wanted))
 
     def derived(self, name: str) -> str | None:
         rows = self.query("SELECT value FROM derived WHERE name = ?", (name,))
@@ -485,7 +485,9 @@ class SqlStore(ABC):
             "chunks": "chunk WHERE superseded IS NULL",
             "embeddings": "embedding",
         }
-        found = {name: self.query(f"SELECT count(*) FROM {of}")[0][0] for name, of in counts.items()}
+        found = {
+            name: self.query(f"SELECT count(*) FROM {of}")[0][0] for name, of in counts.items()
+        }
         return {**found, "revision": self.revision(), "bytes": self.nbytes()}
 
 
@@ -510,7 +512,9 @@ class Transaction(ABC):
 
     def revise(self, at: int) -> int:
         """Begin a revision; its time is never before that of the last."""
-        number, last = self.query("SELECT coalesce(max(id), 0), coalesce(max(at), 0) FROM revision")[0]
+        number, last = self.query(
+            "SELECT coalesce(max(id), 0), coalesce(max(at), 0) FROM revision"
+        )[0]
         self.change("INSERT INTO revision(id, at) VALUES (?, ?)", (number + 1, max(at, last)))
         return int(number + 1)
 
@@ -609,9 +613,7 @@ def _number_terms(change: Transaction, terms: Iterable[Term], tally: _Tally) -> 
     )
 
 
-def _write_texts(
-    change: Transaction, document: Document, revision: int
-) -> tuple[int, list[int]]:
+def _write_texts(change: Transaction, document: Document, revision: int) -> tuple[int, list[int]]:
     """The document's number and its chunks'."""
     (number,) = change.query("SELECT coalesce(max(id), 0) + 1 FROM document")[0]
     (first,) = change.query("SELECT coalesce(max(id), 0) + 1 FROM chunk")[0]

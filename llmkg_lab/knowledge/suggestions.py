@@ -13,10 +13,10 @@ TYPES = ("missing_facts", "connections", "questions", "exploration")
 def suggest(kind: str, facts: Sequence[Fact], limit: int) -> list[Suggestion]:
     """Suggestions of one type, the best first. Raises KnowledgeError on an unknown type."""
     if kind not in TYPES:
-        raise KnowledgeError(f"there is no suggestion type {kind!r}", f"there are {', '.join(TYPES)}")
-    makers = dict(
-        zip(TYPES, (_missing_facts, _connections, _questions, _exploration), strict=True)
-    )
+        raise KnowledgeError(
+            f"there is no suggestion type {kind!r}", f"there are {', '.join(TYPES)}"
+        )
+    makers = dict(zip(TYPES, (_missing_facts, _connections, _questions, _exploration), strict=True))
     return makers[kind](facts)[:limit]
 
 

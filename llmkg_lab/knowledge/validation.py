@@ -8,11 +8,12 @@ from itertools import combinations
 import numpy as np
 
 from llmkg_lab.knowledge.facts import Fact, Term, key_of
+from llmkg_lab.knowledge.lexicon import word_set
 
-FUNCTIONAL = frozenset(
+FUNCTIONAL = word_set(
     "born_in date_of_birth birth_date died_in date_of_death death_date capital population area "
     "height age located_in_country founded_in established_in built_in headquarters mother father "
-    "official_language isbn".split()
+    "official_language isbn"
 )
 NUMERIC = ("in", "on")  # a predicate such as born_in has a place and a time: one of each
 LEAST, SHARE = 10, 0.95  # subjects, and of them those with one object, to call one functional

@@ -69,9 +69,7 @@ class Vectors:
         if rows:
             packed = self.embedder.packed([text for _, text in rows])
             chunks = [number for number, _ in rows]
-            self._store.add_vectors(
-                self.embedder.name, list(zip(chunks, packed, strict=True))
-            )
+            self._store.add_vectors(self.embedder.name, list(zip(chunks, packed, strict=True)))
         return len(rows)
 
     def _catch_up(self, dimensions: int) -> Index:
@@ -106,8 +104,10 @@ class Vectors:
             path = self._folder / Path(note["file"]).name
             if files.sha256(path) == note["sha256"]:
                 index.load(str(path))
-                is_whole = len(index) == note["count"] == self._store.count(
-                    "embedding", note["watermark"], self.embedder.name
+                is_whole = (
+                    len(index)
+                    == note["count"]
+                    == self._store.count("embedding", note["watermark"], self.embedder.name)
                 )
                 if is_whole and index.ndim == dimensions:
                     self._watermark, self._saved = note["watermark"], len(index)

@@ -10,15 +10,16 @@ from pathlib import Path
 import tantivy
 
 from llmkg_lab.base.errors import panics_raised
+from llmkg_lab.knowledge.lexicon import word_set
 from llmkg_lab.knowledge.store import Store
 
 NAME = "words"
 HEAP = 30_000_000  # bytes that a writer buffers
 BATCH = 10_000
-STOP_WORDS = frozenset(
+STOP_WORDS = word_set(
     "a an and are as at be been but by can did do does for from had has have he her his how i if "
     "in into is it its of on or s she that the their them they this to was we were what when "
-    "where which who whom whose why will with would you".split()
+    "where which who whom whose why will with would you"
 )
 WORDS = 24  # of a query that are searched
 
@@ -145,9 +146,7 @@ def _watermark(index: tantivy.Index) -> int:
     searcher = index.searcher()
     if not searcher.num_docs:
         return 0
-    last = searcher.search(
-        tantivy.Query.all_query(), 1, count=False, order_by_field="chunk"
-    ).hits
+    last = searcher.search(tantivy.Query.all_query(), 1, count=False, order_by_field="chunk").hits
     found = searcher.fast_field_values("chunk", [address for _, address in last])
     return int(found[0] or 0)
 

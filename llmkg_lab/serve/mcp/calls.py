@@ -1,4 +1,4 @@
-"""A tool's work in a thread: told how far it is, stopped when the client gives up, errors in words."""
+"""The work of a tool in a thread: progress told, errors in words, stopped if nobody waits."""
 
 import threading
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """What the tools work with: a knowledge graph, and the models that were converted here."""
 
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 from llmkg_lab.artifact import MANIFEST
 from llmkg_lab.base import files
@@ -61,7 +61,7 @@ class Desk:
         """A model by id, loaded if it is not yet. Raises LabError where there is none."""
         if not name:
             raise LabError("no model of this kind was converted here", "llmkg-lab run; or name one")
-        return cast(LoadedModel, self.loader.load(name))
+        return self.loader.load(name)
 
     def _embedder(self, name: str | Path) -> Embedder:
         """The embedder under a name that changes with its bytes."""

@@ -2,11 +2,10 @@
 
 from typing import Annotated, Literal
 
-from typing_extensions import TypedDict
-
 from mcp.server.mcpserver import Context, MCPServer
 from mcp_types import ToolAnnotations
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from llmkg_lab.knowledge.results import (
     Answer,
@@ -56,7 +55,7 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
         subject: Annotated[str, Field(description="Whom it is about: up to 128 characters.")],
         predicate: Annotated[str, Field(description="The relation: up to 64 characters.")],
         object: Annotated[str, Field(description="The other end: up to 128 characters.")],
-        context: Context,
+        ctx: Context,
         confidence: Confidence = 1.0,
         valid_from: Time = None,
         valid_to: Time = None,
@@ -64,7 +63,7 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
     ) -> StoredFact:
         """Store one fact. A fact that is known changes nothing; one that differs corrects it."""
         return await calls.run(
-            context,
+            ctx,
             lambda _: graph.store_fact(
                 subject, predicate, object, confidence, valid_from, valid_to, source
             ),
@@ -74,50 +73,53 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
     async def store_knowledge(
         content: Annotated[str, Field(description="The text: up to 50,000 characters.")],
         title: Annotated[str, Field(description="Its title: up to 256 characters.")],
-        context: Context,
+        ctx: Context,
         category: str = "",
         source: str = "",
     ) -> StoredText:
         """Store a text; the names in it and the facts that it says are extracted."""
         return await calls.run(
-            context,
+            ctx,
             lambda progress: graph.store_knowledge(content, title, category, source, progress),
         )
 
     @server.tool(annotations=READS)
     async def find_facts(
         query: Annotated[FactPattern, Field(description="At least one of its fields is needed.")],
-        context: Context,
+        ctx: Context,
         limit: Annotated[int, Field(description="1 to 100.")] = 10,
         at: Time = None,
         known_at: Time = None,
     ) -> FoundFacts:
         """Find facts by subject, predicate or object; by default those that are believed now."""
         return await calls.run(
-            context,
+            ctx,
             lambda _: graph.find_facts(
-                query.get("subject"), query.get("predicate"), query.get("object"), limit, at, known_at
+                query.get("subject"),
+                query.get("predicate"),
+                query.get("object"),
+                limit,
+                at,
+                known_at,
             ),
         )
 
     @server.tool(annotations=READS)
     async def ask_question(
         question: Annotated[str, Field(description="In plain words: up to 2,000 characters.")],
-        context: Context,
-        background: Annotated[
-            str, Field(description="A text to answer from, beside what is stored.", alias="context")
+        ctx: Context,
+        context: Annotated[
+            str, Field(description="A text to answer from, beside what is stored.")
         ] = "",
         max_results: Annotated[int, Field(description="Citations: 1 to 20.")] = 5,
     ) -> Answer:
-        """Answer from what is stored, word for word, with citations; or say that nothing says so."""
-        return await calls.run(
-            context, lambda _: graph.ask_question(question, background, max_results)
-        )
+        """Answer from what is stored, word for word and cited; or say that nothing says so."""
+        return await calls.run(ctx, lambda _: graph.ask_question(question, context, max_results))
 
     @server.tool(annotations=READS)
     async def hybrid_search(
         query: str,
-        context: Context,
+        ctx: Context,
         search_type: SearchType = "hybrid",
         filters: Annotated[
             dict[str, str] | None, Field(description="By category, source or title.")
@@ -126,12 +128,12 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
     ) -> SearchResult:
         """Search texts by words, by meaning, by the things that they name, or by all three."""
         return await calls.run(
-            context, lambda _: graph.hybrid_search(query, search_type, filters, limit)
+            ctx, lambda _: graph.hybrid_search(query, search_type, filters, limit)
         )
 
     @server.tool(annotations=READS)
     async def get_suggestions(
-        context: Context,
+        ctx: Context,
         suggestion_type: Annotated[
             str, Field(description="missing_facts, connections, questions or exploration.")
         ] = "exploration",
@@ -140,29 +142,29 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
     ) -> Suggestions:
         """Suggest what is worth asking or adding next."""
         found = await calls.run(
-            context, lambda _: graph.get_suggestions(suggestion_type, focus_area, limit)
+            ctx, lambda _: graph.get_suggestions(suggestion_type, focus_area, limit)
         )
         return Suggestions(suggestions=found)
 
     @server.tool(annotations=READS)
-    async def get_stats(context: Context, include_details: bool = False) -> Stats:
+    async def get_stats(ctx: Context, include_details: bool = False) -> Stats:
         """Say what the graph holds; with details, the facts of each predicate."""
-        return await calls.run(context, lambda _: graph.get_stats(include_details))
+        return await calls.run(ctx, lambda _: graph.get_stats(include_details))
 
     @server.tool(annotations=READS)
     async def generate_graph_query(
         natural_query: str,
-        context: Context,
+        ctx: Context,
         query_language: Literal["cypher", "sparql", "gremlin"] = "sparql",
     ) -> GraphQuery:
         """Write a question as a graph query. SPARQL is also run, and its rows returned."""
         return await calls.run(
-            context, lambda _: graph.generate_graph_query(natural_query, query_language)
+            ctx, lambda _: graph.generate_graph_query(natural_query, query_language)
         )
 
     @server.tool(annotations=WRITES)
     async def validate_knowledge(
-        context: Context,
+        ctx: Context,
         validation_type: Annotated[
             str, Field(description="contradictions, gaps, duplicates or all.")
         ] = "all",
@@ -173,38 +175,34 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
     ) -> Validation:
         """Look for contradictions, gaps and duplicates."""
         return await calls.run(
-            context, lambda _: graph.validate_knowledge(validation_type, entity, fix_issues)
+            ctx, lambda _: graph.validate_knowledge(validation_type, entity, fix_issues)
         )
 
     @server.tool(annotations=READS)
     async def neural_importance_scoring(
         text: str,
-        context: Context,
-        background: Annotated[
-            str, Field(description="What is read before it.", alias="context")
-        ] = "",
+        ctx: Context,
+        context: Annotated[str, Field(description="What is read before it.")] = "",
     ) -> Importance:
         """Score a text by the model's surprise at it, and by its novelty to the graph."""
-        return await calls.run(
-            context, lambda _: graph.neural_importance_scoring(text, background)
-        )
+        return await calls.run(ctx, lambda _: graph.neural_importance_scoring(text, context))
 
     @server.tool(annotations=READS)
     async def divergent_thinking_engine(
         seed_concept: str,
-        context: Context,
+        ctx: Context,
         exploration_depth: Annotated[int, Field(description="Facts to walk: 1 to 4.")] = 2,
         max_ideas: Annotated[int, Field(description="1 to 50.")] = 10,
     ) -> Ideas:
         """Walk from a concept along its facts, to what is tied to it and least like it."""
         return await calls.run(
-            context,
+            ctx,
             lambda _: graph.divergent_thinking_engine(seed_concept, exploration_depth, max_ideas),
         )
 
     @server.tool(annotations=READS)
     async def time_travel_query(
-        context: Context,
+        ctx: Context,
         query_type: Literal["snapshot", "changes", "history"] = "snapshot",
         timestamp: Time = None,
         entity: str | None = None,
@@ -215,8 +213,6 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
     ) -> Travel:
         """Show facts as they held at a time, or how what is believed has changed."""
         return await calls.run(
-            context,
+            ctx,
             lambda _: graph.time_travel_query(query_type, timestamp, entity, time_range, limit),
         )
-
-

@@ -130,7 +130,7 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
 
     @server.tool(annotations=READS)
     async def list_models(
-        context: Context,
+        ctx: Context,
         search: Annotated[str, Field(description="In name, description or family.")] = "",
         family: str = "",
         only_loadable: Annotated[bool, Field(description="Only what was converted.")] = True,
@@ -147,10 +147,10 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
             ]
             return ModelList(models=chosen, count=len(chosen))
 
-        return await calls.run(context, work)
+        return await calls.run(ctx, work)
 
     @server.tool(annotations=READS)
-    async def recommend_models(context: Context) -> Picks:
+    async def recommend_models(ctx: Context) -> Picks:
         """Recommend a model of each kind, from what was measured where something was."""
 
         def work(_: Progress) -> Picks:
@@ -165,10 +165,10 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
                     )
             return Picks(recommended=found)
 
-        return await calls.run(context, work)
+        return await calls.run(ctx, work)
 
     @server.tool()
-    async def load_model(model: ModelId, context: Context) -> Loaded:
+    async def load_model(model: ModelId, ctx: Context) -> Loaded:
         """Load a model, so that the next call need not wait."""
 
         def work(progress: Progress) -> Loaded:
@@ -181,12 +181,12 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
                 loaded=desk.loader.get_loaded_models(),
             )
 
-        return await calls.run(context, work)
+        return await calls.run(ctx, work)
 
     @server.tool(annotations=READS)
     async def generate_text(
         prompt: Annotated[str, Field(description="Up to 50,000 characters.")],
-        context: Context,
+        ctx: Context,
         model: Annotated[str, Field(description="By default the recommended one.")] = "",
         chat: Annotated[bool, Field(description="Ask it as a user, by the template.")] = False,
         max_tokens: Annotated[int, Field(description="1 to 4096.")] = 256,
@@ -213,19 +213,21 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
             loaded = desk.load(model or desk.writer)
             asked = [{"role": "user", "content": prompt}] if chat else prompt
             pieces: list[str] = []
-            for piece in loaded.stream_text(asked, config):  # type: ignore[arg-type]
+            for piece in loaded.stream_text(asked, config):
                 pieces.append(piece)
                 progress(Step("generation", "pieces", len(pieces), max_tokens))
             text = "".join(pieces)
             name = loaded.metadata().huggingface_id
             return Generated(model=name, text=text, pieces=len(pieces))
 
-        return await calls.run(context, work)
+        return await calls.run(ctx, work)
 
     @server.tool(annotations=READS)
     async def embed_texts(
-        texts: Annotated[list[str], Field(description="Up to 64, each of up to 50,000 characters.")],
-        context: Context,
+        texts: Annotated[
+            list[str], Field(description="Up to 64, each of up to 50,000 characters.")
+        ],
+        ctx: Context,
         model: Annotated[str, Field(description="By default the recommended one.")] = "",
     ) -> Embedded:
         """Embed texts as vectors."""
@@ -240,13 +242,13 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
                 embeddings=vectors.tolist(),
             )
 
-        return await calls.run(context, work)
+        return await calls.run(ctx, work)
 
     @server.tool(annotations=READS)
     async def rerank_passages(
         query: str,
         passages: Annotated[list[str], Field(description="Up to 64.")],
-        context: Context,
+        ctx: Context,
         model: Annotated[str, Field(description="A cross-encoder; else embeddings decide.")] = "",
     ) -> Reranked:
         """Order passages by how well they answer a query."""
@@ -271,10 +273,10 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
                 ],
             )
 
-        return await calls.run(context, work)
+        return await calls.run(ctx, work)
 
     @server.tool(annotations=READS)
-    async def conversion_report(model: ModelId, context: Context) -> Report:
+    async def conversion_report(model: ModelId, ctx: Context) -> Report:
         """Report what a model's conversion cost: bytes, quality and speed, as measured."""
 
         def work(_: Progress) -> Report:
@@ -301,9 +303,7 @@ def register(server: MCPServer, desk: Desk, calls: Calls) -> None:
                 id=found.huggingface_id, name=found.name, artifacts=artifacts, report=report
             )
 
-        return await calls.run(context, work)
-
-
+        return await calls.run(ctx, work)
 
 
 def _values(estimate: Any) -> dict[str, Any]:
