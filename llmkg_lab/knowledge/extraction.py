@@ -5,7 +5,7 @@ program`` gives (Ada Lovelace, write, first program). What is denied, doubted, a
 left out; precision comes before recall.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from llmkg_lab.knowledge import lexicon
@@ -18,8 +18,11 @@ from llmkg_lab.knowledge.facts import (
 from llmkg_lab.knowledge.sentences import Phrase, phrases, sentences
 
 CONFIDENCE = 0.8  # of what a rule read in a text
-TIMES = lexicon.word_set("in on since from until till to during before after")
+SPANS = lexicon.word_set("since from until till to during before after")
 PLACES = lexicon.word_set("in at on near")
+
+
+Said = tuple[Phrase, str, Phrase]  # subject, predicate, object
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,15 @@ class Reader:
 
     lead: Sequence[Phrase] = ()
 
-    def _nouns(self) -> list[Phrase]:
-        """Noun phrases that are joined: A, B and C."""
+    def _nouns(self, *, kinds: bool = False) -> list[Phrase]:
+        """Noun phrases that are joined: A, B and C. kinds: they may have articles."""
         found: list[Phrase] = []
         while self._is("noun"):
             noun = self._noun()
             found.append(noun)
             step = 0
             if self._is("comma", ",") and self._is("noun", ahead=1):
-                joined = self._list_ends()
+                joined = self._list_ends(kinds)
                 step = 1 if joined else 0
             elif self._is("and", "and") and self._is("noun", ahead=1):
                 step = 0 if self._is("verb", ahead=2) and self._begins_clause() else 1
@@ -131,13 +134,13 @@ class Reader:
         """Whether ``and B verb`` is a clause of its own, not the end of a list before a verb."""
         return any(part.kind == "verb" for part in self.parts[: self.at])
 
-    def _list_ends(self) -> bool:
+    def _list_ends(self, kinds: bool) -> bool:
         """Whether the commas ahead are those of a list: an ``and`` comes before the next verb."""
         depth = 0
         for part in self.parts[self.at :]:
             if part.kind in ("verb", "rel", "prep", "mark", "possessive"):
                 return False
-            if part.kind == "noun" and part.has("indefinite") and depth == 0:
+            if part.has("indefinite") and depth == 0 and not kinds:
                 return False
             if part.kind == "noun":
                 depth += 1
@@ -239,7 +242,7 @@ class Reader:
         ):
             if not part.has("finite") and self._participle_follows(comma):
                 self.at += comma
-                self._predicate(subjects)
+                self._predicate(subjects, aside=True)
                 self._close_aside(comma)
             return
         if comma and self._is("noun", ahead=1) and self._is_apposition(subjects):
@@ -323,30 +326,27 @@ class Reader:
 
     # predicates
 
-    def _predicate(self, subjects: list[Phrase]) -> None:
+    def _predicate(self, subjects: list[Phrase], *, aside: bool = False) -> None:
+        """A verb group and what belongs to it. aside: it describes the noun before it."""
         verb = self.parts[self.at]
         self.at += 1
-        muted = verb.has("negative") or verb.has("doubtful")
         kept = len(self.found)
         if verb.text in lexicon.SAYING and self._is("rel", "that"):
-            self.at += 1
             self.at = len(self.parts)  # what somebody says is not what is so
         elif verb.has("copula"):
             self._complement(subjects)
-        elif verb.has("passive") or (
-            verb.has("participle") and not verb.has("finite") and self._reads_passive(verb)
-        ):
+        elif verb.has("passive") or self._is_bare_passive(verb, aside):
             self._passive(subjects, verb)
         else:
             self._active(subjects, verb)
-        if muted:
+        if verb.has("negative") or verb.has("doubtful"):
             del self.found[kept:]
 
-    def _reads_passive(self, verb: Phrase) -> bool:
-        """Whether a bare participle is passive: ``founded by``, ``based in``, ``written in``."""
-        return (
-            self._is("prep") and verb.head not in _ACTIVE_PASTS and not verb.head.endswith("ing")
-        ) and (self._is("prep", "by") or verb.head in _STATIVE or not _is_past(verb.head))
+    def _is_bare_passive(self, verb: Phrase, aside: bool) -> bool:
+        """Whether a verb without ``was`` is passive: ``founded by``, ``based in``."""
+        if not verb.has("participle") or verb.has("finite") or verb.head.endswith("ing"):
+            return False
+        return self._is("prep", "by") or (aside and self._is("prep")) or verb.head in _STATIVE
 
     def _complement(self, subjects: list[Phrase]) -> None:
         """What stands behind ``is``: a kind, a relation, a place."""
@@ -360,7 +360,7 @@ class Reader:
             return
         if not self._is("noun"):
             return
-        kinds = self._nouns()
+        kinds = self._nouns(kinds=True)
         relation = kinds[-1]
         if self._is("possessive"):
             self.at += 1
@@ -388,7 +388,7 @@ class Reader:
                         continue
                     for owner in owners:
                         self._say(subject, f"{relation.text} of", owner)
-                self._details(subjects, kinds)
+                self._described(subjects)
                 return
             if self._is("noun", ahead=1):
                 for subject in subjects:
@@ -410,14 +410,14 @@ class Reader:
             for kind in kinds:
                 self._is_a(subject, kind)
         self.last = kinds[-1]
-        self._details(subjects, kinds)
+        self._described(subjects)
 
     def _is_a(self, subject: Phrase, kind: Phrase) -> None:
         if kind.has("quantity") or kind.has("number"):
             return
         self._say(subject, "is a", kind)
 
-    def _details(self, subjects: list[Phrase], kinds: list[Phrase]) -> None:
+    def _described(self, subjects: list[Phrase]) -> None:
         """A participle behind a kind: a city located in Norway, a novel written by Undset."""
         part = self._part()
         if part and part.kind == "verb" and part.has("participle") and self._is("prep", ahead=1):
@@ -426,85 +426,84 @@ class Reader:
 
     def _passive(self, subjects: list[Phrase], verb: Phrase) -> None:
         """Founded by A in B: A is who does it."""
-        said: list[tuple[Phrase, str, Phrase]] = []
-        if self._is("noun") and verb.text in ("name", "call", "award", "elect", "appoint"):
-            for value in self._nouns():
-                for subject in subjects:
-                    said.append(
-                        (subject, "called" if verb.text in ("name", "call") else verb.text, value)
-                    )
+        said: list[Said] = []
         times = self._lead_times()
-        while self._is("prep") and self._is("noun", ahead=1):
-            preposition = self.parts[self.at].text
-            self.at += 1
-            for value in self._nouns():
-                for subject in subjects:
-                    if value.has("time") and preposition in TIMES:
-                        self._time(times, preposition, value)
-                        said.append((subject, f"{_past(verb)} {preposition}", value))
-                    elif preposition == "by":
-                        said.append((value, verb.text, subject))
-                    else:
-                        said.append((subject, f"{_past(verb)} {preposition}", value))
-                self.last = value
-        for subject, predicate, value in said:
-            self._say(
-                subject, predicate, value, *(times if not value.has("time") else (None, None))
-            )
+        if verb.text in _NAMING and self._is("noun"):
+            name = "called" if verb.text in ("name", "call") else verb.text
+            said += [(s, name, value) for value in self._nouns() for s in subjects]
+        for preposition, values in self._details():
+            for value in values:
+                self._note_time(times, preposition, value)
+                if preposition == "by":
+                    said += [(value, verb.text, subject) for subject in subjects]
+                else:
+                    name = f"{_participle(verb)} {preposition}"
+                    said += [(subject, name, value) for subject in subjects]
+        self._say_all(said, times)
 
     def _active(self, subjects: list[Phrase], verb: Phrase) -> None:
+        """A verb with its object; without one, with what its prepositions bring."""
         name = verb.text
-        objects: list[Phrase] = []
-        if self._is("noun"):
-            objects = self._nouns()
-            if self._is("possessive") and self._is("noun", ahead=1):
-                self.at += 1
-                objects = [*objects[:-1], self._noun()]
-            if verb.has("have") and self._is("prep", "of") and self._is("noun", ahead=1):
-                self.at += 1
-                relation, objects = objects[-1], [self._noun()]
-                name = relation.text
-            elif self._is("prep", "of") and self._is("noun", ahead=1):
-                self.at += 1
-                inner = self._noun()
+        objects = self._nouns() if self._is("noun") else []
+        if objects and self._is("possessive") and self._is("noun", ahead=1):
+            self.at += 1
+            objects = [*objects[:-1], self._noun()]
+        if objects and self._is("prep", "of") and self._is("noun", ahead=1):
+            self.at += 1
+            inner = self._noun()
+            if verb.has("have"):  # has a population of 700,000
+                name, objects = objects[-1].text, [inner]
+            else:
                 whole = objects[-1]
                 objects[-1] = replace(whole, text=f"{whole.text} of {inner.text}")
-        said: list[tuple[Phrase, str, Phrase]] = [
-            (subject, name, value) for subject in subjects for value in objects
-        ]
+        said: list[Said] = [(s, name, value) for s in subjects for value in objects]
         times = self._lead_times()
+        last = objects[-1] if objects else None
+        for preposition, values in self._details():
+            self._note_time(times, preposition, values[0])
+            is_span = values[0].has("time") and preposition in SPANS
+            if not objects and not (is_span and said):
+                said += [(s, f"{name} {preposition}", v) for s in subjects for v in values]
+            last = values[-1]
+        self.last = last
+        self._say_all(said, times)
+
+    def _details(self) -> Iterator[tuple[str, list[Phrase]]]:
+        """The prepositions behind a verb, each with its nouns."""
         while self._is("prep") and self._is("noun", ahead=1):
             preposition = self.parts[self.at].text
             self.at += 1
             values = self._nouns()
-            if values[0].has("time") and preposition in TIMES:
-                self._time(times, preposition, values[0])
-                if not objects:
-                    said += [(s, f"{name} {preposition}", v) for s in subjects for v in values]
-            elif not objects:
-                said += [(s, f"{name} {preposition}", v) for s in subjects for v in values]
+            if self._is("possessive") and self._is("noun", ahead=1):  # by Eiffel's company
+                self.at += 1
+                values = [replace(self._noun(), traits=frozenset({"owned"}))]
             self.last = values[-1]
-        if objects:
-            self.last = self.last or objects[-1]
-        for subject, predicate, value in said:
-            self._say(
-                subject, predicate, value, *(times if not value.has("time") else (None, None))
-            )
+            yield preposition, values
 
     def _lead_times(self) -> list[str | None]:
         """The time that stands before the subject."""
         times: list[str | None] = [None, None]
         for preposition, value in zip(self.lead, self.lead[1:], strict=False):
             if preposition.kind == "prep" and value.has("time"):
-                self._time(times, preposition.text, value)
+                self._note_time(times, preposition.text, value)
         return times
 
-    def _time(self, times: list[str | None], preposition: str, value: Phrase) -> None:
-        at = _iso(value.text)
+    def _note_time(self, times: list[str | None], preposition: str, value: Phrase) -> None:
+        """Note when what is said began, or ended, to hold."""
+        at = _iso(value.text) if value.has("time") else None
         if at and preposition in ("in", "on", "since", "from", "after", "during"):
-            times[0] = at
+            times[0] = times[0] or at
         elif at and preposition in ("until", "till", "to", "before"):
             times[1] = at
+
+    def _say_all(self, said: list[Said], times: list[str | None]) -> None:
+        """Say what was read; what is itself a time does not hold from a time on."""
+        begin, end = times
+        for subject, predicate, value in said:
+            if value.has("time"):
+                self._say(subject, predicate, value)
+            else:
+                self._say(subject, predicate, value, begin, end)
 
     def _say(
         self,
@@ -530,17 +529,12 @@ class Reader:
         )
 
 
-_NAMES = {"found": "founded"}  # what its base form would say otherwise
-_STATIVE = lexicon.word_set("based located situated born named called known written")
-_ACTIVE_PASTS = lexicon.word_set("worked lived died served studied")
+_NAMES = {"found": "founded", "have": "has"}  # what its base form would say otherwise
+_STATIVE = lexicon.word_set("based located situated born named called known")
+_NAMING = lexicon.word_set("name call award elect appoint")
 
 
-def _is_past(word: str) -> bool:
-    """Whether a form is the past as well as the participle, as founded is and written is not."""
-    return word.endswith("ed") or word in ("led", "built", "held", "won", "made", "met")
-
-
-def _past(verb: Phrase) -> str:
+def _participle(verb: Phrase) -> str:
     """The participle under which a passive is stored: born_in, located_in, named_after."""
     return verb.text if verb.text == "born" else _PARTICIPLE.get(verb.text, _regular(verb.text))
 

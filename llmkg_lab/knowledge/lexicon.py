@@ -86,6 +86,7 @@ AUXILIARIES = BE | FINITE | DOUBTFUL
 INTENTIONS = word_set("plan intend want hope need decide offer propose refuse fail")
 SAYING = word_set("say believe claim think suggest report announce suspect predict")
 NOUNS_TOO = word_set(
+    "patent patents "
     "plan plans work works study studies play plays star stars form forms order orders cost "
     "costs research record records name names house houses land lands host hosts head heads "
     "guard guards influence mark marks end ends use uses report reports test tests map maps "

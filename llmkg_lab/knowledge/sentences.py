@@ -101,11 +101,18 @@ class Phrase:
 def phrases(sentence: str) -> list[Phrase]:
     """Cut a sentence into noun phrases, verb groups and what stands between them."""
     words = tokens(sentence)
+    found = _cut(words, lenient=False)
+    if any(phrase.kind == "verb" for phrase in found):
+        return found
+    return _cut(words, lenient=True)  # where no word must be a verb, one that may be is
+
+
+def _cut(words: list[Token], *, lenient: bool) -> list[Phrase]:
     found: list[Phrase] = []
     at = 0
     while at < len(words):
         word = words[at].lower
-        verb = _verb_group(words, at, found)
+        verb = _verb_group(words, at, found, lenient)
         if verb:
             phrase, at = verb
             found.append(phrase)
@@ -129,7 +136,7 @@ def phrases(sentence: str) -> list[Phrase]:
             found.append(Phrase("comma", word))
             at += 1
         elif re.match(r"\w|[$€£]", word):
-            phrase, at = _noun_phrase(words, at, is_first=not found)
+            phrase, at = _noun_phrase(words, at, is_first=not found, lenient=lenient)
             found.append(phrase)
         else:
             found.append(Phrase("mark", word))
@@ -143,7 +150,9 @@ def _opens_clause(words: list[Token], at: int, found: list[Phrase]) -> bool:
     return True
 
 
-def _verb_group(words: list[Token], at: int, found: list[Phrase]) -> tuple[Phrase, int] | None:
+def _verb_group(
+    words: list[Token], at: int, found: list[Phrase], lenient: bool
+) -> tuple[Phrase, int] | None:
     """A verb group that begins at a word, and where it ends; None where none does."""
     begin, traits, first = at, set(), ""
     verb: str | None = None
@@ -168,7 +177,9 @@ def _verb_group(words: list[Token], at: int, found: list[Phrase]) -> tuple[Phras
             traits.add("infinitive")
             if verb in lexicon.LEMMAS and lexicon.LEMMAS[verb] in lexicon.INTENTIONS:
                 traits.add("doubtful")
-        elif not is_name and _is_verb(words, at, after_aux=bool(first), after_noun=after_noun):
+        elif not is_name and _is_verb(
+            words, at, after_aux=bool(first), after_noun=after_noun, lenient=lenient
+        ):
             if verb and not (first or "infinitive" in traits):
                 break
             if first in lexicon.BE and _is_participle(word):
@@ -209,8 +220,9 @@ def _is_verb(
     base: bool = False,
     after_aux: bool = False,
     after_noun: bool = False,
+    lenient: bool = False,
 ) -> bool:
-    """Whether a word is a verb where it stands."""
+    """Whether a word is a verb where it stands. lenient: it is, if it may be one."""
     if at >= len(words):
         return False
     word = words[at].lower
@@ -223,7 +235,9 @@ def _is_verb(
         if after_aux or word not in lexicon.NOUNS_TOO:
             return after_aux or after_noun or _is_participle(word)
         following = words[at + 1].lower if at + 1 < len(words) else "."
-        return after_noun and _opens_object(words, at + 1, following)
+        return after_noun and (lenient or _opens_object(words, at + 1, following))
+    if lenient and after_noun and word.endswith("s") and at + 2 < len(words):
+        return _opens_object(words, at + 1, words[at + 1].lower)
     guessed = (word.endswith("ed") and len(word) > 4) and word not in lexicon.ADJECTIVES
     return guessed and (after_aux or (after_noun and at + 1 < len(words)))
 
@@ -244,7 +258,9 @@ def _is_participle(word: str) -> bool:
     return word in lexicon.PARTICIPLES or (word.endswith("ed") and word not in lexicon.ADJECTIVES)
 
 
-def _noun_phrase(words: list[Token], at: int, *, is_first: bool) -> tuple[Phrase, int]:
+def _noun_phrase(
+    words: list[Token], at: int, *, is_first: bool, lenient: bool
+) -> tuple[Phrase, int]:
     """A noun phrase that begins at a word, and where it ends."""
     begin, traits = at, set()
     first = words[at].lower
@@ -256,7 +272,7 @@ def _noun_phrase(words: list[Token], at: int, *, is_first: bool) -> tuple[Phrase
         if first in lexicon.POSSESSIVES:
             traits.add("owned")
         begin = at
-    while at < len(words) and _goes_on(words, at, begin):
+    while at < len(words) and _goes_on(words, at, begin, lenient):
         at += 1
     at = max(at, begin + 1) if begin < len(words) else begin
     taken = words[begin:at]
@@ -285,7 +301,7 @@ def _noun_phrase(words: list[Token], at: int, *, is_first: bool) -> tuple[Phrase
     return Phrase("noun", text, taken[-1].lower, frozenset(traits)), at
 
 
-def _goes_on(words: list[Token], at: int, begin: int) -> bool:
+def _goes_on(words: list[Token], at: int, begin: int, lenient: bool) -> bool:
     """Whether a word belongs to the noun phrase that began before it."""
     word, lower = words[at], words[at].lower
     if at == begin:
@@ -306,4 +322,4 @@ def _goes_on(words: list[Token], at: int, begin: int) -> bool:
         return True
     if lower in lexicon.ADVERBS or lower in lexicon.PRONOUNS or lower in lexicon.DETERMINERS:
         return False
-    return not _is_verb(words, at, after_noun=True)
+    return not _is_verb(words, at, after_noun=True, lenient=lenient)
