@@ -208,16 +208,23 @@ def _ends(
         near = {normal(word) for word in _words(other)}
         if not near & asked.words or not _fits(asked, end):
             continue
-        if (
-            asked.kind == "place"
-            and end is value
-            and not re.search(r"_(in|at|on|near|to|from|of)$", predicate)
-        ):
+        if not _may_end(asked, predicate, is_value=end is value):
             continue
         if asked.kind in ("name", "place") and not end[:1].isupper():
             continue
         score = _coverage(asked, _words(support)) * (0.9 + 0.1 * trust)
         yield Candidate(end, score + 0.05, citation)
+
+
+def _may_end(asked: Question, predicate: str, *, is_value: bool) -> bool:
+    """Whether the kind that is asked for may stand at this end of a predicate."""
+    preposition = predicate.rpartition("_")[2]
+    if preposition not in lexicon.PREPOSITIONS:
+        return not (is_value and asked.kind == "place")
+    said = preposition in _words(asked.text) or preposition == "of"
+    if is_value:
+        return said or asked.kind not in ("name", "thing")
+    return said
 
 
 def _from_passages(asked: Question, passages: Sequence[Passage]) -> Iterator[Candidate]:
@@ -262,7 +269,9 @@ def _spans(asked: Question, sentence: str, before: str, passage: Passage) -> Ite
         if best is None or distance < best[0]:
             best = (distance, part)
     if best is not None:
-        yield Candidate(best[1].text, covered - 0.05, _cite(passage, sentence))
+        is_measured = bool(asked.unit) and asked.unit in _words(sentence)
+        score = covered - 0.05 + 0.02 * is_measured
+        yield Candidate(best[1].text, score, _cite(passage, sentence))
 
 
 def _of_kind(asked: Question, part: Phrase, parts: Sequence[Phrase], at: int) -> bool:

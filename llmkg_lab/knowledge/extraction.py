@@ -42,8 +42,9 @@ def extract(text: str) -> list[Found]:
     """Return what a text says, each thing once, in the order in which it says it."""
     found: dict[tuple[str, str, str], Found] = {}
     topic: Phrase | None = None
+    kinds: dict[str, Phrase] = {}
     for sentence in sentences(text):
-        reader = Reader(sentence, topic)
+        reader = Reader(sentence, topic, kinds)
         for fact in reader.read():
             found.setdefault((fact.subject, fact.predicate, fact.object), fact)
         topic = reader.topic
@@ -65,10 +66,12 @@ class Reader:
     """One sentence, read from left to right.
 
     topic: what ``he`` and ``it`` mean at its beginning; at its end, in the next sentence.
+    kinds: what ``the town`` means, once something was said to be a town; it grows.
     """
 
     sentence: str
     topic: Phrase | None = None
+    kinds: dict[str, Phrase] = field(default_factory=dict)
     parts: list[Phrase] = field(default_factory=list)
     at: int = 0
     found: list[Found] = field(default_factory=list)
@@ -107,6 +110,8 @@ class Reader:
                     self.at = at + 1
                     return
                 if part.kind == "verb" and self.parts[0].kind == "prep":
+                    if len(self.parts) > 2 and self.parts[1].has("time"):  # In 1968 Holm …
+                        self.lead, self.at = tuple(self.parts[:2]), 2
                     return
 
     lead: Sequence[Phrase] = ()
@@ -158,6 +163,8 @@ class Reader:
         """What a pronoun stands for."""
         if noun.has("pronoun") and noun.text in ("he", "she", "it", "they") and self.topic:
             return self.topic
+        if noun.has("definite") and noun.text == noun.head:
+            return self.kinds.get(noun.head, noun)
         return noun
 
     def _subjects(self) -> list[Phrase]:
@@ -415,6 +422,10 @@ class Reader:
     def _is_a(self, subject: Phrase, kind: Phrase) -> None:
         if kind.has("quantity") or kind.has("number"):
             return
+        if subject.has("proper") and kind.has("indefinite"):
+            self.kinds[kind.head] = subject
+        if kind.has("proper") and not subject.has("proper"):  # the mayor is Henrik Aas
+            subject, kind = kind, subject
         self._say(subject, "is a", kind)
 
     def _described(self, subjects: list[Phrase]) -> None:

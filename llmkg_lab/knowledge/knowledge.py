@@ -53,7 +53,7 @@ from llmkg_lab.knowledge.search import LEGS, Search
 from llmkg_lab.knowledge.sentences import CHUNK, chunks
 from llmkg_lab.knowledge.sqlite import SqliteStore
 from llmkg_lab.knowledge.store import Document, Store, Written, now
-from llmkg_lab.knowledge.vectors import Vectors
+from llmkg_lab.knowledge.vectors import Nearest, Vectors
 from llmkg_lab.knowledge.words import Words
 
 FILE = "knowledge.sqlite"
@@ -66,21 +66,26 @@ FACT_TEXT = "fact"  # the category of a fact's own text
 
 
 class Knowledge:
-    """A knowledge graph in a folder, or over another store.
+    """A knowledge graph in a folder; or over another store, with what finds by meaning there.
 
     All methods may be called from several threads, and several processes may have one folder open.
     Raises KnowledgeError on what cannot be taken.
     """
 
     def __init__(
-        self, folder: Path, models: Models | None = None, store: Store | None = None
+        self,
+        folder: Path,
+        models: Models | None = None,
+        store: Store | None = None,
+        nearest: Nearest | None = None,
     ) -> None:
         self.folder, self.models = folder, models or Models()
         self.store: Store = store or SqliteStore(folder / FILE)
         indices = folder / INDICES
-        embedder = self.models.embedder
-        self._vectors = Vectors(self.store, indices, embedder) if embedder else None
-        self.search = Search(self.store, Words(self.store, indices), self._vectors)
+        if nearest is None and self.models.embedder is not None:
+            nearest = Vectors(self.store, indices, self.models.embedder)
+        self._vectors = nearest
+        self.search = Search(self.store, Words(self.store, indices), nearest)
         self._sparql = Sparql(self.store)
 
     def __enter__(self) -> Self:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llmkg_lab.knowledge.facts import NOW, Fact, KnowledgeError, Term, key_of
 from llmkg_lab.knowledge.results import Leg
 from llmkg_lab.knowledge.store import Chunk, Store
-from llmkg_lab.knowledge.vectors import Vectors
+from llmkg_lab.knowledge.vectors import Nearest
 from llmkg_lab.knowledge.words import STOP_WORDS, Words
 
 LEGS: tuple[Leg, ...] = ("keyword", "semantic", "structural")
@@ -42,7 +42,7 @@ class Found:
 class Search:
     """Searches over one store. Without an embedder there is none by meaning."""
 
-    def __init__(self, store: Store, words: Words, vectors: Vectors | None) -> None:
+    def __init__(self, store: Store, words: Words, vectors: Nearest | None) -> None:
         self._store, self._words, self._vectors = store, words, vectors
         self._lock = threading.Lock()  # the indices catch up one at a time
 

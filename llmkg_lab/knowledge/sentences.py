@@ -304,6 +304,8 @@ def _noun_phrase(
 def _goes_on(words: list[Token], at: int, begin: int, lenient: bool) -> bool:
     """Whether a word belongs to the noun phrase that began before it."""
     word, lower = words[at], words[at].lower
+    if at == begin + 1 and re.fullmatch(r"[12]\d{3}", words[begin].text):
+        return False  # a year stands alone: In 1968 Kalle Holm founded …
     if at == begin:
         return re.match(r"\w|[$€£]", lower) is not None
     if lower == "%":

@@ -60,10 +60,14 @@ class SqliteStore(SqlStore):
         self._all: list[sqlite3.Connection] = []
         self._lock = threading.Lock()
         self._wrote, self._closing = threading.Event(), threading.Event()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._prepare()
         self._folding = threading.Thread(target=self._fold, name="llmkg-checkpoint", daemon=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._folding.start()
+        try:
+            self._prepare()
+        except BaseException:
+            self.close()
+            raise
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         return self._connection().execute(sql, values).fetchall()

@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnxruntime  # noqa: F401  (usearch makes symbols global that crash it where it comes later)
@@ -38,6 +39,21 @@ class Embedder:
         return [vector.tobytes() for vector in self(texts).astype(np.float16)] if texts else []
 
 
+class Nearest(Protocol):
+    """What finds chunks by meaning."""
+
+    embedder: Embedder
+
+    def search(self, vector: np.ndarray, limit: int) -> list[tuple[int, float]]:
+        """The nearest chunks and their cosines, the nearest first."""
+
+    def embed_missing(self, limit: int = 256) -> int:
+        """Embed chunks that came without a vector; how many were."""
+
+    def flush(self) -> None:
+        """Save what was added, for the next process."""
+
+
 class Vectors:
     """The index of a store's embeddings by one model.
 
@@ -52,7 +68,6 @@ class Vectors:
         self._lock = threading.Lock()  # usearch takes one writer
 
     def search(self, vector: np.ndarray, limit: int) -> list[tuple[int, float]]:
-        """The nearest chunks and their cosines, the nearest first."""
         with self._lock:
             index = self._catch_up(vector.shape[-1])
             if not len(index):
@@ -64,13 +79,7 @@ class Vectors:
         ]
 
     def embed_missing(self, limit: int = 256) -> int:
-        """Embed chunks that came without a vector; how many were."""
-        rows = self._store.without_vector(self.embedder.name, limit)
-        if rows:
-            packed = self.embedder.packed([text for _, text in rows])
-            chunks = [number for number, _ in rows]
-            self._store.add_vectors(self.embedder.name, list(zip(chunks, packed, strict=True)))
-        return len(rows)
+        return embed_missing(self._store, self.embedder, limit)
 
     def _catch_up(self, dimensions: int) -> Index:
         index = self._index
@@ -88,7 +97,6 @@ class Vectors:
         return index
 
     def flush(self) -> None:
-        """Save what was added, for the next process."""
         with self._lock:
             if self._index is not None and len(self._index) > self._saved:
                 self._save(self._index)
@@ -135,6 +143,16 @@ class Vectors:
     @property
     def _note(self) -> str:
         return f"{NAME} {self.embedder.name}"
+
+
+def embed_missing(store: Store, embedder: Embedder, limit: int) -> int:
+    """Embed chunks that came without a vector; how many were."""
+    rows = store.without_vector(embedder.name, limit)
+    if rows:
+        packed = embedder.packed([text for _, text in rows])
+        numbers = [number for number, _ in rows]
+        store.add_vectors(embedder.name, list(zip(numbers, packed, strict=True)))
+    return len(rows)
 
 
 def _new(dimensions: int) -> Index:
