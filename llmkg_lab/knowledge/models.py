@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from llmkg_lab.knowledge.facts import KnowledgeError
 from llmkg_lab.knowledge.memory import CountTokens, Surprise
 from llmkg_lab.knowledge.vectors import Embedder
-from llmkg_lab.runtime.backend import CachedBackend
+
+if TYPE_CHECKING:  # what opens no model need not wait for a runtime
+    from llmkg_lab.runtime.backend import CachedBackend
 
 READ_AT_ONCE = 512  # tokens of a text whose surprise is measured
 
@@ -37,7 +39,7 @@ class Scoring(Protocol):
         """Logits (batch, sequence, vocab) float32."""
 
 
-def surprise_by(backend: Callable[[], CachedBackend]) -> Surprise:
+def surprise_by(backend: "Callable[[], CachedBackend]") -> Surprise:
     """The surprise of a text model, which is opened when it is first asked.
 
     Returns a function from a text to the negative log-likelihood of its tokens but the first,
