@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmkg_lab.knowledge import lexicon
-from llmkg_lab.knowledge.extraction import extract
+from llmkg_lab.knowledge.extraction import LONGEST, extract
 from llmkg_lab.knowledge.facts import Fact, key_of
 from llmkg_lab.knowledge.results import Answer, Citation
 from llmkg_lab.knowledge.sentences import Phrase, phrases, sentences, tokens
@@ -244,7 +244,7 @@ def _from_passages(asked: Question, passages: Sequence[Passage]) -> Iterator[Can
 
 def _spans(asked: Question, sentence: str, before: str, passage: Passage) -> Iterator[Candidate]:
     """Names, numbers and times of a sentence that has all that is asked about."""
-    parts = phrases(sentence)
+    parts = phrases(sentence[:LONGEST])
     is_about_before = any(part.has("pronoun") for part in parts[:2])
     context = f"{sentence} {passage.title}" + (f" {before}" if is_about_before else "")
     covered = _coverage(asked, _words(context))

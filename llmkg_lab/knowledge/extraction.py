@@ -17,6 +17,7 @@ from llmkg_lab.knowledge.facts import (
 )
 from llmkg_lab.knowledge.sentences import Phrase, phrases, sentences
 
+LONGEST = 1_000  # characters of what is taken for a sentence
 CONFIDENCE = 0.8  # of what a rule read in a text
 SPANS = lexicon.word_set("since from until till to during before after")
 PLACES = lexicon.word_set("in at on near")
@@ -44,6 +45,8 @@ def extract(text: str) -> list[Found]:
     topic: Phrase | None = None
     kinds: dict[str, Phrase] = {}
     for sentence in sentences(text):
+        if len(sentence) > LONGEST:
+            continue
         reader = Reader(sentence, topic, kinds)
         for fact in reader.read():
             found.setdefault((fact.subject, fact.predicate, fact.object), fact)
@@ -55,7 +58,7 @@ def names(text: str) -> list[str]:
     """Return the names in a text, each once."""
     found: dict[str, None] = {}
     for sentence in sentences(text):
-        for phrase in phrases(sentence):
+        for phrase in phrases(sentence[:LONGEST]):
             if phrase.has("proper") and not phrase.has("time"):
                 found[phrase.text] = None
     return [name for name in found if len(name) <= NAME_LIMIT]

@@ -11,7 +11,6 @@ from urllib.parse import quote, unquote
 import pyoxigraph as rdf
 
 from llmkg_lab.base.bounded import Bounded, BoundsError
-from llmkg_lab.base.errors import panics_raised
 from llmkg_lab.knowledge.facts import (
     BLANK,
     IRI,
@@ -40,6 +39,8 @@ FORMATS = {
     "rdf-xml": rdf.RdfFormat.RDF_XML,
 }
 SECONDS, MEMORY = 10, 6 << 30  # of computing, and bytes of address space, for one query
+
+_reader = Bounded(Path(__file__).with_name("rdf_child.py"))
 
 Node = rdf.NamedNode | rdf.BlankNode | rdf.Literal
 
@@ -78,14 +79,13 @@ def read(content: bytes, form: str) -> Iterator[Statement]:
     """The statements of an RDF file. Raises KnowledgeError where it is not one."""
     if form not in FORMATS:
         raise KnowledgeError(f"there is no format {form!r}", f"there are {', '.join(FORMATS)}")
-    try:
-        with panics_raised():
-            for quad in rdf.parse(content, format=FORMATS[form]):
-                if isinstance(quad.subject, rdf.Triple) or isinstance(quad.object, rdf.Triple):
-                    continue  # what is said of a triple, we say of facts otherwise
-                yield Statement(_term(quad.subject), _predicate(quad.predicate), _term(quad.object))
-    except (SyntaxError, ValueError, RuntimeError, OSError) as error:
+    try:  # a process may be ended by what it reads, as by brackets that nest too deep
+        seconds = 2 + len(content) // 1_000_000
+        plain = _reader.ask(form.encode() + b"\n" + content, seconds=seconds, memory=MEMORY)
+    except BoundsError as error:
         raise KnowledgeError(f"this is not {form}: {error}", "check its format") from error
+    for quad in rdf.parse(plain, format=rdf.RdfFormat.N_TRIPLES):
+        yield Statement(_term(quad.subject), _predicate(quad.predicate), _term(quad.object))
 
 
 def _term(value: Node) -> Term:

@@ -1,4 +1,4 @@
-"""What every store has to do: the tests of ``Store``, for test modules that give a fixture of it."""
+"""What every store has to do: tests of ``Store``, for modules that give a fixture of it."""
 
 import threading
 from itertools import count

@@ -1,4 +1,4 @@
-"""An embedder for tests that need no meaning: words and parts of words, hashed. It takes no time."""
+"""An embedder for tests that need no meaning: words and parts of words, hashed."""
 
 import re
 import zlib

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-
 from knowledge.hashed import HASHED
+
 from llmkg_lab.knowledge import memory
 from llmkg_lab.knowledge.facts import KnowledgeError
 from llmkg_lab.knowledge.knowledge import Knowledge
@@ -28,7 +28,9 @@ def triples(found):
 
 
 def test_store_fact_and_find_facts(graph):
-    stored = graph.store_fact("Ada Lovelace", "works at", "Acme", 0.9, "2001", "2005", "an oral report")
+    stored = graph.store_fact(
+        "Ada Lovelace", "works at", "Acme", 0.9, "2001", "2005", "an oral report"
+    )
     assert stored["outcome"] == "added"
     fact = stored["fact"]
     assert (fact["subject"], fact["predicate"], fact["object"]) == (
@@ -38,7 +40,9 @@ def test_store_fact_and_find_facts(graph):
     assert (fact["confidence"], fact["source"]) == (0.9, "an oral report")
     again = graph.store_fact("Ada Lovelace", "works at", "Acme", 0.9, "2001", "2005")
     assert again["outcome"] == "known"
-    other = graph.store_fact("Ada Lovelace", "works at", "Acme", 0.4, "2001", "2005", "an oral report")
+    other = graph.store_fact(
+        "Ada Lovelace", "works at", "Acme", 0.4, "2001", "2005", "an oral report"
+    )
     assert other["outcome"] == "corrected"
     found = graph.find_facts(subject="ada lovelace", limit=10)
     assert [f["confidence"] for f in found["facts"]] == [0.4]
@@ -99,7 +103,10 @@ def test_without_an_embedder_it_says_what_was_not_searched(tmp_path):
     with Knowledge(tmp_path) as graph:
         assert graph.store_knowledge(TEXT, "Norway")["embedded"] is False
         found = graph.hybrid_search("capital of Norway")
-        assert (found["searched"], found["hits"][0]["title"]) == (["keyword", "structural"], "Norway")
+        assert (found["searched"], found["hits"][0]["title"]) == (
+            ["keyword", "structural"],
+            "Norway",
+        )
         assert "no embedder" in found["note"]
         with pytest.raises(KnowledgeError, match="nothing embeds here"):
             graph.hybrid_search("capital", "semantic")
@@ -169,7 +176,9 @@ def test_validate_knowledge_and_mend(graph):
     assert ("contradiction", "Ada born_in: London and Paris") in kinds or (
         "contradiction", "Ada born_in: Paris and London",
     ) in kinds  # fmt: skip
-    assert any(kind == "gap" and text.startswith("city 5 has no population") for kind, text in kinds)
+    assert any(
+        kind == "gap" and text.startswith("city 5 has no population") for kind, text in kinds
+    )
     assert any(kind == "duplicate" and "ADA" in text for kind, text in kinds)
     assert not any("headquarters" in text for kind, text in kinds if kind == "contradiction")
     mended = graph.validate_knowledge("contradictions", entity="Ada", fix_issues=True)
@@ -289,15 +298,17 @@ def test_every_limit_has_its_error(graph):
     assert graph.get_stats() == before
 
 
-@pytest.mark.parametrize("form", ["jsonl", "csv", "turtle", "n-triples", "n-quads", "trig", "rdf-xml"])
+@pytest.mark.parametrize(
+    "form", ["jsonl", "csv", "turtle", "n-triples", "n-quads", "trig", "rdf-xml"]
+)
 def test_files_go_in_and_out(graph, tmp_path, form):
-    graph.store_fact("Ada \"the first\"", "works at", "Ünïcode <&> Co, Ltd", 0.5, "2001", "2005")
+    graph.store_fact('Ada "the first"', "works at", "Ünïcode <&> Co, Ltd", 0.5, "2001", "2005")
     graph.store_fact("=1+1", "knows", "O'Hara; DROP TABLE fact")
     graph.store_knowledge(TEXT, "Norway")
     content = b"".join(graph.export_facts(form))
     with Knowledge(tmp_path / "other") as other:
         done = other.import_facts(content, form)
-        facts = [f for f in graph.store.facts()]
+        facts = list(graph.store.facts())
         keep = (lambda f: f[:3]) if form not in ("jsonl", "csv") else (lambda f: f[:6])
         assert {keep(f) for f in other.store.facts()} == {keep(f) for f in facts}
         assert done.added == len({keep(f) for f in facts})

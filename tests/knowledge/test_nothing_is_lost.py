@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from knowledge.hashed import HASHED
+
 from llmkg_lab.knowledge.facts import Pattern
 from llmkg_lab.knowledge.knowledge import FILE, INDICES, Knowledge
 from llmkg_lab.knowledge.models import Models
@@ -105,13 +105,16 @@ def test_indices_that_do_not_match_are_made_anew(tmp_path):
         for i, text in enumerate(["Herring swims north.", "Cats sleep.", "North of here."]):
             graph.store_knowledge(text, f"title {i}")
         expected = found(graph)
-    assert [text for text, _ in expected][0] == "Herring swims north."
+    assert next(text for text, _ in expected) == "Herring swims north."
     indices = tmp_path / INDICES
-    vectors = next(indices.glob("vectors.*.usearch"))
-    whole = vectors.read_bytes()
+
+    def saved():
+        return next(indices.glob("vectors.*.usearch"))
+
+    whole = saved().read_bytes()
     for damage in (
-        lambda: vectors.write_bytes(whole[: len(whole) // 2]),
-        lambda: vectors.write_bytes(bytes(len(whole))),
+        lambda: saved().write_bytes(whole[: len(whole) // 2]),
+        lambda: saved().write_bytes(bytes(len(whole))),
         lambda: [path.unlink() for path in indices.glob("vectors.*")],
         lambda: [path.unlink() for path in indices.glob("words.*/*.idx")],
         lambda: [path.write_bytes(b"{}") for path in indices.glob("words.*/meta.json")],
@@ -121,4 +124,3 @@ def test_indices_that_do_not_match_are_made_anew(tmp_path):
         damage()
         with Knowledge(tmp_path, Models(HASHED)) as graph:
             assert found(graph) == expected
-        vectors = next(indices.glob("vectors.*.usearch"), vectors)

@@ -3,8 +3,8 @@
 import sqlite3
 
 import pytest
-
 from knowledge.contract import FACTS, StoreContract, texts, ticking
+
 from llmkg_lab.knowledge.facts import KnowledgeError, Pattern
 from llmkg_lab.knowledge.sqlite import SqliteStore
 

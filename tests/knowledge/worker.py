@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from knowledge.hashed import HASHED
+
 from llmkg_lab.knowledge.facts import Statement, Term
 from llmkg_lab.knowledge.knowledge import Knowledge
 from llmkg_lab.knowledge.models import Models

@@ -1,4 +1,4 @@
-"""The MCP server, by the SDK's own client: in this process, and over stdio as an assistant has it."""
+"""The MCP server, by the SDK's own client: in this process, and over stdio as assistants do."""
 
 import asyncio
 import json
@@ -12,9 +12,9 @@ from pathlib import Path
 import anyio
 import numpy as np
 import pytest
+from knowledge.hashed import HASHED, embed
 from mcp import Client, StdioServerParameters
 
-from knowledge.hashed import HASHED, embed
 from llmkg_lab.knowledge.knowledge import Knowledge
 from llmkg_lab.knowledge.models import Models
 from llmkg_lab.knowledge.vectors import Embedder
@@ -214,7 +214,9 @@ def test_two_clients_with_a_server_each_share_one_graph(tmp_path):
         server = StdioServerParameters(command=python, args=arguments, env=environment())
         async with Client(server) as one, Client(server) as two:
             await asyncio.gather(write(one, "one"), write(two, "two"))
-            found = await one.call_tool("find_facts", {"query": {"predicate": "wrote"}, "limit": 50})
+            found = await one.call_tool(
+                "find_facts", {"query": {"predicate": "wrote"}, "limit": 50}
+            )
             assert found.structured_content["count"] == 20
             hits = await two.call_tool("hybrid_search", {"query": "one 7 line", "limit": 100})
             return [hit["text"] for hit in hits.structured_content["hits"]]
@@ -233,7 +235,7 @@ def test_models_embed_rank_write_and_stop(make_artifact, tmp_path):
     async def work():
         async with Client(create_server(desk)) as client:
             ask = client.call_tool
-            vectors = (await ask("embed_texts", {"texts": ["a cat", "a kitten", "a bond"]}))
+            vectors = await ask("embed_texts", {"texts": ["a cat", "a kitten", "a bond"]})
             ranked = (await ask("rerank_passages", {
                 "query": "Where does the cat sleep?",
                 "passages": ["Bonds fell on Monday.", "The cat sleeps on the sofa."],
@@ -250,9 +252,7 @@ def test_models_embed_rank_write_and_stop(make_artifact, tmp_path):
             hits = await ask("hybrid_search", {"query": "cats sleep", "search_type": "semantic"})
             return vectors, ranked, text, plain, odd, took, hits
 
-    with Desk(
-        tmp_path, embedder=str(minilm.folder), writer=str(smollm2.folder)
-    ) as desk:
+    with Desk(tmp_path, embedder=str(minilm.folder), writer=str(smollm2.folder)) as desk:
         vectors, ranked, text, plain, odd, took, hits = in_loop(work)
     cat, kitten, bond = np.array(vectors.structured_content["embeddings"])
     assert cat @ kitten > cat @ bond

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import psycopg
 import pytest
-
 from knowledge.contract import StoreContract, ticking
 from knowledge.hashed import HASHED
+
 from llmkg_lab.knowledge.facts import KnowledgeError
 from llmkg_lab.knowledge.knowledge import Knowledge
 from llmkg_lab.knowledge.models import Models
