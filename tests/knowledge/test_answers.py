@@ -3,8 +3,8 @@
 from collections import Counter
 
 import pytest
-
 from knowledge.answers_gold import corpus, is_supported, outcome, questions
+
 from llmkg_lab.knowledge.knowledge import Knowledge
 from llmkg_lab.knowledge.models import Models
 from llmkg_lab.knowledge.vectors import Embedder

@@ -1,8 +1,8 @@
 """What sentences say: precision and recall on 200 of our own, half of which no rule was made for."""
 
 import pytest
-
 from knowledge.extraction_gold import counts, figures, read, said
+
 from llmkg_lab.knowledge.extraction import extract
 from llmkg_lab.knowledge.sentences import CHUNK, chunks, sentences
 
