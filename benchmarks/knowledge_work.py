@@ -131,7 +131,8 @@ def beside(work: dict, folder: Path) -> Iterator[None]:
     elif work["beside"] == "process":
         command = [sys.executable, __file__, "writer", json.dumps({"folder": str(folder)})]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
-            assert writer.stdout and writer.stdin
+            assert writer.stdout
+            assert writer.stdin
             writer.stdout.readline()
             yield
             writer.stdin.close()
@@ -211,7 +212,7 @@ def lmdb(work: dict, folder: Path) -> dict[str, float]:
     )
     known: dict[str, int] = {}
     rows = [
-        tuple(known.setdefault(text, len(known)) for text in (s, p, o)) + (year,)
+        (*tuple(known.setdefault(text, len(known)) for text in (s, p, o)), year)
         for s, p, o, year in facts.rows()
     ]
     pack, unpack = struct.Struct(">III").pack, struct.Struct(">III").unpack
@@ -274,7 +275,7 @@ def search(work: dict, folder: Path) -> dict[str, float]:
     embedder = Embedder("bench", backend.embed)
     draw = np.random.default_rng(0)
     words = [f"{a}{b}{c}" for a in "bdfgklmnprst" for b in ("a", "ei", "o", "u") for c in
-             ("l", "nd", "rk", "sten", "vik", "ma", "lo", "pest", "gar", "tin")]  # fmt: skip
+             ("l", "ng", "rk", "sten", "vik", "ma", "lo", "pest", "gar", "tin")]  # fmt: skip
     size = embedder(["a"]).shape[1]
     with Knowledge(place, Models(embedder)) as graph:
         for start in range(graph.store.count("chunk", 1 << 62), CHUNKS, 1000):

@@ -427,7 +427,7 @@ class Reader:
             return
         if subject.has("proper") and kind.has("indefinite"):
             self.kinds[kind.head] = subject
-        if kind.has("proper") and not subject.has("proper"):  # the mayor is Henrik Aas
+        if kind.has("proper") and not subject.has("proper"):  # the mayor is Henrik Moen
             subject, kind = kind, subject
         self._say(subject, "is a", kind)
 

