@@ -9,6 +9,7 @@ conversion_large  OpenELM-3B to int4, beside a copy
 low_memory        OpenELM-3B generating within 500 MB
 server            chats and embeddings over HTTP beside llama.cpp's server and our library
 startup           the command line, until it has answered
+knowledge         a million facts beside pyoxigraph and LMDB, and search over 100,000 chunks
 
 Those of OpenELM-3B take some minutes of preparation and 15 GB of disk the first time, and are
 left out where there is less. After Ctrl-C the same command goes on; what the same code measured
@@ -22,6 +23,7 @@ from benchmarks import (
     conversion,
     decoders,
     embedders,
+    knowledge,
     low_memory,
     operators,
     rankers,
@@ -40,6 +42,7 @@ TABLES = {
     "low_memory": low_memory.main,
     "server": server.main,
     "startup": startup.main,
+    "knowledge": knowledge.main,
 }
 LARGE = ("conversion_large", "low_memory")
 

@@ -1,0 +1,1 @@
+"""Knowledge and models for assistants that speak the Model Context Protocol."""

@@ -1,0 +1,69 @@
+"""The server: tools over a desk, on standard input and output or mounted in an application."""
+
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from mcp.server import MCPServer
+from mcp.server.transport_security import TransportSecuritySettings
+
+from llmkg_lab.base.version import __version__
+from llmkg_lab.serve.mcp import knowledge_tools, model_tools
+from llmkg_lab.serve.mcp.calls import Calls
+from llmkg_lab.serve.mcp.desk import Desk
+
+PATH = "/mcp"
+INSTRUCTIONS = """\
+A knowledge graph that stays between conversations, and small language models on this machine.
+Store what is worth keeping with store_fact and store_knowledge; ask with find_facts, hybrid_search
+and ask_question, which cites what it answers from and says when it does not know.
+"""
+
+
+def create_server(desk: Desk) -> MCPServer:
+    """Return a server with all tools."""
+    server: MCPServer = MCPServer(
+        "llmkg-lab", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
+    )
+    calls = Calls()
+    knowledge_tools.register(server, desk, calls)
+    model_tools.register(server, desk, calls)
+    return server
+
+
+def serve_stdio(desk: Desk) -> None:
+    """Serve one client on standard input and output, until it closes them.
+
+    Nothing but the protocol is on standard output: logs, and whatever a library prints, go to
+    standard error.
+    """
+    import anyio
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
+    with desk:
+        anyio.run(create_server(desk).run_stdio_async)
+
+
+def mounted(
+    desk: Desk,
+) -> tuple[Callable[[Any], None], Callable[[], AbstractAsyncContextManager[object]]]:
+    """What an application needs to serve it at ``/mcp``: how to mount it, and its lifespan.
+
+    Whom it answers is the application's to say: hosts and tokens are checked before.
+    """
+    server = create_server(desk)
+    unguarded = TransportSecuritySettings(enable_dns_rebinding_protection=False)
+    app = server.streamable_http_app(streamable_http_path=PATH, transport_security=unguarded)
+
+    def mount(api: Any) -> None:
+        api.mount("/", app)  # last of all: what no other route takes
+
+    @asynccontextmanager
+    async def lifespan() -> AsyncIterator[None]:
+        with desk:
+            async with server.session_manager.run():
+                yield
+
+    return mount, lifespan
