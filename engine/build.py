@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = sorted(HERE.glob("*.c"))
 EXPORTS = (
     *("decoder_bytes", "decoder_open", "decoder_ids", "decoder_step", "decoder_logits"),
-    *("decoder_hidden", "decoder_layers", "decoder_help", "decoder_stop", "likeliest", "threshold"),
+    *("decoder_hidden", "decoder_layers", "decoder_help", "decoder_stop", "likeliest"),
     *("__heap_base", "__stack_pointer"),
 )
 # fused multiply-adds would give other bits on processors that have them
@@ -26,7 +26,7 @@ WASM = (
     *("-msimd128", "-matomics", "-mbulk-memory", "-mmutable-globals"),
     *("-Wl,--no-entry", "-Wl,--import-memory", "-Wl,--shared-memory", "-Wl,--max-memory=4294901760"),
     *(f"-Wl,--export={name}" for name in EXPORTS),
-    "-Wl,-s",
+    "-Wl,-z,stack-size=65536", "-Wl,-s",
 )
 VARIANTS = {"relaxed": ("-mrelaxed-simd",), "plain": ()}
 

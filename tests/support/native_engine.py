@@ -25,7 +25,6 @@ FUNCTIONS = {
     "decoder_help": (None, POINTER, U32),
     "decoder_stop": (None, POINTER),
     "likeliest": (U32, POINTER, U32),
-    "threshold": (ctypes.c_float, POINTER, U32, U32, POINTER),
 }
 
 
