@@ -3,8 +3,8 @@
     python engine/build.py web/dist          engine-relaxed.wasm, engine-plain.wasm
     python engine/build.py --native FOLDER   engine.so
 
-The compiler is the package ziglang's, Clang with its own linker and headers: the same bytes on every
-machine. Of WebAssembly's relaxed instructions the first binary uses one.
+The compiler is the package ziglang's, Clang with its own linker and headers: the same bytes on
+every machine. Of WebAssembly's relaxed instructions the first binary uses one.
 """
 
 import argparse
@@ -16,7 +16,14 @@ HERE = Path(__file__).resolve().parent
 SOURCES = sorted(HERE.glob("*.c"))
 EXPORTS = (
     *("decoder_bytes", "decoder_open", "decoder_ids", "decoder_step", "decoder_logits"),
-    *("decoder_hidden", "decoder_layers", "decoder_help", "decoder_stop", "likeliest"),
+    *(
+        "decoder_hidden",
+        "decoder_layers",
+        "decoder_help",
+        "decoder_stop",
+        "likeliest",
+        "products_hold",
+    ),
     *("__heap_base", "__stack_pointer"),
 )
 # fused multiply-adds would give other bits on processors that have them
@@ -24,9 +31,15 @@ COMMON = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-
 WASM = (
     *("-target", "wasm32-freestanding", "-O3", "-flto", "-nostdlib"),
     *("-msimd128", "-matomics", "-mbulk-memory", "-mmutable-globals"),
-    *("-Wl,--no-entry", "-Wl,--import-memory", "-Wl,--shared-memory", "-Wl,--max-memory=4294901760"),
+    *(
+        "-Wl,--no-entry",
+        "-Wl,--import-memory",
+        "-Wl,--shared-memory",
+        "-Wl,--max-memory=4294901760",
+    ),
     *(f"-Wl,--export={name}" for name in EXPORTS),
-    "-Wl,-z,stack-size=65536", "-Wl,-s",
+    "-Wl,-z,stack-size=65536",
+    "-Wl,-s",
 )
 VARIANTS = {"relaxed": ("-mrelaxed-simd",), "plain": ()}
 

@@ -1,7 +1,7 @@
 /* A decoder: what it is made of, and the step from token ids to hidden states.
 
-   The model is described by 32-bit words (describe.py and describe.ts write them), its tensors by
-   their places counted from a base address: the bytes of the ONNX data file, used where they lie. */
+   The model is described by 32-bit words (web/src/description.ts writes them), its tensors by their
+   places counted from a base address: the bytes of the ONNX data file, used where they lie. */
 #pragma once
 #include "functions.h"
 #include "matrix.h"

@@ -61,3 +61,6 @@ size_t unpacked_bytes(uint32_t columns);
    scratch: unpacked_bytes. */
 void multiply(const Matrix *m, const Rounded *tokens, uint32_t count, uint32_t first_row,
               uint32_t end_row, float *out, size_t stride, int add, uint8_t *scratch);
+
+/* Whether products come out right on this machine, by some that are computed both ways. */
+uint32_t products_hold(void);

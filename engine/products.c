@@ -266,3 +266,28 @@ void multiply(const Matrix *m, const Rounded *tokens, uint32_t count, uint32_t f
   else
     multiply_8(&task);
 }
+
+/* Whether this machine's products are what they should be; there were engines whose relaxed
+   instruction was wrong in one of their compilers. */
+uint32_t products_hold(void) {
+  uint8_t codes[16];
+  int8_t activations[64];
+  int16_t *wide = (int16_t *)activations;
+  uint32_t state = 1, holds = 1;
+  for (int round = 0; round < 64; round++) {
+    int32_t expected = 0;
+    for (int i = 0; i < 16; i++) codes[i] = (uint8_t)((state = state * 1664525 + 1013904223) >> 24);
+    for (int i = 0; i < 32; i++) {
+      int value = (int)((state = state * 1664525 + 1013904223) >> 24) % 255 - 127;
+      int place = meets_as_bytes(4) ? i % 2 * 16 + i / 2 : i % 4 * 8 + i / 4;
+      if (meets_as_bytes(4))
+        activations[place] = (int8_t)value;
+      else
+        wide[place] = (int16_t)value;
+      expected += value * (codes[i / 2] >> (i % 2 * 4) & 15);
+    }
+    i32x4 sums = run_product(codes, activations, 4, (i32x4){0});
+    holds &= sums[0] + sums[1] + sums[2] + sums[3] == expected;
+  }
+  return holds;
+}

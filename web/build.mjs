@@ -12,7 +12,7 @@ if (process.argv.includes("--test")) {
     entryPoints: entries.map((name) => `src/${name}.ts`),
     outdir: "dist",
     minify: true,
-    external: ["./ort/*"],
+    external: ["./llmkg-lab.js"],
   });
   mkdirSync("dist/ort", { recursive: true });
   for (const name of ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"]) {

@@ -1,8 +1,8 @@
 """Bundles and the page over HTTP on loopback, with the headers that threads in a browser need.
 
 Folders are served as they are, by ranges where these are asked for. Nothing outside them is, and
-nobody but this machine is answered: a page of another site that resolves its name to this address is
-refused by its Host.
+nobody but this machine is answered: a page of another site that resolves its name to this address
+is refused by its Host.
 """
 
 import json
@@ -76,10 +76,10 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60
     server: BundleServer
 
-    def do_GET(self) -> None:  # noqa: N802 (http.server's name)
+    def do_GET(self) -> None:
         self._answer(with_body=True)
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer(with_body=False)
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -97,7 +97,9 @@ class Handler(BaseHTTPRequestHandler):
                     self._head(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, 0, file)
                     return
                 start, end = found
-                self._head(HTTPStatus.PARTIAL_CONTENT, end - start, file, f"{start}-{end - 1}/{size}")
+                self._head(
+                    HTTPStatus.PARTIAL_CONTENT, end - start, file, f"{start}-{end - 1}/{size}"
+                )
             else:
                 self._head(HTTPStatus.OK, size, file)
             if with_body:

@@ -34,6 +34,7 @@ app = typer.Typer(
         "Models of the roster: **list**, then **run**. "
         "A checkpoint of your own: **convert**; which scheme: **schemes**. "
         "What came out: **verify**, **generate**, **embed**, **rank**, **explore**. "
+        "In a browser: **bundle**, **web**. "
         "This machine: **device**, **cache**."
     ),
     no_args_is_help=True,

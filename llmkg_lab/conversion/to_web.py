@@ -5,8 +5,8 @@
     onnx/model_q4.onnx, …_data, …_data_1      the web graph and its weights in pieces
     config.json, tokenizer.json, …            what Transformers.js reads
 
-Our own loader reads the pieces through the tensor table, Transformers.js through the graph: the same
-bytes. The same artifact, engine and page give the same bundle.
+Our own loader reads the pieces through the tensor table, Transformers.js through the graph: the
+same bytes. The same artifact, engine and page give the same bundle.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from msgspec import to_builtins
 from onnx import numpy_helper
 
 from llmkg_lab.artifact import CONFIG, MANIFEST, Artifact, ArtifactError, publishing
@@ -69,7 +70,8 @@ def bundle(
         needed = list(_tensors(ours)) if ours else []
         pieces = graph.write(target, needed, piece_count(artifact))
         _write_sidecars(staging, artifact, len(pieces))
-        engine = {"decoder": _described(ours, graph.places)} if ours else {"refused": reason}
+        frequencies = _frequencies(artifact, model) if ours else []
+        engine = _described(ours, graph.places, frequencies) if ours else {"refused": reason}
         manifest = {
             **_facts(artifact),
             "performance": dict(performance or {}),
@@ -78,14 +80,12 @@ def bundle(
             "base": static,
             "files": _hashed(staging),
         }
-        if ours:
-            engine["decoder"]["inverse_frequencies"] = _frequencies(artifact, model)
-        (staging / FILE).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+        (staging / FILE).write_text(json.dumps(manifest, ensure_ascii=False) + "\n")
     return Path(out)
 
 
 def piece_count(artifact: Artifact) -> int:
-    """In how many pieces the weights travel, by the parameters, and within a piece's largest size."""
+    """In how many pieces the weights travel: by the parameters, none above the largest size."""
     millions = artifact.manifest.parameters / 1e6
     wanted = 1 if millions < 200 else 3 if millions < 500 else 5 if millions < 1500 else 8
     return max(wanted, math.ceil(artifact.nbytes / LARGEST))
@@ -104,7 +104,9 @@ def _write_static(staging: Path) -> list[str]:
     source = paths.web()
     if not (source / "llmkg-lab.js").is_file():
         raise LabError(f"{source} holds no built page", "build it first: make web")
-    names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
+    names = sorted(
+        path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()
+    )
     for name in names:
         (staging / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source / name, staging / name)
@@ -134,7 +136,9 @@ def _of(matrix: Matrix) -> Iterable[str]:
     return filter(None, (matrix.codes, matrix.scales, matrix.zeros, matrix.bias))
 
 
-def _described(decoder: Decoder, places: Mapping[str, Place]) -> dict[str, Any]:
+def _described(
+    decoder: Decoder, places: Mapping[str, Place], frequencies: list[float]
+) -> dict[str, Any]:
     """The decoder with places in the place of names: [piece, offset, bytes]."""
 
     def placed(value: Any) -> Any:
@@ -149,7 +153,7 @@ def _described(decoder: Decoder, places: Mapping[str, Place]) -> dict[str, Any]:
 
     fields = asdict(decoder)
     del fields["frequencies"]
-    return placed(fields)
+    return {"decoder": {**placed(fields), "inverse_frequencies": frequencies}}
 
 
 def _frequencies(artifact: Artifact, model: onnx.ModelProto) -> list[float]:
@@ -188,7 +192,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
         "range": RANGE,
     }
     if manifest.pooling:
-        facts["pooling"] = {"mode": manifest.pooling.mode, "normalize": manifest.pooling.normalize}
+        facts["pooling"] = to_builtins(manifest.pooling)
     if manifest.task == "text-generation":
         facts["context_length"] = artifact.context_length
     return facts
@@ -214,5 +218,3 @@ def _hashes(path: Path) -> dict[str, Any]:
 
 def _relative(staging: Path, path: Path) -> str:
     return path.relative_to(staging).as_posix()
-
-

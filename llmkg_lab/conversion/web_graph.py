@@ -3,8 +3,8 @@
 - The table as Gather and arithmetic: the builds that Transformers.js takes have no
   GatherBlockQuantized for the CPU.
 - ``num_logits_to_keep`` as an input that must be fed: one with a default is fed by nobody.
-- The weights in pieces, cut between tensors in the order of their use, each tensor on a border of 64
-  bytes; small tensors that the engine reads lie there too.
+- The weights in pieces, cut between tensors in the order of their use, each tensor on a border of
+  64 bytes; small tensors that the engine reads lie there too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ class WebGraph:
         del self._graph.node[:]
         self._graph.node.extend(nodes)
 
-    def _gathered(self, node: NodeProto) -> Iterator[NodeProto]:
+    def _gathered(self, node: NodeProto) -> list[NodeProto]:
         """(code - zero point) * scale of the rows that ids name."""
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         bits, size = attributes["bits"], attributes["block_size"]
@@ -85,12 +85,12 @@ class WebGraph:
         name = node.name
         steps = _Steps(name)
         codes = steps("Gather", table, ids)
-        codes = yield from self._numbers(steps, codes, bits)
+        codes = self._numbers(steps, codes, bits)
         blocks = self._constant(f"{name}.blocks", np.array([0, 0, -1, size]))
         codes = steps("Reshape", codes, blocks)
         last = self._constant(f"{name}.last", np.array([-1]))
         if zeros:
-            packed = yield from self._numbers(steps, steps("Gather", zeros, ids), bits)
+            packed = self._numbers(steps, steps("Gather", zeros, ids), bits)
             count = self._constant(f"{name}.count", np.array([self._blocks(scales)]))
             first = self._constant(f"{name}.first", np.array([0]))
             axis = self._constant(f"{name}.axis", np.array([2]))
@@ -103,11 +103,10 @@ class WebGraph:
         product = steps("Mul", exact, scale)
         rows = self._constant(f"{name}.rows", np.array([0, 0, -1]))
         steps("Reshape", product, rows, output=node.output[0])
-        yield from steps.made
+        return steps.made
 
-    def _numbers(self, steps: "_Steps", packed: str, bits: int) -> Iterator[NodeProto]:
+    def _numbers(self, steps: "_Steps", packed: str, bits: int) -> str:
         """Packed codes (batch, sequence, bytes) as float32 (batch, sequence, bytes * 8 / bits)."""
-        yield from ()
         if bits == 8:
             return steps("Cast", packed, to=TensorProto.FLOAT)
         per_byte, top = 8 // bits, 2**bits
@@ -189,9 +188,7 @@ class _Steps:
 
     def __call__(self, kind: str, *inputs: str, output: str = "", **attributes: object) -> str:
         name = f"{self.name}/{len(self.made)}"
-        self.made.append(
-            helper.make_node(kind, inputs, [output or name], name=name, **attributes)
-        )
+        self.made.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
         return output or name
 
 

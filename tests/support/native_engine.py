@@ -1,9 +1,9 @@
 """The engine of the browser, compiled for this machine, and what it is asked through ctypes."""
 
 import ctypes
+import importlib.util
 import json
 import struct
-import sys
 import threading
 from functools import cache
 from pathlib import Path
@@ -25,22 +25,85 @@ FUNCTIONS = {
     "decoder_help": (None, POINTER, U32),
     "decoder_stop": (None, POINTER),
     "likeliest": (U32, POINTER, U32),
+    "products_hold": (U32,),
+    "round_to_bytes": (None, POINTER, POINTER, POINTER),
+    "read_row": (None, POINTER, SIZE, POINTER),
+    "unpacked_bytes": (SIZE, U32),
+    "multiply": (None, POINTER, POINTER, U32, U32, U32, POINTER, SIZE, ctypes.c_int, POINTER),
+    "turns_of": (None, U32, POINTER, U32, POINTER),
 }
+
+
+@cache
+def build_module():
+    """engine/build.py."""
+    spec = importlib.util.spec_from_file_location("engine_build", ENGINE / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @cache
 def library(folder: Path) -> ctypes.CDLL:
     """Compile into ``folder`` and load."""
-    sys.path.insert(0, str(ENGINE))
-    try:
-        import build
-    finally:
-        sys.path.remove(str(ENGINE))
-    engine = ctypes.CDLL(str(build.native(folder)))
+    engine = ctypes.CDLL(str(build_module().native(folder)))
     for name, (result, *arguments) in FUNCTIONS.items():
         function = getattr(engine, name)
         function.restype, function.argtypes = result, arguments
     return engine
+
+
+class CMatrix(ctypes.Structure):
+    """Matrix of engine/matrix.h."""
+
+    _fields_ = [
+        *((name, POINTER) for name in ("codes", "scales", "zeros", "bias")),
+        *((name, U32) for name in ("rows", "columns", "bits", "block_size", "blocks")),
+        ("half_scales", U32),
+    ]
+
+
+class CRounded(ctypes.Structure):
+    """Rounded of engine/matrix.h."""
+
+    _fields_ = [("codes", POINTER), ("scales", POINTER), ("sums", POINTER)]
+
+
+class NativeMatrix:
+    """A quantized matrix; bias: (rows,) float32 or None."""
+
+    def __init__(self, engine, quantized, bias=None):
+        layout, blocks = quantized.layout, quantized.scales.shape[1]
+        kind = np.float16 if layout.half_scales else np.float32
+        zeros = quantized.zero_points
+        arrays = [quantized.codes, quantized.scales.astype(kind), zeros, bias]
+        self._kept = [None if a is None else np.ascontiguousarray(a) for a in arrays]
+        places = [None if a is None else a.ctypes.data for a in self._kept]
+        sizes = (len(quantized.codes), quantized.columns, layout.bits, layout.block_size, blocks)
+        self.matrix = CMatrix(*places, *sizes, int(layout.half_scales))
+        self.rows, self.columns = sizes[:2]
+        self._at, self._engine = ctypes.addressof(self.matrix), engine
+
+    def row(self, index):
+        values = np.empty(self.columns, np.float32)
+        self._engine.read_row(self._at, index, values.ctypes.data)
+        return values
+
+    def times(self, x, first=0, end=None):
+        """x (tokens, columns) float32 -> (tokens, rows); and the activations' own rounding."""
+        padded, tokens = self.columns + 4 * 128, (CRounded * len(x))()
+        codes = np.zeros((len(x), padded), np.int16)
+        scales, sums = np.zeros((2, len(x), padded // 32), np.float32)
+        x = np.ascontiguousarray(x)
+        for t in range(len(x)):
+            tokens[t] = CRounded(*(a[t].ctypes.data for a in (codes, scales, sums)))
+            self._engine.round_to_bytes(self._at, x[t].ctypes.data, ctypes.addressof(tokens[t]))
+        out = np.zeros((len(x), self.rows), np.float32)
+        scratch = np.empty(self._engine.unpacked_bytes(self.columns), np.uint8)
+        places = (out.ctypes.data, self.rows, 0, scratch.ctypes.data)
+        rows = (first, self.rows if end is None else end)
+        self._engine.multiply(self._at, ctypes.addressof(tokens), len(x), *rows, *places)
+        return out
 
 
 def describe(decoder: dict, bases: list[int], frequencies: int, positions: int, threads: int):

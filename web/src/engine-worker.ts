@@ -63,8 +63,7 @@ async function load(id: number, request: LoadRequest, signal: AbortSignal): Prom
   const store = await openStore(request.store);
   const onProgress = (progress: Progress) => reply({ id, kind: "progress", progress });
   const task: Downloading = { base: new URL(request.base), manifest, store, signal, onProgress };
-  const binary = await loadWhole(task, `engine-${request.variant}.wasm`);
-  const module = await WebAssembly.compile(binary);
+  const module = await compile(task, request.variant);
   const sizes = manifest.pieces.map((name) => manifest.files[name].bytes);
   const made = Engine.reserve(module, decoder, sizes, request.positions, request.threads);
   const progress = await loadFiles(task, manifest.pieces, (name) => {
@@ -75,6 +74,14 @@ async function load(id: number, request: LoadRequest, signal: AbortSignal): Prom
   engine = made;
   const seconds = (performance.now() - start) / 1e3;
   return { bytes: made.bytes, store: store.kind, fetched: progress.fetched, seconds };
+}
+
+/** The engine; the one without relaxed instructions where those are not what they should be. */
+async function compile(task: Downloading, variant: "relaxed" | "plain"): Promise<WebAssembly.Module> {
+  const module = await WebAssembly.compile(await loadWhole(task, `engine-${variant}.wasm`));
+  if (Engine.holds(module)) return module;
+  if (variant === "relaxed") return compile(task, "plain");
+  throw new LabError("unsupported", "this browser's vector instructions give wrong results", "update it");
 }
 
 /** A helper that fails to start is not missed: the leader never waits for one. */

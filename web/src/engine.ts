@@ -20,6 +20,7 @@ interface Exports {
   decoder_help(decoder: number, thread: number): void;
   decoder_stop(decoder: number): void;
   likeliest(logits: number, count: number): number;
+  products_hold(): number;
 }
 
 /** What a helper needs to join; it crosses to another worker. */
@@ -103,6 +104,11 @@ export class Engine {
     const engine = new Engine(module, memory, exports, model, addresses, end, positions, threads);
     engine.grow(end);
     return engine;
+  }
+
+  /** Whether this browser computes products right; some had a wrong relaxed instruction. */
+  static holds(module: WebAssembly.Module): boolean {
+    return instantiate(module, reserve(4)).products_hold() === 1;
   }
 
   /** The bytes of a piece of weights, to be filled. */

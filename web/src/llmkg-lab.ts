@@ -17,7 +17,7 @@ export { detect, type Device } from "./device";
 export { LabError, type ErrorKind } from "./errors";
 export { openStore } from "./store";
 export type { Message } from "./text";
-export type { Manifest } from "./manifest";
+export { MANIFEST, parseManifest, type Manifest } from "./manifest";
 export type { Progress } from "./download";
 
 export type Model = TextModel | EmbeddingModel | RankingModel;

@@ -66,7 +66,7 @@ export interface Manifest {
   model: string;
   range: number;
   context_length?: number;
-  pooling?: { mode: string; normalize: boolean; max_length?: number; prompt?: string };
+  pooling?: { mode: string; normalize: boolean; max_length?: number | null; prompt?: string };
   performance: Record<string, unknown>;
   engine: { decoder?: Decoder; refused?: string };
   pieces: string[];
