@@ -43,7 +43,8 @@ typedef struct {
   uint32_t wide_size;
 } Decoder;
 
-/* Bytes that decoder_open needs; 0 where the description is not one that this engine computes. */
+/* Bytes that decoder_open needs; SIZE_MAX where that is more than there are addresses, 0 where the
+   description is not one that this engine computes. */
 size_t decoder_bytes(const uint32_t *words, uint32_t count);
 /* Make a decoder in ``memory``, aligned and of decoder_bytes. */
 Decoder *decoder_open(const uint32_t *words, uint32_t count, const uint8_t *base, uint8_t *memory);

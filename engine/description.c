@@ -3,7 +3,7 @@
 
 enum { NOWHERE = 0xffffffff, MATRIX_WORDS = 9, LAYER_WORDS = 7 + 4 * MATRIX_WORDS };
 enum { HEADER_WORDS = 10 + 2 * MATRIX_WORDS };
-enum { MOST_THREADS = 64, MOST_LAYERS = 1024, MOST_HEADS = 4096 };
+enum { MOST_THREADS = 64, MOST_LAYERS = 1024, MOST_HEADS = 4096, MOST_SIZE = 1 << 20 };
 
 /* Words, one after the other. */
 typedef struct {
@@ -36,10 +36,10 @@ static Matrix matrix(Reader *reader) {
 /* Pieces of one region, one after the other; with NULL as the start their sizes are only counted. */
 typedef struct {
   uint8_t *start;
-  size_t used;
+  uint64_t used; /* a description may ask for more than there are addresses */
 } Region;
 
-static void *carve(Region *region, size_t count, size_t size) {
+static void *carve(Region *region, uint64_t count, uint64_t size) {
   void *piece = region->start ? region->start + region->used : NULL;
   region->used += (count * size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
   return piece;
@@ -52,7 +52,9 @@ static int is_computed(const Matrix *m, uint32_t rows, uint32_t columns) {
 }
 
 static int layer_is_computed(const Decoder *d, const Layer *l) {
-  if (!l->kv_heads || l->heads > MOST_HEADS || l->heads % l->kv_heads || !l->width) return 0;
+  if (!l->kv_heads || l->heads > MOST_HEADS || l->heads % l->kv_heads || !l->width ||
+      l->width > MOST_SIZE)
+    return 0;
   uint32_t attended = l->heads * d->head_dim, qkv = attended + 2 * l->kv_heads * d->head_dim;
   return is_computed(&l->qkv, qkv, d->hidden) && is_computed(&l->output, d->hidden, attended) &&
          is_computed(&l->gate_up, 2 * l->width, d->hidden) && is_computed(&l->down, d->hidden, l->width);
@@ -79,10 +81,10 @@ static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
 /* Threads' and tokens' own arrays. widest: of the inputs of matrices, and of their results. */
 static void carve_workplace(Region *region, Decoder *d, uint32_t widest_input, uint32_t widest_result) {
   d->ids = carve(region, TILE, sizeof *d->ids);
-  d->x = carve(region, (size_t)TILE * d->hidden, sizeof *d->x);
+  d->x = carve(region, (uint64_t)TILE * d->hidden, sizeof *d->x);
   d->wide_size = widest_result;
-  d->wide = carve(region, (size_t)TILE * widest_result, sizeof *d->wide);
-  d->turns = carve(region, (size_t)TILE * d->head_dim, sizeof *d->turns);
+  d->wide = carve(region, (uint64_t)TILE * widest_result, sizeof *d->wide);
+  d->turns = carve(region, (uint64_t)TILE * d->head_dim, sizeof *d->turns);
   d->logits = carve(region, d->vocab, sizeof *d->logits);
   Rounded *rounded = d->rounded = carve(region, TILE, sizeof *d->rounded);
   uint32_t columns = widest_input + GROUP * LARGEST_BLOCK;
@@ -97,7 +99,7 @@ static void carve_workplace(Region *region, Decoder *d, uint32_t widest_input, u
   float **vectors = d->vectors = carve(region, threads, sizeof *d->vectors);
   uint8_t **scratch = d->scratch = carve(region, threads, sizeof *d->scratch);
   for (uint32_t t = 0; t < threads; t++) {
-    float *own_scores = carve(region, d->positions + 4, sizeof(float));
+    float *own_scores = carve(region, (uint64_t)d->positions + 4, sizeof(float));
     float *vector = carve(region, widest_input, sizeof(float));
     uint8_t *unpacked = carve(region, unpacked_bytes(widest_input), 1);
     if (scores) scores[t] = own_scores, vectors[t] = vector, scratch[t] = unpacked;
@@ -106,6 +108,8 @@ static void carve_workplace(Region *region, Decoder *d, uint32_t widest_input, u
 
 static int header_is_computed(const Decoder *d) {
   int sizes = d->vocab && d->hidden && d->positions && d->head_dim && d->head_dim % 16 == 0;
+  sizes = sizes && d->vocab <= 16 * MOST_SIZE && d->hidden <= MOST_SIZE && d->head_dim <= 1024;
+  sizes = sizes && d->positions <= 16 * MOST_SIZE;
   int threads = d->team.threads >= 1 && d->team.threads <= MOST_THREADS;
   return sizes && threads && d->layer_count <= MOST_LAYERS && d->frequencies && d->last_norm &&
          is_computed(&d->table, d->vocab, d->hidden) && is_computed(&d->head, d->vocab, d->hidden);
@@ -128,7 +132,7 @@ static size_t lay_out(const uint32_t *words, uint32_t count, const uint8_t *base
     if (!layer_is_computed(&local, &layer)) return 0;
     widest_input = most(widest_input, most(layer.output.columns, layer.width));
     widest_result = most(widest_result, most(layer.qkv.rows, layer.gate_up.rows));
-    size_t cache = (size_t)layer.kv_heads * local.positions * local.head_dim;
+    uint64_t cache = (uint64_t)layer.kv_heads * local.positions * local.head_dim;
     layer.keys = carve(&region, cache, sizeof(float));
     layer.values = carve(&region, cache, sizeof(float));
     if (layers) layers[i] = layer;
@@ -136,7 +140,7 @@ static size_t lay_out(const uint32_t *words, uint32_t count, const uint8_t *base
   carve_workplace(&region, &local, widest_input, widest_result);
   local.layers = layers;
   if (decoder) *decoder = local;
-  return region.used;
+  return region.used < SIZE_MAX ? (size_t)region.used : SIZE_MAX;
 }
 
 size_t decoder_bytes(const uint32_t *words, uint32_t count) {

@@ -1,7 +1,7 @@
 """A decoder's tensors, found in its graph: what our own engine reads in place of the operators.
 
-The engine (engine/) computes what the graph says, from the same bytes. So the graph is what is
-asked: its operators, in the order of the forward pass, must be those of a decoder, and nothing else.
+The engine (engine/) computes what the graph says, from the same bytes. So the graph is
+what is asked: its operators, in the order of the forward pass, must be those of a decoder.
 """
 
 from collections.abc import Iterator

@@ -150,4 +150,7 @@ def test_what_the_engine_does_not_compute_is_refused(engine, made):
         words[index] = value
         assert engine.decoder_bytes(words.ctypes.data, len(words)) == 0, index
     assert engine.decoder_bytes(decoder.words.ctypes.data, len(decoder.words) - 1) == 0
+    words = decoder.words.copy()
+    words[5] = 1 << 24  # positions
+    assert engine.decoder_bytes(words.ctypes.data, len(words)) > 1 << 32
     decoder.close()

@@ -56,6 +56,7 @@ export async function loadFiles(
   for (const [name, file] of files) {
     await exclusively(file.sha256, task, () => loadFile(task, name, file, into(name), arrived));
   }
+  if (progress.loaded !== progress.total) throw new LabError("engine", "a range was left out");
   return progress;
 }
 
@@ -102,11 +103,12 @@ async function loadFile(
       } else missing.push(range);
     }
     const next = async () => {
-      for (let range = missing.shift(); range && !whole; range = missing.shift()) {
+      while (missing.length && !whole) {
+        const range = missing.shift()!;
         const content = await fetchVerified(task, name, file, range);
         if (content) await keep(range, content);
         else {
-          missing.unshift(range);
+          missing.push(range);
           whole = true;
         }
       }
