@@ -1,4 +1,4 @@
-"""The loader, the engine and the page in a real Chromium, with each feature switched off in turn."""
+"""The loader, the engine and the page in a real Chromium, each feature switched off in turn."""
 
 import json
 from pathlib import Path
@@ -194,7 +194,7 @@ def test_a_small_quota_costs_only_the_second_visit(page, server, store, quota):
 def test_two_tabs_load_once(page, server, numbers_bundle):
     other = page.context.new_page()
     other.goto(f"{server.address}?worker=none")
-    start = "options => { window.answer = (%s)(options) }" % GENERATE
+    start = f"options => {{ window.answer = ({GENERATE})(options) }}"
     server.fault = "slow"
     for tab in (page, other):
         tab.evaluate(start, [{"threads": 1}, IDS, GREEDY])

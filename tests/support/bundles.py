@@ -8,7 +8,6 @@ from http import HTTPStatus
 from pathlib import Path
 
 import tokenizers
-from support import tiny_folders
 
 from llmkg_lab.base import paths
 from llmkg_lab.browser.server import BundleServer, Handler
@@ -16,6 +15,7 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.conversion.to_web import bundle
 from llmkg_lab.scheme import Scheme
+from support import tiny_folders
 
 BUILT = (paths.ROOT / "web" / "dist" / "llmkg-lab.js").is_file()
 # 12 million parameters: four ranges of weights
