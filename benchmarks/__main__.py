@@ -8,6 +8,7 @@ rankers           a cross-encoder beside PyTorch and sentence-transformers
 conversion_large  OpenELM-3B to int4, beside a copy
 low_memory        OpenELM-3B generating within 500 MB
 startup           the command line, until it has answered
+browser           SmolLM2-135M in Chromium beside onnxruntime-web, Transformers.js and wllama
 
 Those of OpenELM-3B take some minutes of preparation and 15 GB of disk the first time, and are
 left out where there is less. After Ctrl-C the same command goes on; what the same code measured
@@ -17,7 +18,16 @@ is not measured again. Tables, samples and figures are written to benchmarks/res
 import shutil
 from argparse import Namespace
 
-from benchmarks import conversion, decoders, embedders, low_memory, operators, rankers, startup
+from benchmarks import (
+    browser,
+    conversion,
+    decoders,
+    embedders,
+    low_memory,
+    operators,
+    rankers,
+    startup,
+)
 from benchmarks.common import WORK, arguments, start
 
 TABLES = {
@@ -29,6 +39,7 @@ TABLES = {
     "conversion_large": conversion.large,
     "low_memory": low_memory.main,
     "startup": startup.main,
+    "browser": browser.main,
 }
 LARGE = ("conversion_large", "low_memory")
 

@@ -17,7 +17,7 @@ from llmkg_lab.conversion.to_web import FILE, RANGE, bundle
 from llmkg_lab.conversion.web_graph import WebGraph
 from llmkg_lab.scheme import Scheme
 
-SCHEMES = ("int4", "int8", "int4-s16-e8b64sym", "int4-e4", "int4-b128-sym-e4", "fp16")
+SCHEMES = ("int4-rtn", "int8-rtn", "int4-s16-e8b64sym", "int4-e4", "int4-b128-sym-e4", "fp16")
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_the_web_graph_computes_the_same(artifacts, scheme, tmp_path):
 
 
 def test_a_bundle_is_whole_and_the_same_each_time(artifacts, tmp_path):
-    first, second = (bundle(artifacts["int4"], tmp_path / name) for name in ("a", "b"))
+    first, second = (bundle(artifacts["int4-rtn"], tmp_path / name) for name in ("a", "b"))
     files = {p.relative_to(first): p.read_bytes() for p in first.rglob("*") if p.is_file()}
     again = {p.relative_to(second): p.read_bytes() for p in second.rglob("*") if p.is_file()}
     assert files == again
@@ -78,7 +78,7 @@ def test_a_bundle_is_whole_and_the_same_each_time(artifacts, tmp_path):
 
 
 def test_pieces_are_cut_between_tensors(artifacts, tmp_path):
-    artifact = artifacts["int8"]
+    artifact = artifacts["int8-rtn"]
     model = onnx.load(artifact.model_path, load_external_data=False)
     graph = WebGraph(model, artifact.model_path)
     (tmp_path / "onnx").mkdir()
@@ -96,23 +96,23 @@ def test_pieces_are_cut_between_tensors(artifacts, tmp_path):
 def test_ranges_have_hashes_of_their_own(tmp_path, built_page, artifacts):
     content = np.random.default_rng(0).bytes(RANGE + 5)
     (built_page / "large.wasm").write_bytes(content)
-    made = bundle(artifacts["int4"], tmp_path / "bundle")
+    made = bundle(artifacts["int4-rtn"], tmp_path / "bundle")
     file = json.loads((made / FILE).read_text())["files"]["large.wasm"]
     parts = [content[:RANGE], content[RANGE:]]
     assert file["ranges"] == [hashlib.sha256(part).hexdigest() for part in parts]
 
 
 def test_what_cannot_be_bundled_is_refused(artifacts, tmp_path, built_page):
-    made = bundle(artifacts["int4"], tmp_path / "bundle")
+    made = bundle(artifacts["int4-rtn"], tmp_path / "bundle")
     with pytest.raises(ArtifactError, match="exists"):
-        bundle(artifacts["int4"], made)
-    bundle(artifacts["int8"], made, force=True)
-    assert json.loads((made / FILE).read_text())["quantization"] == "int8"
+        bundle(artifacts["int4-rtn"], made)
+    bundle(artifacts["int8-rtn"], made, force=True)
+    assert json.loads((made / FILE).read_text())["quantization"] == "int8-rtn"
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("years")
     with pytest.raises(ArtifactError, match="is not an artifact"):
-        bundle(artifacts["int4"], other, force=True)
+        bundle(artifacts["int4-rtn"], other, force=True)
     (built_page / "llmkg-lab.js").unlink()
     with pytest.raises(LabError, match="make web"):
-        bundle(artifacts["int4"], tmp_path / "unbuilt")
+        bundle(artifacts["int4-rtn"], tmp_path / "unbuilt")

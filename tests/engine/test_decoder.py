@@ -32,13 +32,13 @@ SHAPES = {  # what a Llama's config may change
     "tied": {"tie_word_embeddings": True},
 }
 CASES = [
-    ("grouped", "int4"),
-    ("biased", "int8"),
+    ("grouped", "int4-rtn"),
+    ("biased", "int8-rtn"),
     ("ragged", "int4-b128-s16"),
     ("scaled", "int4-b64-sym-e8b128sym"),
     ("tied", "int4-e4"),
     ("openelm", "int4-s16"),
-    ("mixed", "int4"),
+    ("mixed", "int4-rtn"),
 ]
 
 
