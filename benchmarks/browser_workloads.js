@@ -85,6 +85,10 @@ export async function wllama({ library, wasm, url, threads, tokens }) {
   return timed(start, times);
 }
 
+export async function nothing() {
+  return { load_s: 0, decode_ms: [0] };
+}
+
 export async function embed({ url, threads, text, count }) {
   const start = now();
   const { load } = await import("/llmkg-lab.js");

@@ -93,27 +93,32 @@ async function loadFile(
     await stored(task, file.sha256, range.offset, content);
     arrived(range.bytes, true);
   };
+  const largest = Math.min(file.bytes, task.manifest.range);
+  const space = () => new Uint8Array(largest); // used again and again: what arrives leaves no garbage
   try {
+    const found = space();
     for (const range of rangesOf(file, task.manifest.range)) {
       check(task.signal);
-      const content = await task.store.read(file.sha256, range.offset, range.bytes).catch(() => null);
-      if (content && (await sha256(content)) === range.sha256) {
+      const content = found.subarray(0, range.bytes);
+      const there = await task.store.read(file.sha256, range.offset, content).catch(() => false);
+      if (there && (await sha256(content)) === range.sha256) {
         into.set(content, range.offset);
         arrived(range.bytes, false);
       } else missing.push(range);
     }
     const next = async () => {
+      const content = space();
       while (missing.length && !whole) {
         const range = missing.shift()!;
-        const content = await fetchVerified(task, name, file, range);
-        if (content) await keep(range, content);
+        const part = content.subarray(0, range.bytes);
+        if (await fetchVerified(task, name, file, range, part)) await keep(range, part);
         else {
           missing.push(range);
           whole = true;
         }
       }
     };
-    await inParallel(Array.from({ length: AT_ONCE }, () => next));
+    await inParallel(Array.from({ length: Math.min(AT_ONCE, missing.length) }, () => next));
     if (missing.length) await fetchWhole(task, name, missing, keep);
   } finally {
     await task.store.close(file.sha256).catch(() => undefined);
@@ -146,25 +151,43 @@ function* rangesOf(file: File, size: number): Generator<Range> {
   }
 }
 
-/** A range with its hash; null where the server answers with the whole file. */
+/** Fill `into` with a range that has its hash; false where the server answers with the whole file. */
 async function fetchVerified(
   task: Downloading,
   name: string,
   file: File,
   range: Range,
-): Promise<Uint8Array<ArrayBuffer> | null> {
+  into: Uint8Array<ArrayBuffer>,
+): Promise<boolean> {
   return persistently(task, async () => {
     const partial = range.bytes < file.bytes;
     const headers: HeadersInit = partial ? { Range: `bytes=${range.offset}-${range.offset + range.bytes - 1}` } : {};
     const answer = await ask(task, name, headers);
     if (partial && answer.status !== 206) {
       await answer.body?.cancel();
-      return null;
+      return false;
     }
-    const content = new Uint8Array(await answer.arrayBuffer());
-    await verify(name, content, range);
-    return content;
+    await fill(name, answer, into);
+    await verify(name, into, range);
+    return true;
   });
+}
+
+/** The answer's body into memory that is there; it must be of that size. */
+async function fill(name: string, answer: Response, into: Uint8Array<ArrayBuffer>): Promise<void> {
+  const reader = answer.body!.getReader();
+  let filled = 0;
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    if (filled + value.length > into.length) {
+      await reader.cancel();
+      throw new LabError("damaged", `${name} goes on where it should end`, "upload the folder again");
+    }
+    into.set(value, filled);
+    filled += value.length;
+  }
+  if (filled < into.length) throw truncated(name);
 }
 
 /** The whole file in one stream, cut into its ranges. */

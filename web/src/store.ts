@@ -6,8 +6,8 @@
 
 export interface Store {
   readonly kind: "opfs" | "cache" | "none";
-  /** A range of a file, null where it is not there. */
-  read(file: string, offset: number, bytes: number): Promise<Uint8Array<ArrayBuffer> | null>;
+  /** Fill `into` with a range of a file; false where it is not there. */
+  read(file: string, offset: number, into: Uint8Array<ArrayBuffer>): Promise<boolean>;
   write(file: string, offset: number, content: Uint8Array<ArrayBuffer>): Promise<void>;
   /** Done with a file for now. */
   close(file: string): Promise<void>;
@@ -59,11 +59,10 @@ class PrivateFiles implements Store {
 
   constructor(private readonly folder: FileSystemDirectoryHandle) {}
 
-  async read(file: string, offset: number, bytes: number): Promise<Uint8Array<ArrayBuffer> | null> {
+  async read(file: string, offset: number, into: Uint8Array<ArrayBuffer>): Promise<boolean> {
     const handle = await this.handle(file);
-    if (handle.getSize() < offset + bytes) return null;
-    const content = new Uint8Array(bytes);
-    return handle.read(content, { at: offset }) === bytes ? content : null;
+    if (handle.getSize() < offset + into.length) return false;
+    return handle.read(into, { at: offset }) === into.length;
   }
 
   async write(file: string, offset: number, content: Uint8Array<ArrayBuffer>): Promise<void> {
@@ -120,9 +119,12 @@ class Cached implements Store {
     return `/${FOLDER}/${file}/${offset}-${bytes}`;
   }
 
-  async read(file: string, offset: number, bytes: number): Promise<Uint8Array<ArrayBuffer> | null> {
-    const answer = await this.cache.match(this.address(file, offset, bytes));
-    return answer ? new Uint8Array(await answer.arrayBuffer()) : null;
+  async read(file: string, offset: number, into: Uint8Array<ArrayBuffer>): Promise<boolean> {
+    const answer = await this.cache.match(this.address(file, offset, into.length));
+    const content = answer && new Uint8Array(await answer.arrayBuffer());
+    if (content?.length !== into.length) return false;
+    into.set(content);
+    return true;
   }
 
   async write(file: string, offset: number, content: Uint8Array<ArrayBuffer>): Promise<void> {
@@ -148,8 +150,8 @@ class Cached implements Store {
 
 class Nothing implements Store {
   readonly kind = "none";
-  async read(): Promise<null> {
-    return null;
+  async read(): Promise<boolean> {
+    return false;
   }
   async write(): Promise<void> {}
   async close(): Promise<void> {}
