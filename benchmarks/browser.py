@@ -6,15 +6,18 @@ peers need: `npm ci --ignore-scripts` in web/peers; what the page needs: `make w
 """
 
 import json
+import queue
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
-import time
 from argparse import Namespace
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from statistics import median
+from urllib.parse import urlencode
 
 import psutil
 
@@ -22,13 +25,14 @@ from benchmarks.common import HERE, WORK, Runner, arguments, packaged_checkpoint
 from benchmarks.contestants import code_hash
 from benchmarks.measure import Benchmark
 from llmkg_lab.base import paths
-from llmkg_lab.browser.server import BundleServer
+from llmkg_lab.browser.server import BundleServer, Handler
 from llmkg_lab.conversion import to_gguf, to_web
 from llmkg_lab.conversion.to_onnx import convert_all
 
 SCHEMES = ("int4-rtn", "int8-rtn")
 TYPES = ("Q4_0", "Q8_0")
 TOKENS = 64
+SECONDS = 300  # for a contestant to answer
 METRICS = {
     "decode_ms": "a token, ms",
     "best_ms": "the fastest token, ms",
@@ -42,7 +46,6 @@ FLAGS = (
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
 PEERS = HERE.parent / "web" / "peers" / "node_modules"
-SCRIPTS = "/bundles/bench/browser_workloads.js"
 TRANSFORMERS = "/bundles/peers/@huggingface/transformers"
 
 
@@ -50,7 +53,7 @@ def main(options: Namespace) -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if chromium is None or not PEERS.is_dir():
         sys.exit(__doc__)
-    server = BundleServer(paths.web(), {**our_bundles(), "peers": PEERS, "bench": HERE})
+    server = BenchServer(paths.web(), {**our_bundles(), "peers": PEERS, "bench": HERE})
     threading.Thread(target=server.serve_forever, daemon=True).start()
     works = workloads(options.threads)
     contestants = {name: in_browser(server, chromium, *work) for name, work in works.items()}
@@ -111,37 +114,60 @@ def wllama(kind: str) -> dict:
     return {"library": f"{folder}/index.js", "wasm": f"{folder}/wasm/wllama.wasm", "url": model}
 
 
-def in_browser(server: BundleServer, chromium: str, function: str, work: Mapping) -> Runner:
-    """A contestant: a function of browser_workloads.js in a fresh browser."""
-    script = f"async (work) => (await import({SCRIPTS!r})).{function}(work)"
+def in_browser(server: "BenchServer", chromium: str, function: str, work: Mapping) -> Runner:
+    """A contestant: a function of browser_workloads.js in a fresh browser.
+
+    No debugger is attached: one keeps what was loaded in the renderer's memory.
+    """
+    asked = urlencode({"function": function, "work": json.dumps(dict(work))})
 
     def measure() -> dict:
-        from playwright.sync_api import Error, sync_playwright
-
-        with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-            context = playwright.chromium.launch_persistent_context(
-                folder, executable_path=chromium, headless=True, args=list(FLAGS)
-            )
-            page = context.pages[0]
-            page.goto(f"{server.address}?worker=none")
-            with Watch(folder) as watch:
+        server.results = queue.Queue()
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            address = f"{server.address}bundles/bench/browser.html?{asked}"
+            command = [chromium, "--headless", f"--user-data-dir={folder}", *FLAGS, address]
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            with subprocess.Popen(command, **quiet) as browser:
                 try:
-                    found = page.evaluate(script, dict(work))
-                except Error as error:
-                    return {"failed": str(error).splitlines()[0]}
-            context.close()
+                    with Watch(browser.pid) as watch:
+                        found = server.results.get(timeout=SECONDS)
+                except queue.Empty:
+                    return {"failed": f"no answer in {SECONDS} s"}
+                finally:
+                    browser.terminate()
+        if "failed" in found:
+            return found
         steps = found.pop("decode_ms")
         return {**found, "decode_ms": median(steps), "best_ms": min(steps), "peak_mb": watch.peak}
 
     return measure
 
 
-class Watch:
-    """The most that the renderers of the browser with this profile had resident, in MB."""
+class BenchServer(BundleServer):
+    """The server of bundles, which also takes what a page found out."""
 
-    def __init__(self, profile: str) -> None:
+    results: "queue.Queue[dict]" = queue.Queue()
+
+    def __init__(self, root: Path, bundles: Mapping[str, Path]) -> None:
+        super().__init__(root, bundles)
+        self.RequestHandlerClass = TakesResults
+
+
+class TakesResults(Handler):
+    """POST /result."""
+
+    def do_POST(self) -> None:  # noqa: N802
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.results.put(json.loads(content))  # type: ignore[attr-defined]
+        self._say(HTTPStatus.OK, b"", "text/plain")
+
+
+class Watch:
+    """The most that a renderer of a browser had resident, in MB."""
+
+    def __init__(self, browser: int) -> None:
         self.peak = 0.0
-        self._profile, self._done = profile, threading.Event()
+        self._browser, self._done = psutil.Process(browser), threading.Event()
         self._thread = threading.Thread(target=self._look)
 
     def __enter__(self) -> "Watch":
@@ -153,22 +179,10 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        browser = [p for p in psutil.process_iter() if self._is_ours(p)]
-        while not self._done.is_set():
-            resident = 0
-            for process in browser[:1]:
-                for child in process.children(recursive=True):
-                    resident = max(resident, self._resident(child))
+        while not self._done.wait(0.05):
+            children = self._browser.children(recursive=True)
+            resident = max(map(self._resident, children), default=0)
             self.peak = max(self.peak, resident / 1e6)
-            time.sleep(0.05)
-
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            command = process.cmdline()
-        except psutil.Error:
-            return False
-        is_browser = not any(part.startswith("--type=") for part in command)
-        return is_browser and f"--user-data-dir={self._profile}" in command
 
     def _resident(self, process: psutil.Process) -> int:
         try:
