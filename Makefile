@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lab app lint bench quality interop test-services clean
+.PHONY: help run test quick lab app web lint bench quality interop test-browser test-services clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,15 @@ run: .venv/installed  ## convert, validate and report two models into outputs/ (
 test: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks against their outputs
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop --ignore tests/services
+
+# Chromium (Debian: apt-get install chromium) and Node are needed.
+test-browser: .venv/installed-dev web  ## the browser's page, loader and engine, in Chromium and Node
+	cd web && npm test
+	$(BIN)/python -m pytest tests/browser tests/engine -m browser
+
+web: .venv/installed-dev  ## the browser's page, loader and engine, built into web/dist (needs Node)
+	cd web && npm ci --no-audit --no-fund && npm run check && npm run build
+	$(BIN)/python engine/build.py web/dist
 
 quick: .venv/installed-dev lint  ## what lint looks at, and the tests that are quick and take no real weights
 	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests --ignore tests/interop --ignore tests/services
