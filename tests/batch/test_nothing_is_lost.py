@@ -143,7 +143,9 @@ def test_a_synthetic_run_changes_nothing(environment, tmp_path):  # noqa: F811
     apart = outputs / "quick" / "synthetic-reduced" / "tiny" / name
     assert Result.find(apart).source.synthetic
     assert content(outputs / "tiny") == before
-    assert listed(outputs) == entries == [f"tiny/{name}/artifacts/{s}" for s in ("fp32", "int8-rtn")]
+    assert (
+        listed(outputs) == entries == [f"tiny/{name}/artifacts/{s}" for s in ("fp32", "int8-rtn")]
+    )
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(environment, tmp_path):  # noqa: F811
