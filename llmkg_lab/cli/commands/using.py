@@ -13,7 +13,7 @@ from llmkg_lab.cli import console, sizes
 from llmkg_lab.cli.application import ArtifactFolder, Json, Runtime, app, examples
 
 if TYPE_CHECKING:
-    from llmkg_lab.runtime.backend import Backend
+    from llmkg_lab.runtime.selection import FallbackBackend
 
 
 @app.command(epilog=examples("verify smollm2/balanced"))
@@ -155,7 +155,7 @@ def rank(
     console.out.print(console.table(("rank", "score", "passage"), rows))
 
 
-def _opened(folder: Path, runtime: str | None, memory: int | None = None) -> "Backend":
+def _opened(folder: Path, runtime: str | None, memory: int | None = None) -> "FallbackBackend":
     """The model in a folder; where the folder holds several artifacts of it, say which one runs."""
     from llmkg_lab.runtime.selection import open_backend
 
