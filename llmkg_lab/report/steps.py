@@ -13,6 +13,7 @@ from IPython.display import HTML
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.bar import Bar
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.progress import inside
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion.to_onnx import convert_all
@@ -62,8 +63,14 @@ class Report(ABC):
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint, opened."""
-        return self.fetched.open()
+        """The checkpoint, opened. Raises LabError where it is of another form than the variant."""
+        opened, wanted = self.fetched.open(), self.variant.architecture
+        if (found := opened.form.model_type) != wanted:
+            raise LabError(
+                f"{self.fetched.detail} is a {found}, and {self.variant.id} is a {wanted}",
+                "name a checkpoint of the variant, or convert this one: llmkg-lab convert",
+            )
+        return opened
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
