@@ -26,7 +26,7 @@ from msgspec import UNSET, Meta, UnsetType
 from llmkg_lab.base import files, records
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.records import Count, Hash, Record, RecordError, Size
-from llmkg_lab.scheme import MAX_POSITIONS, Budget, Layout, Scheme
+from llmkg_lab.scheme import BITS, FLOATS, MAX_POSITIONS, METHODS, Budget, Layout, Scheme
 
 FORMAT = "llmkg-lab/artifact/1"
 OURS = "llmkg-lab/artifact/"  # of any version
@@ -94,11 +94,11 @@ class StoredScheme(Record, frozen=True, kw_only=True):
 
     @property
     def meaning(self) -> Scheme | None:
-        """The scheme, None of an export to GGUF."""
-        if self.base is UNSET:
-            return None
+        """The scheme, None of an export to GGUF and of what this version knows no meaning of."""
         said = {name: getattr(self, name) for name in Scheme.__dataclass_fields__}
-        return Scheme(**{name: value for name, value in said.items() if value is not UNSET})
+        fields = {name: value for name, value in said.items() if value is not UNSET}
+        known = fields.get("base") in {*BITS, *FLOATS} and fields.get("method", "rtn") in METHODS
+        return Scheme(**fields) if known else None
 
     @property
     def recipe(self) -> str:
