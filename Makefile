@@ -56,6 +56,7 @@ bench: .venv/installed .venv-peers/installed  ## speed and memory beside llama.c
 quality: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at how many bytes, ours and peers': an hour or more
 	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.travel
 	$(BIN)/python -m benchmarks.encoders
 	$(BIN)/python -m benchmarks.tasks
 
