@@ -1,7 +1,7 @@
 """Advice from measured facts, and where there are none, estimates that say so."""
 
 import pytest
-from llmkg.conftest import SMOLLM2, VARIANT, entry, model
+from support.listed import SMOLLM2, VARIANT, entry, model
 
 from llmkg_lab.base.machine import Profile
 from llmkg_lab.llmkg import (
