@@ -235,10 +235,10 @@ def check_ids(content: Mapping[str, Any], where: object) -> None:
     """Raise CheckpointError where the id of a special token is no id, or no list of them."""
     for name in ("bos", "eos", "pad"):
         ids = content.get(f"{name}_token_id")
-        for index in ids if isinstance(ids, list) else [ids]:
-            if index is not None and (not isinstance(index, int) or isinstance(index, bool)):
+        for index in [] if ids is None else ids if isinstance(ids, list) else [ids]:
+            if not isinstance(index, int) or isinstance(index, bool):
                 raise CheckpointError(
-                    f"{where}: {name}_token_id is {ids!r}, which is no token's id"
+                    f"{where}: {name}_token_id is {reprlib.repr(ids)}, which is no token's id"
                 )
 
 

@@ -220,7 +220,9 @@ def test_an_adapter_is_refused_by_name(alone, tmp_path):
         open_checkpoint(folder)
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", "{", '{"eos_token_id": "two"}', "7"])
+@pytest.mark.parametrize(
+    "content", ["[1, 2]", "{", '{"eos_token_id": "two"}', '{"eos_token_id": [2, null]}', "7"]
+)
 def test_a_damaged_generation_config(content, tmp_path):
     folder = tiny.llama(tmp_path / "llama")
     (folder / "generation_config.json").write_text(content)

@@ -1,4 +1,4 @@
-"""One case of one format: a program of ``base.bounded``, which holds it to time and memory.
+"""One case after another: a program of ``base.bounded``, which holds each to time and memory.
 
 A request is JSON: the format, the number of the case, a folder to work in. The answer is JSON: how
 it ended (works, refused, or broken) and what was said. A case depends on its number alone.
@@ -27,8 +27,9 @@ IN, OUT, TEMPORARY, CACHE = "in", "out", "tmp", "cache"
 def answer(request: bytes) -> bytes:
     """Run a case. The answer to the case None is how much address space this process has."""
     asked = json.loads(request)
-    work = Path(asked["work"])
-    name = asked["format"]
+    name, work = asked["format"], Path(asked["work"])
+    os.environ |= {"TMPDIR": str(work / TEMPORARY), "LLMKG_LAB_CACHE": str(work / CACHE)}
+    tempfile.tempdir = None
     if asked["case"] is None:
         _prepared(name, work)
         return json.dumps({"memory": _address_space()}).encode()
@@ -66,8 +67,6 @@ def _prepared(name: str, work: Path) -> dict[str, bytes]:
         shutil.rmtree(work / folder, ignore_errors=True)
     for folder in (IN, TEMPORARY):
         (work / folder).mkdir(parents=True)
-    os.environ |= {"TMPDIR": str(work / TEMPORARY), "LLMKG_LAB_CACHE": str(work / CACHE)}
-    tempfile.tempdir = None
     FORMATS[name].make(work / IN)
     FORMATS[name].use(work / IN, work / OUT, Random(0))  # whole files work; what is lazy is loaded
     shutil.rmtree(work / OUT, ignore_errors=True)

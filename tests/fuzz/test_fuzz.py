@@ -10,8 +10,9 @@ import os
 import sys
 import traceback
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 from fuzz.formats import FORMATS
@@ -21,37 +22,33 @@ from llmkg_lab.base.bounded import Bounded, BoundsError
 COUNT = int(os.environ.get("LLMKG_LAB_MUTATIONS", "2000"))
 FIRST = int(os.environ.get("LLMKG_LAB_MUTATIONS_FIRST", "0"))
 PROGRAM = Path(__file__).with_name("program.py")
-SECONDS, MEMORY = 5, 500 << 20
+START, SECONDS, MEMORY = 60, 5, 500 << 20
 SHOWN = 5  # broken cases of which more than their number is told
 WORKERS = 2
 
 
 class Cases:
-    """The cases of one format, one after another in a process that goes on until one ends it."""
+    """The cases of one format, one after another, in a process that goes on until one ends it."""
 
-    def __init__(self, name: str, work: Path) -> None:
-        self._name, self._work = name, work
-        self._program = Bounded(PROGRAM, idle=60)
+    def __init__(self, program: Bounded, name: str, work: Path) -> None:
+        self._program, self._name, self._work = program, name, work
         self._memory = 0
 
     def run(self, numbers: range) -> tuple[Counter[str], list[str]]:
         """Return how many ended in each way, and what was said of those that are broken."""
         ended: Counter[str] = Counter()
         broken = []
-        try:
-            for number in numbers:
-                outcome = self._outcome(number)
-                ended[outcome["ended"]] += 1
-                if outcome["ended"] == "broken":
-                    broken.append(f"case {number}: {outcome['said']}")
-        finally:
-            self._program.close()
+        for number in numbers:
+            outcome = self._outcome(number)
+            ended[outcome["ended"]] += 1
+            if outcome["ended"] == "broken":
+                broken.append(f"case {number}: {outcome['said']}")
         return ended, broken
 
     def _outcome(self, number: int) -> dict[str, str]:
         try:
             if not self._memory:
-                self._memory = self._ask(None, 60, 1 << 40)["memory"] + MEMORY
+                self._memory = self._ask(None, START, 1 << 40)["memory"] + MEMORY
             return self._ask(number, SECONDS, self._memory)
         except BoundsError as error:
             self._memory = 0
@@ -66,23 +63,29 @@ class Cases:
 
 @pytest.fixture(scope="module")
 def runs(request, tmp_path_factory):
-    """The cases of the formats that were asked for: running, two formats at a time."""
-    names = [item.callspec.params["name"] for item in request.session.items if _is_ours(item)]
+    """The cases of the formats that were asked for, each in one of a few processes."""
+    ours = [item for item in request.session.items if item.path == Path(__file__)]
+    names = [item.callspec.params["name"] for item in ours]
     work = tmp_path_factory.mktemp("fuzz")
-    numbers = range(FIRST, FIRST + COUNT)
+    programs = [Bounded(PROGRAM, idle=600) for _ in range(WORKERS)]
+    free: SimpleQueue[Bounded] = SimpleQueue()
+    for program in programs:
+        free.put(program)
+
+    def run(name: str) -> tuple[Counter[str], list[str]]:
+        program = free.get()
+        try:
+            return Cases(program, name, work / name).run(range(FIRST, FIRST + COUNT))
+        finally:
+            free.put(program)
+
     with ThreadPoolExecutor(WORKERS) as pool:
-        started: dict[str, Future] = {
-            name: pool.submit(Cases(name, work / name).run, numbers) for name in names
-        }
+        started = {name: pool.submit(run, name) for name in names}
         yield started
         for future in started.values():
             future.cancel()
-
-
-def _is_ours(item) -> bool:
-    return item.path == Path(__file__) and "name" in getattr(item, "callspec", item).__dict__.get(
-        "params", {}
-    )
+    for program in programs:
+        program.close()
 
 
 @pytest.mark.slow
