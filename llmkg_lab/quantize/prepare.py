@@ -142,47 +142,45 @@ def _check(checkpoint: Checkpoint, scheme: Scheme, task: str) -> None:
 def _calibrated(
     checkpoint: Checkpoint, scheme: Scheme, calibration: CalibrationText, progress: Progress
 ) -> Prepared:
-    found, chosen = None, None
+    even: Checkpoint = equalized(checkpoint)
+    record: dict[str, Any] = {"method": scheme.method, "damping": DAMPING, **calibration.record}
+    layouts: dict[str, Layout] = {}
+    found = None
     if scheme.budget:
         found = sensitivity.measure(checkpoint, calibration, progress)
-        chosen = budget.allocate(found, scheme.budget.nbytes(found.record["parameters"]))
-    even: Checkpoint = equalized(checkpoint)
-    layouts: Mapping[str, Layout] = {}
-    compared: dict[str, float] = {}
-    if found and chosen and scheme.budget:
-        uniform = compare.uniform(found, scheme.budget.nbytes(found.record["parameters"]))
-        layouts, compared = compare.better(
-            even, scheme, chosen, uniform, calibration.windows, progress
+        layouts, record["budget"] = _within_budget(
+            even, scheme, found, calibration.windows, progress
         )
     solved = calibrate(even, scheme, calibration.windows, layouts, progress)
-    record: dict[str, Any] = {"method": scheme.method, "damping": DAMPING, **calibration.record}
     if scheme.distilled:
         even, solved, record["distillation"] = _distilled(
             even, scheme, solved, layouts, calibration.windows, progress
         )
-    if chosen:
-        record["budget"] = _spent(chosen, found, layouts, compared)
-    return Prepared(even, solved, record, dict(layouts), found)
+    return Prepared(even, solved, record, layouts, found)
 
 
-def _spent(
-    chosen: budget.Allocation,
-    found: Sensitivities | None,
-    layouts: Mapping[str, Layout],
-    compared: Mapping[str, float],
-) -> dict[str, Any]:
-    """What a budget was spent on, for the manifest."""
-    assert found is not None
+def _within_budget(
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    found: Sensitivities,
+    windows: np.ndarray,
+    progress: Progress,
+) -> tuple[dict[str, Layout], dict[str, Any]]:
+    """The layouts that a budget is spent on, and what the manifest says of them."""
+    assert scheme.budget is not None
+    nbytes = scheme.budget.nbytes(found.record["parameters"])
+    mix, uniform = budget.allocate(found, nbytes), compare.uniform(found, nbytes)
+    layouts, compared = compare.better(checkpoint, scheme, mix, uniform, windows, progress)
     options = [
         next(option for option in found.matrices[name] if option.layout == layout)
         for name, layout in layouts.items()
     ]
-    return {
+    return layouts, {
         "nbytes": found.fixed_bytes + sum(option.nbytes for option in options),
         "predicted_kl": sum(option.kl for option in options),
-        "next_megabyte": chosen.next_megabyte,
-        "next_gain_at": chosen.next_gain_at,
-        "compared": dict(compared),
+        "next_megabyte": mix.next_megabyte,
+        "next_gain_at": mix.next_gain_at,
+        "compared": compared,
         "layouts": {name: asdict(layout) for name, layout in layouts.items()},
     }
 

@@ -87,10 +87,10 @@ def better(
     checkpoint: Checkpoint,
     scheme: Scheme,
     mix: Allocation,
-    even: Mapping[str, Layout] | None,
+    even: dict[str, Layout] | None,
     windows: np.ndarray,
     progress: Progress,
-) -> tuple[Mapping[str, Layout], dict[str, float]]:
+) -> tuple[dict[str, Layout], dict[str, float]]:
     """The layouts of the mix or the uniform ones, and what was measured of both.
 
     Arguments as above. Nothing is measured where there is no choice.
