@@ -115,7 +115,12 @@ def test_on_a_terminal_ctrl_c_ends_an_answer_and_the_talk_goes_on(artifacts):
 
     until("> ")
     os.write(mine, b"Tell me everything\n")
-    time.sleep(0.5)
+    until("everything")
+    before = len(seen)
+    deadline = time.monotonic() + 60
+    while len(seen) < before + 60:  # it answers by now
+        assert time.monotonic() < deadline, seen
+        time.sleep(0.01)
     os.write(mine, b"\x03")  # as a person presses it
     until("tokens/s]")
     os.write(mine, b"/reset\n")
