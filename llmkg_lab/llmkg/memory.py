@@ -40,7 +40,6 @@ def of_artifact(artifact: Artifact, entry: Entry | None) -> MemoryEstimate:
 def of_bytes(nbytes: int, shared: float = PROCESS) -> MemoryEstimate:
     """Of so many bytes of weights, which nobody measured, with what a process needs besides."""
     more = OWN + shared
-    reason = (
-        f"estimated: {OVERHEAD} times {nbytes / 1e6:,.0f} MB of weights, and {more / 1e6:.0f} MB"
-    )
+    weights = f"{nbytes / 1e6:,.0f} MB of weights"
+    reason = f"estimated: {OVERHEAD} times {weights}, and {more / 1e6:.0f} MB"
     return MemoryEstimate(int(nbytes * OVERHEAD + more), False, reason)
