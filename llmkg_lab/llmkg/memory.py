@@ -33,7 +33,7 @@ def of_entry(entry: Entry) -> MemoryEstimate:
 
 
 def of_artifact(artifact: Artifact, entry: Entry | None) -> MemoryEstimate:
-    """Of an artifact that is here; what models of one process share is not counted in an estimate."""
+    """Of an artifact that is here; an estimate is without what all models of a process share."""
     return of_entry(entry) if entry else of_bytes(artifact.nbytes, shared=0)
 
 
