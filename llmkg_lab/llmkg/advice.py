@@ -21,6 +21,7 @@ from llmkg_lab.llmkg.registry import ModelRegistry
 from llmkg_lab.presets import DECODER, fact_of
 from llmkg_lab.results.recommendation import FAST, ROOM
 from llmkg_lab.results.registry import Entry
+from llmkg_lab.scheme import BITS
 
 RATE = "tokens_per_second"
 
@@ -101,8 +102,10 @@ class ModelRecommendation:
 @cache
 def nominal_bits() -> Mapping[Quantization, float]:
     """Bits per weight of each precision, the most first; of integers as presets measured them."""
-    measured = {name: fact_of(name, DECODER) for name in ("int8", "int4")}
-    int8, int4 = (fact.bits_per_weight if fact else 0.0 for fact in measured.values())
+    facts = {name: fact_of(name, DECODER) for name in ("int8", "int4")}
+    int8, int4 = (  # a bit for scales and zero points, where nothing was measured
+        fact.bits_per_weight if fact else BITS[name] + 1.0 for name, fact in facts.items()
+    )
     return {
         Quantization["None"]: 32.0,
         Quantization["F16"]: 16.0,

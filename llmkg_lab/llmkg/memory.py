@@ -6,9 +6,10 @@ from llmkg_lab.artifact import Artifact
 from llmkg_lab.results.registry import Entry
 
 # Peaks of processes that ran nothing else, SmolLM2-135M at fp32, int8-rtn and int4-rtn (64 tokens)
-# and all-MiniLM-L6-v2 at fp32 and int8-rtn (64 texts), were 0.5 to 1.0 of what follows from these.
+# and all-MiniLM-L6-v2 at fp32 and int8-rtn (64 texts), were 0.5 to 1.0 of all three together.
 OVERHEAD = 1.25  # of the weights' bytes: kernels read some of them in another order
-FIXED = 180e6  # bytes: interpreter, runtime and tokenizer, activations, a short cache
+OWN = 60e6  # bytes of one model: tokenizer, activations, a short cache
+PROCESS = 120e6  # bytes that all models of a process share: interpreter and runtime
 PEAK = "peak_memory_mb"
 
 
@@ -32,11 +33,13 @@ def of_entry(entry: Entry) -> MemoryEstimate:
 
 
 def of_artifact(artifact: Artifact, entry: Entry | None) -> MemoryEstimate:
-    """Of an artifact that is here."""
-    return of_entry(entry) if entry else of_bytes(artifact.nbytes)
+    """Of an artifact that is here; an estimate is without what all models of a process share."""
+    return of_entry(entry) if entry else of_bytes(artifact.nbytes, shared=0)
 
 
-def of_bytes(nbytes: int) -> MemoryEstimate:
-    """Of so many bytes of weights, which nobody measured."""
-    reason = f"estimated: {OVERHEAD} times {nbytes / 1e6:,.0f} MB of weights, and a runtime"
-    return MemoryEstimate(int(nbytes * OVERHEAD + FIXED), False, reason)
+def of_bytes(nbytes: int, shared: float = PROCESS) -> MemoryEstimate:
+    """Of so many bytes of weights, which nobody measured, with what a process needs besides."""
+    more = OWN + shared
+    weights = f"{nbytes / 1e6:,.0f} MB of weights"
+    reason = f"estimated: {OVERHEAD} times {weights}, and {more / 1e6:.0f} MB"
+    return MemoryEstimate(int(nbytes * OVERHEAD + more), False, reason)

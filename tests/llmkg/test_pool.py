@@ -156,7 +156,7 @@ def test_who_waits_for_a_loading_that_was_stopped_is_told_so():
 
     def stop(tell):
         begun.set()
-        time.sleep(0.1)
+        time.sleep(0.5)  # until the other one waits
         raise KeyboardInterrupt
 
     def load():
@@ -167,5 +167,5 @@ def test_who_waits_for_a_loading_that_was_stopped_is_told_so():
     thread.start()
     begun.wait()
     with pytest.raises(LoadingError, match="stopped"):
-        pool.get("m", stop, lambda use: None)
+        pool.get("m", lambda tell: pytest.fail("it did not wait"), lambda use: None)
     thread.join()
