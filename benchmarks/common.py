@@ -73,7 +73,7 @@ def run(command: list[str]) -> Run:
     with tempfile.TemporaryFile("w+") as said:
         with subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT) as process:
             while process.poll() is None:
-                peak = max(peak, _high_water(process.pid))
+                peak = max(peak, high_water(process.pid))
                 time.sleep(POLL)
         seconds = time.perf_counter() - start
         said.seek(0)
@@ -84,7 +84,7 @@ def run(command: list[str]) -> Run:
     return Run(seconds, peak, output)
 
 
-def _high_water(pid: int) -> int:
+def high_water(pid: int) -> int:
     """Bytes that a process had resident at most so far; 0 where it is gone, or elsewhere."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()

@@ -34,7 +34,9 @@ from llmkg_lab.conversion import to_gguf as gguf
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import Text, windows
 from llmkg_lab.measure.quality import Decoder
+from llmkg_lab.quantize.solve.effort import EFFORT
 from llmkg_lab.quantize.solve.equalize import random_rescaling
+from llmkg_lab.quantize.solve.text import OWN_ALONE
 from llmkg_lab.runtime.ort import decoder as ort
 from llmkg_lab.scheme import Scheme
 
@@ -139,11 +141,13 @@ class Weights:
         np.savez(path, **matrix)
         return path
 
-    def ours(self, name: str) -> Contestant:
-        scheme = Scheme.parse(name)
-        out = self.folder / f"{scheme.name}-{code_hash()[:12]}"
+    def ours(self, name: str, effort: str = EFFORT, alone: bool = False) -> Contestant:
+        """Solved on the calibration text and the model's own, or on its own ``alone``."""
+        scheme, texts = Scheme.parse(name), OWN_ALONE if alone else self.text
+        kind = f"{effort}-alone" if alone else effort
+        out = self.folder / f"{scheme.name}-{kind}-{code_hash()[:12]}"
         if not (out / "manifest.json").exists():
-            convert(self.checkpoint, scheme, out, calibration=self.text, force=True)
+            convert(self.checkpoint, scheme, out, calibration=texts, effort=effort, force=True)
         artifact = Artifact.open(out)
         files = tuple(sorted(artifact.model_path.parent.iterdir()))
         return Contestant(name, "llmkg-lab", out, files, artifact.nbytes)

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from llmkg_lab.base.errors import LabError
     from llmkg_lab.checkpoint import open_checkpoint
     from llmkg_lab.conversion.to_onnx import convert
+    from llmkg_lab.llmkg.loader import ModelLoader
+    from llmkg_lab.llmkg.registry import ModelRegistry
     from llmkg_lab.results.registry import Registry
     from llmkg_lab.runtime.selection import open_backend
     from llmkg_lab.scheme import Scheme
 
 __all__ = [
     "LabError",
+    "ModelLoader",
+    "ModelRegistry",
     "Registry",
     "Scheme",
     "__version__",
@@ -30,6 +34,8 @@ __all__ = [
 ]
 _HOMES = {
     "LabError": "base.errors",
+    "ModelLoader": "llmkg.loader",
+    "ModelRegistry": "llmkg.registry",
     "Registry": "results.registry",
     "Scheme": "scheme",
     "convert": "conversion.to_onnx",

@@ -118,6 +118,8 @@ class StoredBudget(Record, frozen=True, kw_only=True):
     predicted_kl: float | UnsetType = UNSET  # mean, nats per token
     next_megabyte: float | UnsetType = UNSET  # what another 10⁶ bytes would take off it
     next_gain_at: int | UnsetType | None = UNSET  # bytes from which it falls
+    # nats per token of the mix and of the uniform layout, both solved on a little text
+    compared: dict[str, float] | UnsetType = UNSET
     layouts: dict[str, Layout]  # by the name of the matrix
 
 
@@ -141,7 +143,9 @@ class Calibration(Record, frozen=True, omit_defaults=True):
     half: str | None = None
     sentences: Count | None = None
     tokens: Count | None = None
+    own_tokens: Count | None = None  # of them, that the model wrote itself
     window: Count | None = None  # tokens
+    effort: str | None = None
     distillation: Distillation | None = None
     budget: StoredBudget | None = None
 

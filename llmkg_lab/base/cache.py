@@ -23,9 +23,11 @@ from llmkg_lab.base import files, paths
 Arrays = dict[str, npt.NDArray[Any]]
 Key = Mapping[str, Any]  # what becomes JSON
 KINDS = {  # folder: what it spares
+    "artifacts": "downloading artifacts from the Hub",
     "calibrated": "solving each layer of a calibrated scheme",
     "distilled": "training scales",
     "explored": "the explorer's measurements",
+    "own-text": "writing what a model is calibrated on",
     "packed": "packing weights for this processor when a model is loaded",
     "reference": "running the original in PyTorch",
     "speeds": "timing schemes on this processor (device --measure)",

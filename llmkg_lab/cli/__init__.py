@@ -11,7 +11,8 @@ from llmkg_lab.base.errors import LabError
 from llmkg_lab.cli import console
 from llmkg_lab.cli.application import app
 
-from llmkg_lab.cli.commands import making, schemes, using, exploring, machine, knowing, roster  # noqa: F401  # isort: skip
+from llmkg_lab.cli.commands import making, schemes, using, talking  # noqa: F401  # isort: skip
+from llmkg_lab.cli.commands import serving, exploring, knowing, machine, roster  # noqa: F401  # isort: skip
 
 
 def main() -> None:

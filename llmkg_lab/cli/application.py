@@ -33,7 +33,8 @@ app = typer.Typer(
         "Small open language models, converted to quantized ONNX, validated and measured.\n\n"
         "Models of the roster: **list**, then **run**. "
         "A checkpoint of your own: **convert**; which scheme: **schemes**. "
-        "What came out: **verify**, **generate**, **embed**, **rank**, **explore**. "
+        "What came out: **verify**, **generate**, **chat**, **embed**, **rank**, **explore**. "
+        "For programs: **serve**, and **top** to watch it. "
         "This machine: **device**, **cache**."
     ),
     no_args_is_help=True,

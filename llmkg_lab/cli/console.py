@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.base.progress import clock
 from llmkg_lab.batch.states import RunState
 from llmkg_lab.results.verdict import Verdict
 
@@ -47,6 +48,22 @@ def print_warnings(warnings: Iterable[str]) -> None:
     """What a user must know and need not act on, a line each."""
     for warning in warnings:
         err.print(Text.assemble(("warning: ", "bold yellow"), warning), soft_wrap=True)
+
+
+def print_beforehand(name: str, effort: str, seconds: float) -> None:
+    """How long a conversion is going to take, before it begins."""
+    about = f"about {clock(seconds)}" if seconds >= 1 else "a second or less"
+    err.print(f"{name}, effort {effort}: {about} on this machine", highlight=False)
+
+
+EMPTY = "the model gave no text: it ended its answer at once"
+
+
+def print_speed(speed: object, shown: bool) -> None:
+    """How fast a text was made, on stderr; and that there is none, where there is none."""
+    if not shown:
+        err.print(Text(EMPTY, style="yellow"), soft_wrap=True)
+    err.print(Text(f"[{speed}]", style="dim"), soft_wrap=True)
 
 
 def state(word: str) -> Text:

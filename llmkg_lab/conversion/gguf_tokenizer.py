@@ -134,7 +134,8 @@ def _writer_of(spec: dict) -> Callable[[GGUFWriter, Source], None]:
         return _add_sentencepiece if model.get("byte_fallback") else _add_byte_level
     raise UnsupportedError(
         f"GGUF export of a tokenizer of the kind {model['type']}",
-        "supported are byte-level BPE, Llama's SentencePiece BPE and WordPiece",
+        "supported are byte-level BPE, Llama's SentencePiece BPE and WordPiece; for Candle alone, "
+        "leave it out: --no-tokenizer",
     )
 
 

@@ -64,13 +64,15 @@ def export(
     source: dict | None = None,
     progress: Progress = silent,
     force: bool = False,
+    tokenizer: bool = True,
 ) -> Artifact:
     """Write a checkpoint as ``out``/model-{kind}.gguf, beside its tokenizer and a manifest.
 
     kind: one of TYPES, for the matrices; vectors stay F32, and a matrix whose rows are no
     multiple of 32 long stays F16 (the manifest's groups tell). source, progress, force: as in
-    ``convert``. Raises UnsupportedError, CheckpointError or ArtifactError; ``out`` is then as
-    it was.
+    ``convert``. tokenizer: whether the file holds it, too; Candle reads the one beside it, and
+    llama.cpp takes tokens alone where there is none. Raises UnsupportedError, CheckpointError or
+    ArtifactError; ``out`` is then as it was.
     """
     check_type(kind)
     _check_pooling(checkpoint.pooling or {})
@@ -79,7 +81,8 @@ def export(
         raise ArtifactError(f"{out} {said}", "free some, or choose another folder")
     with publishing(Path(out), force=force) as staging:
         model = staging / f"model-{kind}.gguf"
-        remarks = _write_header(model, checkpoint, kind, stored)
+        sidecars = checkpoint.sidecars() if tokenizer else {}
+        remarks = _write_header(model, checkpoint, kind, stored, sidecars)
         uses = _write_tensors(model, checkpoint, stored, inside(progress, f"gguf-{kind}"))
         write_sidecars(staging, checkpoint, {})
         manifest = write_manifest(
@@ -168,7 +171,7 @@ def _module(name: str) -> str:
 
 
 def _write_header(
-    model: Path, checkpoint: Checkpoint, kind: str, stored: list[Stored]
+    model: Path, checkpoint: Checkpoint, kind: str, stored: list[Stored], sidecars: dict[str, bytes]
 ) -> list[str]:
     """Write all but the tensors; return what ``add_tokenizer`` says."""
     form = checkpoint.form
@@ -181,7 +184,6 @@ def _write_header(
     for key, value in form.gguf_metadata(mode):
         _add(writer, key, value)
     tables = [tensor for tensor in stored if tensor.gguf_name == "token_embd.weight"]
-    sidecars = checkpoint.sidecars()
     ends = _ends(checkpoint, sidecars)
     remarks = add_tokenizer(writer, sidecars, tables[0].shape[0], ends)
     for tensor in stored:

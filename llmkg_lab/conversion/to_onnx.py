@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -28,7 +29,7 @@ from llmkg_lab.artifact import (
 from llmkg_lab.base import files
 from llmkg_lab.base.progress import Counter, Progress, inside, silent
 from llmkg_lab.checkpoint import Checkpoint
-from llmkg_lab.conversion import genai
+from llmkg_lab.conversion import genai, own_text
 from llmkg_lab.conversion.folder import plan_of, versions, write_manifest, write_sidecars
 from llmkg_lab.data.texts import Text
 from llmkg_lab.graph.builders import build
@@ -39,6 +40,7 @@ from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.presets import kind_of, resolve
 from llmkg_lab.quantize.budget import bounds
 from llmkg_lab.quantize.prepare import prepare
+from llmkg_lab.quantize.solve.effort import EFFORT
 from llmkg_lab.scheme import BITS, FLOATS, Scheme
 
 
@@ -50,6 +52,7 @@ def convert(
     task: str | None = None,
     source: dict | None = None,
     calibration: Text | None = None,
+    effort: str = EFFORT,
     progress: Progress = silent,
     force: bool = False,
 ) -> Artifact:
@@ -59,7 +62,9 @@ def convert(
     task: by default what config.json says the checkpoint is for.
     source: where the checkpoint came from (kind, detail, revision, synthetic), for the manifest.
     calibration: what a calibrated scheme is solved on, its first half; by default the first
-        corpus that is here. Without any, ``fallback`` makes the artifact, and a warning says so.
+        corpus that is here. A decoder is solved on text of its own by turns with it, or alone;
+        an encoder without any text is searched instead, and a warning says so.
+    effort: how much text is read: quick, normal or high.
     progress: told of the steps, each a part of the scheme: what the method solves beforehand, then
         "writing" in bytes of the checkpoint.
     Raises UnsupportedError, CheckpointError, SchemeError, TextError or ArtifactError; ``out`` is
@@ -72,7 +77,8 @@ def convert(
     if task == "text-generation" and isinstance(form, LlamaForm):
         bounds.check(checkpoint, scheme)
     progress = inside(progress, scheme.name)
-    prepared = prepare(checkpoint, scheme, task, calibration, progress)
+    write = partial(own_text.write, convert)
+    prepared = prepare(checkpoint, scheme, task, calibration, progress, write=write, effort=effort)
     weights = prepared.checkpoint
     total = sum(weights.tensors[name].nbytes for name in plan.shapes)
     # hashes while weights stream

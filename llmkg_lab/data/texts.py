@@ -10,6 +10,7 @@ import csv
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -103,6 +104,15 @@ def load(corpora: Sequence[str]) -> Text:
     """
     name, origin, text = _first(corpora, TEXTS)
     return Text(name, origin, _sha256(text), text)
+
+
+def load_all(corpora: Sequence[str]) -> list[Text]:
+    """All of ``corpora`` that are available here. Raises TextError where none is."""
+    found = []
+    for name in corpora:
+        with suppress(TextError):
+            found.append(load([name]))
+    return found or [load(corpora)]  # which says why there is none
 
 
 def load_pairs(corpora: Sequence[str]) -> Pairs:

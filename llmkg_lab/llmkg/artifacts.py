@@ -1,7 +1,7 @@
 """Which artifact an id means, where it lies, and the cache of those that come from the Hub."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -16,7 +16,6 @@ from llmkg_lab.results.registry import Entry, hub_id
 from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import SourceSpec
 from llmkg_lab.roster.strict_yaml import nearest
-from llmkg_lab.scheme import Scheme
 
 BASES: Mapping[Quantization | None, str] = {  # the scheme whose bits a quantization means
     Quantization["None"]: "fp32",
@@ -93,7 +92,7 @@ def place(name: str, names: Iterable[str], scheme: str) -> str:
     It holds a manifest, or one of its folders does: that of the scheme's name, or the only one.
     Raises LoadingError where there is none, or more than one to choose from.
     """
-    folders = {str(PurePosixPath(n).parent) for n in names if PurePosixPath(n).name == MANIFEST}
+    folders = {parent.as_posix() for parent in _holders(names)}
     if scheme and scheme in folders:
         return scheme
     if "." in folders:
@@ -103,6 +102,18 @@ def place(name: str, names: Iterable[str], scheme: str) -> str:
         wanted = f"artifact {scheme}" if scheme else "single artifact"
         raise LoadingError(f"{name} holds no {wanted}: found {found}", "name one: ID:FOLDER")
     return folders.pop()
+
+
+def _holders(names: Iterable[str]) -> Iterator[PurePosixPath]:
+    """The folders that hold a manifest, no deeper than one; names may come from anywhere."""
+    for path in map(PurePosixPath, names):
+        inside = path.parent.parts
+        if (
+            path.name == MANIFEST
+            and len(inside) <= 1
+            and not path.as_posix().startswith((".", "/"))
+        ):
+            yield path.parent
 
 
 def metadata_of(artifact: Artifact) -> ModelMetadata:
@@ -236,7 +247,7 @@ def _entry(model: ModelMetadata, scheme: str, loading: LoadingConfig) -> Entry:
         entries = [entry for entry in entries if entry.scheme == scheme]
     elif loading.quantization is not None:
         base = BASES.get(loading.quantization)
-        entries = [entry for entry in entries if Scheme.parse(entry.recipe).base == base]
+        entries = [entry for entry in entries if entry.base == base]
     choice = chosen(entries)
     if choice is None:
         there = ", ".join(dict.fromkeys(entry.scheme for entry in model.artifacts))

@@ -1,5 +1,6 @@
 """How to load a model and how to generate with it, under LLMKG's names and with its defaults."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,6 +12,7 @@ from llmkg_lab.base.errors import LabError
 if TYPE_CHECKING:
     from llmkg_lab.runtime.text.generate import GenerationConfig
 
+REVISION = re.compile(r"\w[\w-]*([./][\w-]+)*", re.ASCII)  # no way out of a folder
 STOP_TOKENS = ("</s>", "<|endoftext|>")
 
 
@@ -59,7 +61,7 @@ class LoadingConfig:
     Args:
         device: Where it runs.
         quantization: Which of its artifacts to take; Python's None, the default, leaves it to what
-            was measured: the smallest that reaches its targets, else the best that may be used.
+            was measured, as reports recommend it.
         batch_size: Texts that an encoder is given at a time; None leaves it to the runtime, which
             puts so many together as its processor reads fastest.
         cache_dir: Where artifacts of the Hub are kept; a loader's own goes before it.
@@ -89,6 +91,8 @@ class LoadingConfig:
                 f"ONNX Runtime is only asked for the first CUDA device, not for {self.device}",
                 "let CUDA_VISIBLE_DEVICES say which one is the first",
             )
+        if self.revision is not None and not REVISION.fullmatch(self.revision):
+            raise LoadingError(f"{self.revision!r} is not a revision", "give a commit or a branch")
         if self.batch_size is not None and self.batch_size < 1:
             raise LoadingError(f"batch_size is {self.batch_size}", "it has to be 1 or more")
 

@@ -56,6 +56,7 @@ class Loader(ABC, Generic[T]):
         self.registry = registry or ModelRegistry()
         self.cache = ArtifactCache(cache_dir or self.loading_config.cache_dir)
         self._progress = progress
+        self.memory_budget = memory_budget
         self._pool: Pool[T] = Pool(memory_budget)
         self._verified: set[tuple[object, ...]] = set()
 
@@ -71,13 +72,13 @@ class Loader(ABC, Generic[T]):
         progress: told of the steps beside the loader's own, where this call begins them.
         Raises LoadingError, MemoryBudgetError among them, or what the runtime raises.
         """
-        return self._get(model_id, progress)[0]
+        return self.get(model_id, progress)[0]
 
     @contextmanager
     def using(self, model_id: str | Path, progress: Progress = silent) -> Iterator[T]:
         """The model, which is not unloaded within the block."""
         while True:
-            model, use = self._get(model_id, progress)
+            model, use = self.get(model_id, progress)
             try:
                 use.__enter__()
             except LoadingError:  # it was unloaded in between
@@ -87,6 +88,21 @@ class Loader(ABC, Generic[T]):
             yield model
         finally:
             use.__exit__()
+
+    def get(self, model_id: str | Path, progress: Progress = silent) -> tuple[T, Use]:
+        """The model, as ``load`` has it, and its uses, to be entered while it is asked.
+
+        Entering raises LoadingError once the model was unloaded.
+        """
+        target = resolve(self.registry, model_id, self.loading_config)
+        artifacts: list[Artifact] = []
+
+        def prepare(tell: Tell) -> int:
+            artifact = self._artifact(target, _told(tell, self._progress, progress))
+            artifacts.append(artifact)
+            return memory.of_artifact(artifact, target.entry).nbytes
+
+        return self._pool.get(target.key, prepare, lambda use: self.open(target, artifacts[0], use))
 
     def unload_model(self, id: str | Path) -> bool:
         """Unload a model, which is closed when its last use has ended. False: it was not loaded.
@@ -136,17 +152,6 @@ class Loader(ABC, Generic[T]):
         """Unload everything."""
         for key in self._pool.opened():
             self._pool.close(key)
-
-    def _get(self, model_id: str | Path, progress: Progress) -> tuple[T, Use]:
-        target = resolve(self.registry, model_id, self.loading_config)
-        artifacts: list[Artifact] = []
-
-        def prepare(tell: Tell) -> int:
-            artifact = self._artifact(target, _told(tell, self._progress, progress))
-            artifacts.append(artifact)
-            return memory.of_artifact(artifact, target.entry).nbytes
-
-        return self._pool.get(target.key, prepare, lambda use: self.open(target, artifacts[0], use))
 
     def _artifact(self, target: Target, progress: Progress) -> Artifact:
         """The artifact, here and verified; its bytes are read once as long as nobody touches it."""

@@ -116,7 +116,9 @@ class LoadedModel:
 
     def stream_text(self, prompt: "Prompt", config: ModelConfig | None = None) -> Iterator[str]:
         """The same, piece by piece; a generation that begins meanwhile ends this one."""
-        return self._in_use(self._stream(prompt, config))
+        with self.use:  # what is wrong is raised now, not at the first piece
+            pieces = self._stream(prompt, config)
+        return self._in_use(pieces)
 
     def get_embeddings(self, text: str) -> "np.ndarray":
         vector: np.ndarray = self.embed([text])[0]

@@ -20,13 +20,11 @@ from llmkg_lab.base.progress import Progress, inside, silent, track
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.models import published
-from llmkg_lab.presets import DECODER, ENCODER, Kind, kinds
+from llmkg_lab.presets import Kind, kinds, speeds
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import synthetic
 
-SHAPES = {DECODER: "smollm2_135m", ENCODER: "all_minilm_l6_v2"}  # of models/published.yaml
-LAYERS = 8  # at most
 ROUNDS = 12
 CALLS = 8  # of each candidate in a round; a round counts with their median
 TEXT = "the " * 14  # 16 tokens
@@ -50,17 +48,9 @@ def measure(kind: str, progress: Progress = silent) -> dict[str, float]:
     return {recipe: statistics.median(found) for recipe, found in samples.items()}
 
 
-def described(kind: str) -> str:
-    """Say what a time is of."""
-    shape = published.known()[SHAPES[kind]]
-    layers = min(LAYERS, shape.form.layers)
-    what = "one token" if kind == DECODER else "one text of 16 tokens"
-    return f"{what}, {layers} layers of {SHAPES[kind]}"
-
-
 def _artifacts(kind: Kind, folder: Path, progress: Progress) -> Mapping[str, Artifact]:
-    shape = published.known()[SHAPES[kind.name]]
-    layers = min(LAYERS, shape.form.layers)
+    shape = published.known()[speeds.TIMED[kind.name][0]]
+    layers = min(speeds.LAYERS, shape.form.layers)
     fewer = replace(shape, config={**shape.config, "num_hidden_layers": layers})
     synthetic.write(folder / "checkpoint", fewer, kind.name, progress)
     checkpoint = open_checkpoint(folder / "checkpoint")

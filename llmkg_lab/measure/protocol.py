@@ -21,6 +21,7 @@ from llmkg_lab.base.errors import LabError
 from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Pairs, Text, TextError
 from llmkg_lab.measure.speed import Workload
+from llmkg_lab.quantize.solve.text import PROSE
 from llmkg_lab.reference.tokens import OriginalTokenizer, Tokens
 from llmkg_lab.roster.catalog import Evaluation
 from llmkg_lab.runtime import InferenceError
@@ -92,6 +93,20 @@ class Protocol:
             return texts.load(others) if others else None
         except TextError:
             return None
+
+    @cached_property
+    def prose(self) -> list[str]:
+        """Sentences of the kind that encoders are calibrated on, from the other half of the text.
+
+        None where no text is here: nothing is calibrated then either.
+        """
+        from llmkg_lab.quantize.solve.encoder import sentences_of  # torch
+
+        try:
+            found = sentences_of(texts.load(PROSE).evaluation)
+        except TextError:
+            return []
+        return found[: self.plan.sentences]
 
     @cached_property
     def pairs(self) -> Pairs:

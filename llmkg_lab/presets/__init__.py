@@ -20,6 +20,7 @@ from llmkg_lab.scheme import BITS, PRESETS, Scheme
 FACTS = Path(__file__).with_name("facts.yaml")
 DEFAULT = "balanced"
 WITHIN = 5.0  # %, of a quality that is lost and still called small
+ALIKE = 1.05  # times the least latency, up to which a timing tells no difference
 DECODER, ENCODER, PLAIN = "decoder", "encoder", "plain decoder"
 UNMEASURED = dict.fromkeys(PRESETS, "int8-rtn") | {"int4": "int4-rtn"}
 
@@ -35,7 +36,7 @@ class Fact:
     loss: tuple[float, float, float]  # of quality in %: value, least, most
     minutes: str  # to make it
     when: str  # to take it
-    ms: float | None = None
+    elsewhere: float | None = None  # the loss on text of another kind
     web: bool = True  # whether every browser engine multiplies all of its layouts
 
 
@@ -49,16 +50,14 @@ class Kind:
     text: str
     distance: str
     loss: str
-    speed: str
     same: float  # distances up to which outputs count as the original's
     near: float  # up to which they are near it
     near_words: str
     facts: tuple[Fact, ...]
 
     def latency(self, fact: Fact) -> float | None:
-        """Return ms, measured on this processor if anything was, else on the one of the facts."""
-        here = speeds.remembered(self.name)
-        return here.get(fact.recipe) if here else fact.ms
+        """Return ms as timed on this processor, None where it was not."""
+        return speeds.remembered(self.name).get(fact.recipe)
 
 
 @dataclass(frozen=True)
@@ -94,15 +93,17 @@ def _balanced(kind: Kind) -> Fact | None:
 
 
 def _fast(kind: Kind) -> Fact | None:
-    timed = [(kind.latency(fact), fact.megabytes, fact) for fact in _close(kind)]
-    known = [(ms, size, fact) for ms, size, fact in timed if ms is not None]
-    return min(known, key=lambda entry: entry[:2])[2] if known else _smallest(_close(kind))
+    timed = [(kind.latency(fact), fact) for fact in _close(kind)]
+    known = [(ms, fact) for ms, fact in timed if ms is not None]
+    least = min((ms for ms, _ in known), default=0.0)
+    alike = [fact for ms, fact in known if ms <= ALIKE * least]
+    return _smallest(alike or _close(kind))
 
 
 RULES: Mapping[str, Rule] = {
     "balanced": Rule(
         "the smallest that stays as near to the original as the field's usual 4 bits",
-        "nothing speaks against it: it is the default",
+        "nothing speaks against it",
         _balanced,
     ),
     "best": Rule("the smallest without a measurable loss", "every answer counts", _best),
@@ -113,7 +114,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "fast": Rule(
         f"the least latency of those that lose at most {WITHIN:g} %, on this processor",
-        "waiting counts most; `llmkg-lab device --measure` times this processor first",
+        "waiting counts most",
         _fast,
     ),
     "web": Rule(

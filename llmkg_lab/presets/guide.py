@@ -26,18 +26,22 @@ def filled(page: str) -> str:
 
 
 def _presets() -> str:
-    lines = ["| preset | of | is | MB | loss |", "| --- | --- | --- | ---: | --- |"]
+    lines = [
+        "| preset | of | is | MB | loss | on other text |",
+        "| --- | --- | --- | ---: | --- | --- |",
+    ]
     for name, kind in kinds().items():
         for preset in RULES:
             if preset == "fast":  # another one on each processor
-                lines.append(f"| `fast` | {name} | see `llmkg-lab device --measure` | | |")
+                lines.append(f"| `fast` | {name} | see `llmkg-lab device --measure` | | | |")
                 continue
             recipe, fact = recipe_of(preset, name), fact_of(preset, name)
             words = f"`{recipe}`: {plain(Scheme.parse(recipe))}"
-            figures = "| |"
+            figures = "| | |"
             if fact:
                 value, low, high = fact.loss
-                figures = f"{fact.megabytes:.1f} | {value:.1f} % ({low:.1f} to {high:.1f})"
+                figures = f"{fact.megabytes:.1f} | {value:.1f} % ({low:.1f} to {high:.1f}) |"
+                figures += "" if fact.elsewhere is None else f" {fact.elsewhere:.1f} %"
             lines.append(f"| `{preset}` | {kind.name} | {words} | {figures} |")
     return "\n".join(lines)
 

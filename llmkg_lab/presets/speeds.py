@@ -5,8 +5,21 @@ from collections.abc import Mapping
 
 from llmkg_lab.base import files, paths
 from llmkg_lab.base.machine import cpu_name
+from llmkg_lab.models import published
 
 FOLDER = "speeds"  # in the cache
+TIMED = {  # by kind: whose shape of models/published.yaml is timed, and what a time is of
+    "decoder": ("smollm2_135m", "one token"),
+    "encoder": ("all_minilm_l6_v2", "one text of 16 tokens"),
+}
+LAYERS = 8  # at most
+
+
+def described(kind: str) -> str:
+    """Say what a time is of."""
+    name, what = TIMED[kind]
+    layers = min(LAYERS, published.known()[name].form.layers)
+    return f"{what}, {layers} layers of {name}"
 
 
 def remembered(kind: str) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """What a scheme with a method stores: the weights to read, and what was solved beforehand."""
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,20 @@ from llmkg_lab.data.texts import Text, TextError
 from llmkg_lab.models.llama import LlamaForm
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest, search
 from llmkg_lab.quantize.budget import allocate as budget
-from llmkg_lab.quantize.budget import even as fallback
+from llmkg_lab.quantize.budget import compare
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.budget.options import Sensitivities
-from llmkg_lab.quantize.solve.decoder import TOKENS, calibrate
+from llmkg_lab.quantize.solve.decoder import calibrate
+from llmkg_lab.quantize.solve.effort import EFFORT, seconds_of, tokens_of, widest
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
-from llmkg_lab.quantize.solve.text import CORPORA, PROSE, WINDOW, calibration_text, check_form
+from llmkg_lab.quantize.solve.text import (
+    PROSE,
+    CalibrationText,
+    Writer,
+    calibration_text,
+    check_form,
+)
 from llmkg_lab.scheme import Layout, Scheme, SchemeError, integer_layout
 
 
@@ -48,15 +55,21 @@ def prepare(
     task: str,
     text: Text | None = None,
     progress: Progress = silent,
+    *,
+    write: Writer | None = None,
+    effort: str = EFFORT,
 ) -> Prepared:
     """Solve what the scheme's method solves; round to nearest needs nothing.
 
-    text: its calibration half is read; by default the first corpus that is here. Where none is, a
-    warning says so, and ``fallback`` says what is done. progress: told of "sensitivities",
-    "calibration" and "distillation", as far as the scheme takes them.
+    text: its calibration half is read; by default the first corpus that is here. write: writes a
+    decoder's own text, which is read by turns with the other. Where an encoder has no text, its
+    scales are searched instead, and a warning says so. effort: how much is read, of EFFORTS.
+    progress: told of "own text", "sensitivities", "calibration" and "distillation", as far as the
+    scheme takes them.
     Raises SchemeError for what a method cannot solve or for too small a budget, TextError
     for a text that is too short.
     """
+    tokens = tokens_of(effort, widest(checkpoint))
     if scheme.dynamic and task == "text-generation":
         raise SchemeError(
             f"{scheme.name}: one scale for all activations is too coarse for a language model",
@@ -71,26 +84,49 @@ def prepare(
         rounding = search if scheme.method == "mse" else round_to_nearest
         return Prepared(equalized(checkpoint), record={"method": scheme.method}, quantize=rounding)
     try:
-        text = text or texts.load(PROSE if is_encoder else CORPORA)
+        if is_encoder:
+            corpora = [text] if text else texts.load_all(PROSE)
+            return _encoder(checkpoint, scheme, corpora, effort, progress)
+        calibration = calibration_text(checkpoint, text, tokens, write, progress)
     except TextError as error:
+        if text or not is_encoder:
+            raise
         return _without_text(checkpoint, scheme, error)
-    if is_encoder:
-        from llmkg_lab.quantize.solve import (
-            encoder,  # torch: seconds that a plain scheme need not wait
-        )
+    record = {**calibration.record, "effort": effort}
+    return _calibrated(checkpoint, scheme, replace(calibration, record=record), progress)
 
-        return Prepared(*encoder.prepare(checkpoint, scheme, text, progress))
-    return _calibrated(checkpoint, scheme, text, progress)
+
+def _encoder(
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    corpora: Sequence[Text],
+    effort: str,
+    progress: Progress,
+) -> Prepared:
+    from llmkg_lab.quantize.solve import encoder  # torch: seconds that a plain scheme need not wait
+
+    return Prepared(*encoder.prepare(checkpoint, scheme, corpora, effort, progress))
+
+
+def expected_seconds(checkpoint: Checkpoint, scheme: Scheme, effort: str) -> float | None:
+    """About how long a decoder's calibration takes here; None where there is none, or no estimate.
+
+    A budget is priced and compared besides, which takes about as long as a quick calibration each.
+    """
+    if scheme.method != "gptq" or not isinstance(checkpoint.form, LlamaForm):
+        return None
+    besides = 3 * seconds_of(checkpoint, "quick") if scheme.budget else 0.0
+    return seconds_of(checkpoint, effort) + besides
 
 
 def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> Prepared:
-    layouts, nbytes = fallback.even_layouts(checkpoint, scheme) if scheme.budget else ({}, 0)
-    is_llama = isinstance(checkpoint.form, LlamaForm)
-    method = "eq" if is_llama else "mse"
-    record = fallback.record_of(scheme, method, error, layouts, nbytes)
-    warnings.warn(record["warning"], stacklevel=4)
-    if is_llama:
-        return Prepared(equalized(checkpoint), record=record, layouts=layouts)
+    """An encoder's: its scales are searched for the least squared error instead."""
+    warning = (
+        f"{scheme.name} is NOT calibrated: {error.message}. It is made from the weights alone, "
+        f"which costs quality. To calibrate it, {error.hint}"
+    )
+    warnings.warn(warning, stacklevel=4)
+    record = {"method": "mse", "instead_of": scheme.method, "warning": warning}
     return Prepared(checkpoint, record=record, quantize=search)
 
 
@@ -103,29 +139,52 @@ def _check(checkpoint: Checkpoint, scheme: Scheme, task: str) -> None:
         raise SchemeError(f"{scheme.name}: {checkpoint.path} is not there to generate text")
 
 
-def _calibrated(checkpoint: Checkpoint, scheme: Scheme, text: Text, progress: Progress) -> Prepared:
+def _calibrated(
+    checkpoint: Checkpoint, scheme: Scheme, calibration: CalibrationText, progress: Progress
+) -> Prepared:
     found, chosen = None, None
     if scheme.budget:
-        found = sensitivity.measure(checkpoint, text, progress)
+        found = sensitivity.measure(checkpoint, calibration, progress)
         chosen = budget.allocate(found, scheme.budget.nbytes(found.record["parameters"]))
     even: Checkpoint = equalized(checkpoint)
-    calibration = calibration_text(checkpoint, text, TOKENS)
-    layouts = chosen.layouts if chosen else {}
+    layouts: Mapping[str, Layout] = {}
+    compared: dict[str, float] = {}
+    if found and chosen and scheme.budget:
+        uniform = compare.uniform(found, scheme.budget.nbytes(found.record["parameters"]))
+        layouts, compared = compare.better(
+            even, scheme, chosen, uniform, calibration.windows, progress
+        )
     solved = calibrate(even, scheme, calibration.windows, layouts, progress)
     record: dict[str, Any] = {"method": scheme.method, "damping": DAMPING, **calibration.record}
     if scheme.distilled:
         even, solved, record["distillation"] = _distilled(
-            even, scheme, solved, layouts, text, progress
+            even, scheme, solved, layouts, calibration.windows, progress
         )
     if chosen:
-        record["budget"] = {
-            "nbytes": chosen.nbytes,
-            "predicted_kl": chosen.kl,
-            "next_megabyte": chosen.next_megabyte,
-            "next_gain_at": chosen.next_gain_at,
-            "layouts": {name: asdict(layout) for name, layout in layouts.items()},
-        }
-    return Prepared(even, solved, record, layouts, found)
+        record["budget"] = _spent(chosen, found, layouts, compared)
+    return Prepared(even, solved, record, dict(layouts), found)
+
+
+def _spent(
+    chosen: budget.Allocation,
+    found: Sensitivities | None,
+    layouts: Mapping[str, Layout],
+    compared: Mapping[str, float],
+) -> dict[str, Any]:
+    """What a budget was spent on, for the manifest."""
+    assert found is not None
+    options = [
+        next(option for option in found.matrices[name] if option.layout == layout)
+        for name, layout in layouts.items()
+    ]
+    return {
+        "nbytes": found.fixed_bytes + sum(option.nbytes for option in options),
+        "predicted_kl": sum(option.kl for option in options),
+        "next_megabyte": chosen.next_megabyte,
+        "next_gain_at": chosen.next_gain_at,
+        "compared": dict(compared),
+        "layouts": {name: asdict(layout) for name, layout in layouts.items()},
+    }
 
 
 def _distilled(
@@ -133,7 +192,7 @@ def _distilled(
     scheme: Scheme,
     solved: Mapping[str, Quantized],
     layouts: Mapping[str, Layout],
-    text: Text,
+    windows: np.ndarray,
     progress: Progress,
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
     from llmkg_lab.quantize.solve import distill  # torch
@@ -143,9 +202,7 @@ def _distilled(
         layouts.get(name) or integer_layout(scheme.table(is_head=is_head))
         for name, is_head in ((form.table, form.tied), (form.head, True))
     )
-    # on text that follows what the matrices were solved on
-    windows = calibration_text(checkpoint, text, TOKENS + distill.STEPS * WINDOW).windows
-    windows = windows[-distill.STEPS :]
+    windows = windows[np.arange(-distill.STEPS, 0) % len(windows)]  # the last ones
     training = distill.Distillation(checkpoint, solved, (table, head), windows)
     matrices, gains, losses = training.run(progress)
     record = {"steps": len(losses), "tokens": windows.size, "divergence": losses}

@@ -1,7 +1,7 @@
 """What the original's own tokenizer makes of texts, kept in the cache."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property
@@ -43,7 +43,8 @@ class OriginalTokenizer:
 
         Raises CheckpointError where the tokenizer cannot be opened.
         """
-        return self._kept(text, special=special)
+        key = {"text": _sha256(text), "special": special}
+        return self._kept(key, lambda original: original.encode(text, special))
 
     def ask(self, text: str) -> list[int]:
         """Token ids of a question as the chat template asks it. Raises CheckpointError.
@@ -51,25 +52,24 @@ class OriginalTokenizer:
         A template is a program that comes with the checkpoint, and here it runs without bounds:
         only one that was run within bounds before (``runtime.text.chat``) may come here.
         """
-        return self._kept(text, day=date.today().isoformat())  # which a template may write down
+        today = date.today().isoformat()  # which a template may write down
+        key = {"question": _sha256(text), "day": today}
+        return self._kept(key, lambda original: original.ask(text))
 
     @property
     def chats(self) -> bool:
         """Whether there is a chat template."""
-        key = {**self._key, "question": "whether there is a chat template"}
-        stored = cache.arrays("reference", key, self._whether_it_chats)
+        stored = cache.arrays("reference", {**self._key, "chats": True}, self._whether_it_chats)
         return bool(stored["chats"][0])
 
-    def _kept(self, text: str, **question: Any) -> list[int]:
-        """The ids of a text, from the cache where that has them."""
+    def _kept(self, key: Mapping[str, Any], read: Callable[["Original"], list[int]]) -> list[int]:
+        """What ``read`` makes of something, from the cache where that has it under ``key``."""
 
         def compute() -> cache.Arrays:
-            original = self._opened
-            ids = original.ask(text) if "day" in question else original.encode(text, **question)
-            return {"ids": np.array(ids, np.int32), "judge": packed(original.judge)}
+            ids = np.array(read(self._opened), np.int32)
+            return {"ids": ids, "judge": packed(self._opened.judge)}
 
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        stored = cache.arrays("reference", {**self._key, "text": digest, **question}, compute)
+        stored = cache.arrays("reference", {**self._key, **key}, compute)
         self.judge = unpacked(stored["judge"])
         return stored["ids"].tolist()
 
@@ -81,6 +81,10 @@ class OriginalTokenizer:
         from llmkg_lab.reference import load  # transformers: seconds
 
         return load.tokenizer(self._checkpoint)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def key_of(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -4,7 +4,8 @@ Both offer the same: what the original computes in PyTorch, and an artifact besi
 read each text as the same tokens.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from IPython.display import HTML
@@ -30,14 +31,21 @@ class Embeddings:
     LATENCY = "embed_ms", "One embedding of a text of 16 tokens"  # of ``speed.measure``; a title
     COMMAND = "embed {} 'A cat sleeps' 'A kitten naps'"
 
-    def __init__(self, checkpoint: Checkpoint, pairs: Pairs, progress: Progress) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, pairs: Pairs, prose: Sequence[str], progress: Progress
+    ) -> None:
         self._pairs = pairs
         self._reference = embedder_reference(checkpoint, [*pairs.left, *pairs.right], progress)
+        self._prose = embedder_reference(checkpoint, prose, progress) if prose else None
 
     def __str__(self) -> str:
         count = len(self._pairs.left)
+        own = "no text of the kind that schemes are calibrated on"
+        if self._prose:
+            own = f"{len(self._prose.texts):,} sentences of the kind that schemes are calibrated on"
         return (
-            f"{self._pairs.origin}: {count:,} pairs of sentences, each embedded by itself.\n"
+            f"{self._pairs.origin}: {count:,} pairs of sentences, each embedded by itself, text of "
+            f"another kind than schemes are calibrated on.\nBeside them {own}.\n"
             f"Reference: {self._reference.judge}."
         )
 
@@ -47,9 +55,10 @@ class Embeddings:
         Raises TokensDifferError, or QualityError where only one of the two normalizes.
         """
         embedder, reference = Embedder(artifact), self._reference
-        core, read = embedder.tokenizer.core, _tokens(embedder.inputs(reference.texts))
-        for text, ours, theirs in zip(reference.texts, read, reference.tokens, strict=True):
-            check_tokens(repr(text), ours, theirs, core)
+        for every in filter(None, (reference, self._prose)):
+            read = _tokens(embedder.inputs(every.texts))
+            for text, ours, theirs in zip(every.texts, read, every.tokens, strict=True):
+                check_tokens(repr(text), ours, theirs, embedder.tokenizer.core)
         some = reference.texts[:LENGTHS]
         lengths = (np.linalg.norm(v, axis=1) for v in (embedder.embed(some), reference.embeddings))
         if len({bool(np.allclose(length, 1, atol=1e-3)) for length in lengths}) > 1:
@@ -57,7 +66,11 @@ class Embeddings:
                 "vectors have the length 1 in the artifact or in the reference, not in both",
                 "the checkpoint's modules were read wrongly: convert it again",
             )
-        return validate_embedder(embedder, reference, self._pairs)
+        quality = validate_embedder(embedder, reference, self._pairs)
+        if self._prose is None:
+            return quality
+        own = validate_embedder(embedder, self._prose).metrics["cosine_mean"]
+        return replace(quality, metrics=quality.metrics | {"cosine_calibrated": own})
 
     def moved(self, qualities: Mapping[str, Quality]) -> figures.Picture:
         """How far the vectors moved, by scheme."""
@@ -75,8 +88,10 @@ class Scores:
     LATENCY = "pair_ms", "One score of a pair of 16 tokens"
     COMMAND = "rank {} 'how tall is it' 'The tower is 300 m tall.' 'It rains.'"
 
-    def __init__(self, checkpoint: Checkpoint, pairs: Pairs, progress: Progress) -> None:
-        self._pairs = pairs
+    def __init__(
+        self, checkpoint: Checkpoint, pairs: Pairs, prose: Sequence[str], progress: Progress
+    ) -> None:
+        self._pairs = pairs  # of another kind than ``prose``, which has no queries to rank for
         self._reference = ranker_reference(checkpoint, pairs.candidates(), progress)
 
     def __str__(self) -> str:

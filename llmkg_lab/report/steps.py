@@ -271,7 +271,8 @@ class EncoderReport(Report):
     def reference(self) -> encoders.Embeddings | encoders.Scores:
         """What PyTorch makes of the pairs of sentences."""
         kind = encoders.KINDS[self.variant.task]
-        return kind(self.checkpoint, self.protocol.pairs, self._progress)
+        protocol = self.protocol
+        return kind(self.checkpoint, protocol.pairs, protocol.prose, self._progress)
 
     @property
     def first_latency(self) -> tuple[str, str]:

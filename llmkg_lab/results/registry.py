@@ -20,6 +20,7 @@ from llmkg_lab.results.result import Conditions, Protocol, Result, ResultError, 
 from llmkg_lab.results.verdict import Verdict
 from llmkg_lab.roster import catalog
 from llmkg_lab.roster.catalog import Variant
+from llmkg_lab.scheme import Scheme
 
 FORMAT = "llmkg-lab/registry/1"
 OWN_SOURCES = ("hub", "package", "local")  # that a variant names: its own weights
@@ -59,6 +60,11 @@ class Entry(Record, frozen=True):
     conditions: Conditions  # on what machine, with what prompt, the speed was measured
     source: Weights
     manifest_sha256: Hash  # the manifest holds the SHA-256 of every other file
+
+    @property
+    def base(self) -> str:
+        """The base of its scheme, whatever name it was asked for by."""
+        return Scheme.parse(self.recipe).base
 
 
 class Model(Record, frozen=True):

@@ -57,6 +57,7 @@ QUALITY = {
     "common_prefix": Metric("greedy continuation in common", ".1f", "tokens", HIGH),
     "cosine_mean": Metric("cosine mean", ".5f", "", HIGH, "cosine {:.5f}"),
     "cosine_min": Metric("cosine min", ".5f", "", HIGH),
+    "cosine_calibrated": Metric("cosine on text as calibrated on", ".5f", "", HIGH),
     "neighbours10": Metric("10 neighbours in common", ".1%", "", HIGH),
     "spearman": Metric("Spearman ρ to human scores", ".4f", "", HIGH),
     "spearman_reference": Metric("the reference's ρ", ".4f", shown=False),

@@ -16,7 +16,6 @@ OF_CANDLE: Mapping[str, tuple[str, ...]] = {  # form -> what Candle opens of it
     "openelm": ("gguf",),
     "bert": ("gguf", "safetensors"),
 }
-IN_GGUF = ("smollm", "llama2", "wordpiece")  # tokenizers that GGUF has a place for
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,9 @@ class Ability:
     reason: str
 
 
-def abilities(architecture: str, tokenizer: str = "") -> list[Ability]:
-    """The runtimes that run a form of model.
-
-    tokenizer: by its kind in models/published.yaml; empty where it is not known.
-    """
+def abilities(architecture: str) -> list[Ability]:
+    """The runtimes that run a form of model."""
     formats = OF_CANDLE.get(architecture, ())
-    if tokenizer and tokenizer not in IN_GGUF:
-        formats = tuple(name for name in formats if name != "gguf")
     able = [Ability(ORT, ("onnx",), "")]
     return [*able, Ability(CANDLE, formats, missing())] if formats else able
 

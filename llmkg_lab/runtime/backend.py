@@ -2,7 +2,7 @@
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -21,7 +21,12 @@ from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.paged import PagedDecoder
 from llmkg_lab.runtime.ort.ranker import Ranker
 from llmkg_lab.runtime.ort.session import CPU
-from llmkg_lab.runtime.text.generate import GenerationConfig, TokenGenerator, generate_text
+from llmkg_lab.runtime.text.generate import (
+    GenerationConfig,
+    TextStream,
+    TokenGenerator,
+    generate_text,
+)
 from llmkg_lab.runtime.text.tokenizer import Message
 
 Prompt = str | Sequence[Message]
@@ -50,7 +55,7 @@ class Backend(Protocol):
     def generate_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> str:
         """Continue a text, or answer a conversation."""
 
-    def stream_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> Iterator[str]:
+    def stream_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> TextStream:
         """The same, piece by piece."""
 
     def get_embeddings(self, text: str) -> np.ndarray:
@@ -93,7 +98,7 @@ class CachedBackend(ABC):
         with self.lock:
             return "".join(self.stream_text(prompt, config))
 
-    def stream_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> Iterator[str]:
+    def stream_text(self, prompt: Prompt, config: GenerationConfig | None = None) -> TextStream:
         return generate_text(self.decoder(), self.tokenizer, prompt, config)
 
     def get_embeddings(self, text: str) -> np.ndarray:
@@ -116,6 +121,13 @@ class CachedBackend(ABC):
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         with self.lock:
             return self.compute_scores(pairs)
+
+    def embed_ids(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Embeddings (texts, hidden) of texts given as the model's own tokens, read as they are.
+
+        Raises InferenceError where the runtime takes texts alone.
+        """
+        raise InferenceError(f"{self.folder} runs on a runtime that takes no tokens", "give texts")
 
     def stats(self) -> dict[str, CacheStats]:
         return {"tokens": self.tokenizer.cache.stats(), "embeddings": self.vectors.stats()}
@@ -205,6 +217,12 @@ class OrtBackend(CachedBackend):
     def compute_scores(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         return self._ranker.score(pairs) if self._ranker else super().compute_scores(pairs)
 
+    def embed_ids(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        if self._embedder is None:
+            raise self._cannot("embeds no texts")
+        with self.lock:
+            return self._embedder.embed_ids(texts)
+
     def is_ready(self) -> bool:
         return True  # a session that could not be loaded raised
 
@@ -249,8 +267,10 @@ class CandleBackend(CachedBackend):
         """The process that computes; after a Ctrl-C, the one that took its place."""
         return self._decoder.worker if self._decoder else self._worker
 
-    def decoder(self) -> TokenGenerator:
-        return self._decoder or super().decoder()
+    def decoder(self) -> WorkerDecoder:
+        if self._decoder is None:
+            raise self._cannot("generates no text")
+        return self._decoder
 
     def compute_embeddings(self, texts: Sequence[str]) -> np.ndarray:
         if self.task not in EMBEDS:

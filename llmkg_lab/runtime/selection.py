@@ -111,6 +111,9 @@ class FallbackBackend(CachedBackend):
             self.fall_back(error)
             return self.active.compute_scores(pairs)
 
+    def embed_ids(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        return self.active.embed_ids(texts)
+
     def fall_back(self, error: Exception) -> None:
         """Put the other backend in the place of the one that failed.
 

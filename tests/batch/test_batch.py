@@ -274,7 +274,7 @@ def test_a_wrong_request_is_refused_before_anything_runs(request_, message, in_p
 def test_settings_are_typed_as_yaml(in_process):
     parsed = batch.parse_settings(["pause=3", "quick=true", "note=a=b"])
     assert parsed == {"pause": 3, "quick": True, "note": "a=b"}
-    job = ask(settings={"pause": 3}, schemes=["INT8"])[0]
+    job = ask(settings={"pause": 3}, schemes=["INT8-rtn"])[0]
     expected = {
         "variant": "good",
         "schemes": ["int8-rtn"],

@@ -18,6 +18,7 @@ from llmkg_lab.artifact import Artifact, verify
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.cli.commands import using
 from llmkg_lab.conversion.to_onnx import convert
+from llmkg_lab.presets import DECODER, recipe_of
 from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
 from llmkg_lab.runtime.ort.ranker import Ranker
@@ -56,7 +57,7 @@ def test_help_teaches_every_command():
     code, text, _ = call("--help")
     assert code == 0
     making = ("list", "run", "convert", "export", "verify")
-    for command in (*making, "generate", "embed", "rank", "device", "cache"):
+    for command in (*making, "generate", "chat", "embed", "rank", "serve", "top", "device"):
         assert f" {command} " in text
     code, text, _ = call("run", "--help")
     assert "Examples" in text
@@ -141,12 +142,12 @@ def numbers(tmp_path):
 @pytest.mark.slow
 def test_a_calibrated_scheme_tells_its_steps_apart(tiny_llama_of_numbers, numbers, tmp_path):
     folder = tiny_llama_of_numbers.path
-    arguments = ("convert", folder, "--scheme", "int4-gptq", "--out", tmp_path / "out", "--json")
-    code, stdout, stderr = call(*arguments, **numbers)
+    arguments = ("convert", folder, "--scheme", "int4-gptq", "--out", tmp_path / "out")
+    code, stdout, stderr = call(*arguments, "--effort", "quick", "--json", **numbers)
     assert code == 0, stderr
     (made,) = json.loads(stdout)  # and nothing else
-    assert len(stderr.splitlines()) <= 2  # a step that took long
-    assert list(made["steps"]) == ["calibration", "writing"]
+    assert len(stderr.splitlines()) <= 2 * len(made["steps"])  # of steps that took long
+    assert list(made["steps"]) == ["own text", "calibration", "writing"]
     read = sum(4 * np.prod(info.shape) for info in tiny_llama_of_numbers.tensors.values())
     own_rate = read / 1e6 / made["steps"]["writing"]
     assert made["megabytes_per_second"] == pytest.approx(own_rate)
@@ -154,8 +155,21 @@ def test_a_calibrated_scheme_tells_its_steps_apart(tiny_llama_of_numbers, number
 
 
 @pytest.mark.slow
+def test_convert_without_options_makes_balanced(tiny_llama_of_numbers, numbers, tmp_path):
+    """In converted/MODEL/balanced, and says what that came to."""
+    command = [*COMMAND, "convert", str(tiny_llama_of_numbers.path)]
+    environment = {**os.environ, **numbers}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    folder = tmp_path / "converted" / tiny_llama_of_numbers.path.name / "balanced"
+    scheme = Artifact.open(folder).manifest.scheme
+    assert (scheme.preset, scheme.name) == ("balanced", recipe_of("balanced", DECODER))
+    assert f"balanced ({scheme.name}: 4 bits, calibrated, table 8 bits): " in ran.stdout
+
+
+@pytest.mark.slow
 def test_convert_on_a_terminal_draws_one_line(tiny_llama_of_numbers, numbers, tmp_path):
-    arguments = [str(tiny_llama_of_numbers.path), "--scheme", "int4-gptq"]
+    arguments = [str(tiny_llama_of_numbers.path), "--scheme", "int4-gptq", "--effort", "quick"]
     command = [*COMMAND, "convert", *arguments, "--out", str(tmp_path / "out"), "--json"]
     drawn, stdout = on_a_terminal(command, 100, numbers)
     assert json.loads(stdout)[0]["scheme"] == "int4-gptq"
@@ -163,6 +177,23 @@ def test_convert_on_a_terminal_draws_one_line(tiny_llama_of_numbers, numbers, tm
     assert re.search(r"int4-gptq · calibration .* of 2 layers", plain)
     assert "int4-gptq · writing" in plain
     assert "\n" not in plain
+
+
+@pytest.mark.slow
+def test_convert_says_beforehand_how_long_calibration_takes(
+    tiny_llama_of_numbers, numbers, tmp_path
+):
+    folder = tiny_llama_of_numbers.path
+    arguments = ("convert", folder, "--out", tmp_path / "out", "--effort", "quick", "--scheme")
+    code, _, stderr = call(*arguments, "int4-gptq,int4-rtn", **numbers)
+    assert code == 0, stderr
+    said = [line for line in stderr.splitlines() if "on this machine" in line]
+    assert len(said) == 1  # rounding takes no time worth a word
+    assert said[0].startswith("int4-gptq, effort quick: ")
+    code, _, stderr = call(*arguments, "int8-rtn", "--effort", "utmost", **numbers)
+    assert code != 0
+    assert "there is no effort 'utmost'" in stderr
+    assert "quick, normal, high" in stderr
 
 
 def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):
@@ -234,13 +265,24 @@ def test_verify_asks_onnx_runtime_too(minilm, tmp_path):
 
 
 def test_generate_streams_what_the_runtime_generates(smollm2):
+    """An instruct model is asked by its template unless the prompt is to stand as it is."""
     options = ("--seed", "7", "--max-tokens", "12")
-    code, stdout, _ = call("generate", smollm2, "The capital of France is", *options)
+    prompt = "The capital of France is"
     decoder = Decoder(Artifact.open(smollm2))
     config = GenerationConfig(seed=7, max_tokens=12)
     tokenizer = Tokenizer.from_folder(smollm2)
-    expected = "".join(generate_text(decoder, tokenizer, "The capital of France is", config))
-    assert (code, stdout) == (0, expected + "\n")
+    for raw, asked in (("--raw", prompt), ("--chat", [{"role": "user", "content": prompt}])):
+        code, stdout, stderr = call("generate", smollm2, prompt, raw, *options)
+        expected = "".join(generate_text(decoder, tokenizer, asked, config))
+        assert (code, stdout) == (0, expected + "\n")
+        assert re.fullmatch(r"\[\d+ tokens, the first after \S+ s, then \S+ tokens/s\]\n", stderr)
+    by_default = json.loads(call("generate", smollm2, prompt, *options, "--json")[1])
+    assert by_default["text"] == expected
+    assert by_default["tokens"] <= 12
+    assert by_default["tokens_per_second"] > 0
+    _, stdout, stderr = call("generate", smollm2, prompt, *options, "--stop", expected[:1])
+    assert stdout == "\n"
+    assert "the model gave no text" in stderr
 
 
 def test_generate_answers_chats_up_to_a_stop_text(smollm2):

@@ -47,6 +47,17 @@ def llama_cpp_embeddings(path, texts, normalize=True):
     return {"tokens": tokens, "embeddings": [model.embed(text, normalize) for text in texts]}
 
 
+def llama_cpp_refusal(path):
+    """What it says where it does not load a file; empty where it does."""
+    from llama_cpp import Llama
+
+    try:
+        Llama(path, embedding=True, n_ctx=64, verbose=False)
+    except ValueError as error:
+        return {"said": str(error)}
+    return {"said": ""}
+
+
 def genai_generate(folder, text, tokens):
     """The greedy continuation, up to the end of text."""
     import onnxruntime_genai as genai

@@ -228,3 +228,10 @@ def test_candle_computes_the_references_logits(kind, limit, smollm2_gguf, tmp_pa
     assert difference < limit
     if kind == "F32":
         assert list(candle.generate(ids, 20)) == expected.continuations[0]
+
+
+def test_llama_cpp_refuses_a_cross_encoder(tmp_path):
+    """It embeds no second segment, and would score pairs wrongly."""
+    checkpoint = fetch(find_variant("ms_marco_minilm_l6_v2"), "synthetic:reduced").open()
+    model = gguf.export(checkpoint, "F32", tmp_path / "out").model_path
+    assert "Failed to load model" in ask("llama_cpp_refusal", path=str(model))["said"]

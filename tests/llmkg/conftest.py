@@ -22,7 +22,7 @@ def llama_artifacts(tiny_llama_of_numbers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("llmkg-artifacts")
     return {
         name: convert(tiny_llama_of_numbers, Scheme.parse(name), folder / name)
-        for name in ("fp32", "int8")
+        for name in ("fp32", "int8-rtn")
     }
 
 
@@ -78,7 +78,7 @@ def outputs(llama_artifacts, tmp_path):
         path = f"smollm/{VARIANT}/artifacts/{scheme}"
         shutil.copytree(artifact.folder, folder / path)
         entries.append(entry(artifact, scheme, path))
-    Registry({SMOLLM2: model(llama_artifacts["int8"], SMOLLM2, entries)}).save(folder)
+    Registry({SMOLLM2: model(llama_artifacts["int8-rtn"], SMOLLM2, entries)}).save(folder)
     return folder
 
 

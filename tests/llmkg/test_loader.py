@@ -28,7 +28,7 @@ from llmkg_lab.llmkg import (
 )
 
 GREEDY = ModelConfig(temperature=0, repetition_penalty=1, max_tokens=8)
-INT8, FP32 = f"{SMOLLM2}:int8", f"{SMOLLM2}:fp32"
+INT8, FP32 = f"{SMOLLM2}:int8-rtn", f"{SMOLLM2}:fp32"
 
 
 @pytest.fixture
@@ -83,7 +83,9 @@ def test_the_wanted_artifact_is_taken_or_its_lack_is_said(registry):
     ):
         with pytest.raises(LabError, match=said):
             key(**config)
-    for config in ({"trust_remote_code": True}, {"device": Metal()}, {"device": Cuda(1)}):
+    wrong = [{"trust_remote_code": True}, {"device": Metal()}, {"device": Cuda(1)}]
+    wrong += [{"revision": "../x"}, {"revision": ".."}, {"revision": "a/../b"}, {"batch_size": 0}]
+    for config in wrong:
         with pytest.raises(LoadingError):
             LoadingConfig(**config)
 
@@ -92,7 +94,7 @@ def test_the_wanted_artifact_is_taken_or_its_lack_is_said(registry):
     ("id", "said"),
     [
         ("HuggingFaceTB/SmolLM2-135M-Instructs", "did you mean"),
-        (f"{SMOLLM2}:int4", "there is fp32, int8"),
+        (f"{SMOLLM2}:int4", "there is fp32, int8-rtn"),
         ("HuggingFaceTB/SmolLM-135M", "llmkg-lab run smollm_135m"),
         ("/etc", "unknown model"),
         ("", "unknown model"),
@@ -107,7 +109,7 @@ def test_what_cannot_be_loaded_is_said_with_a_way_out(id, said, loader):
 
 
 def test_a_damaged_artifact_is_refused_until_it_is_mended(loader, outputs):
-    folder = outputs / f"smollm/{VARIANT}/artifacts/int8"
+    folder = outputs / f"smollm/{VARIANT}/artifacts/int8-rtn"
     data = next(folder.glob("onnx/*.onnx*"))
     content = data.read_bytes()
     data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -182,7 +184,7 @@ def published(id="someone/tiny-llama", **more):
 @pytest.fixture
 def hub(llama_artifacts, monkeypatch):
     """A Hub that has the int8 artifact as a repository, and both in one."""
-    folder = llama_artifacts["int8"].folder
+    folder = llama_artifacts["int8-rtn"].folder
     with hub_server.serving({"someone/tiny-llama": folder, "someone/both": folder.parent}) as hub:
         template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         constants = {
@@ -224,10 +226,10 @@ def test_an_artifact_comes_from_the_hub_once_and_resumes(hub, registry, loader):
 
 def test_of_several_artifacts_in_a_repository_one_is_named(hub, registry, loader):
     registry.register_model(published("someone/both"))
-    with pytest.raises(LoadingError, match="found fp32, int8"):
+    with pytest.raises(LoadingError, match="found fp32, int8-rtn"):
         loader.load_model("someone/both")
     assert loader.load_model("someone/both:fp32").artifact.manifest.scheme.name == "fp32"
-    assert not any("int8" in path for _, path, _ in hub.requests if "/resolve/" in path)
+    assert not any("int8-rtn" in path for _, path, _ in hub.requests if "/resolve/" in path)
     with pytest.raises(LoadingError, match="no artifact int2"):
         loader.load_model("someone/both:int2")
 

@@ -196,9 +196,11 @@ def artifacts(make_artifact, smollm2_gguf, tmp_path_factory):
     fetched = fetch(find_variant("ms_marco_minilm_l6_v2"), "synthetic:reduced")
     ranker = tmp_path_factory.mktemp("ranker") / "int8-rtn"
     convert(open_checkpoint(fetched.path), Scheme.parse("int8-rtn"), ranker)
+    gguf_ranker = ranker.with_name("gguf-Q8_0")
+    to_gguf.export(open_checkpoint(fetched.path), "Q8_0", gguf_ranker)
     made = {"minilm": ("minilm", "int8-rtn"), "smollm2": ("smollm2", "int4-rtn")}
     folders = {name: make_artifact(*which).folder for name, which in made.items()}
-    return {"gguf": gguf, "ranker": ranker} | folders
+    return {"gguf": gguf, "ranker": ranker, "gguf_ranker": gguf_ranker} | folders
 
 
 @pytest.mark.parametrize(
@@ -242,12 +244,17 @@ def test_candle_takes_no_more_than_its_extra(candle, artifacts):
     options = ("--runtime", "candle", "--temperature", "0", "--max-tokens", "8")
     text = candle.call("generate", artifacts["gguf"], "The capital of France is", *options)
     assert "Paris" in text
+    rank = ("rank", artifacts["gguf_ranker"], "question", "answer", "other", "--json")
+    ranked = json.loads(candle.call(*rank, "--runtime", "candle"))
+    assert {row["passage"] for row in ranked} == {"answer", "other"}
 
 
 def test_a_program_is_told_too(base):
     code = (
         "import llmkg_lab\n"
         "from llmkg_lab import LabError, Registry, Scheme, open_backend, open_checkpoint\n"
+        "from llmkg_lab import ModelLoader, ModelRegistry\n"
+        "assert ModelLoader().registry.model_count() >= 30\n"
         "try:\n    from llmkg_lab import convert\n"
         "except llmkg_lab.LabError as error:\n    print(error.hint)"
     )

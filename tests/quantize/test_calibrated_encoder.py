@@ -45,7 +45,7 @@ def two_layers(minilm_folder, tmp_path) -> Path:
 
 
 def test_calibration_halves_the_error_and_is_reproducible(two_layers, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoder, "SENTENCES", 96)  # the margin is smaller, and it is fast
+    monkeypatch.setitem(encoder.SENTENCES, "normal", 96)  # the margin is smaller, and it is fast
     checkpoint = open_checkpoint(two_layers)
     names = {"fp32": "fp32", "plain": "int4-s16", "one": "int4-s16-gptq", "two": "int4-s16-gptq"}
     artifacts = {
@@ -80,8 +80,16 @@ def test_biases_are_replaced_and_all_else_is_read_through(minilm_folder):
 def test_sentences_come_from_the_calibration_half_only():
     text = load(PROSE)
     found = encoder.sentences_of(text.calibration)
-    assert len(found) >= encoder.SENTENCES == len(set(found[: encoder.SENTENCES]))
+    assert len(found) >= encoder.SENTENCES["normal"] == len(set(found[:800]))
     assert all(sentence in text.calibration for sentence in found)
+
+
+def test_sentences_of_several_kinds_are_read_by_turns():
+    news, tokens = ["a", "b", "c", "d"], ["1", "2"]
+    assert encoder.by_turns([news, tokens], 5) == ["a", "1", "b", "2", "c"]
+    assert encoder.by_turns([news, tokens], 99) == ["a", "1", "b", "2", "c", "d"]
+    spaced = "He was born in 1980 @-@ 81 . She came from <unk> to the town . They met there later ."
+    assert encoder.sentences_of(spaced) == ["They met there later ."]
 
 
 def test_a_text_without_sentences_is_refused():

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from llmkg_lab.base import paths
 from llmkg_lab.checkpoint import open_checkpoint
+from llmkg_lab.conversion import own_text
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.graph.builders import build
@@ -19,14 +21,18 @@ from llmkg_lab.graph.store import Plan
 from llmkg_lab.graph.writer import DataFile, Graph
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
 from llmkg_lab.quantize.budget import allocate as budget
-from llmkg_lab.quantize.budget import bounds
+from llmkg_lab.quantize.budget import bounds, compare
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.prepare import prepare
-from llmkg_lab.quantize.solve import decoder as calibrate
 from llmkg_lab.quantize.solve import distill
+from llmkg_lab.quantize.solve.effort import tokens_of, widest
+from llmkg_lab.quantize.solve.equalize import equalized
+from llmkg_lab.quantize.solve.text import calibration_text
 from llmkg_lab.reference.filled import load_model
 from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.scheme import Scheme, SchemeError
+
+WRITE = partial(own_text.write, convert)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +51,6 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMKG_LAB_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(budget, "ACCEPTABLE", np.inf)  # random weights forgive less
-        patch.setattr(calibrate, "TOKENS", 1200)
         patch.setattr(distill, "STEPS", 12)
         patch.setattr(distill, "KEPT", 4)
         yield
@@ -53,7 +58,9 @@ def own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(checkpoint, text):
-    return sensitivity.measure(checkpoint, text)
+    """What budgets are priced by: the text and the model's own, as ``convert`` reads them."""
+    tokens = tokens_of("normal", widest(checkpoint))
+    return sensitivity.measure(checkpoint, calibration_text(checkpoint, text, tokens, WRITE))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +129,8 @@ def test_what_was_predicted_orders_what_is_measured(checkpoint, text, found, siz
 def test_an_artifact_computes_with_the_layouts_that_were_chosen(checkpoint, text, sizes, tmp_path):
     scheme = scheme_of(sizes[1])
     artifact = convert(checkpoint, scheme, tmp_path / "mixed", calibration=text)
-    prepared = prepare(checkpoint, scheme, "text-generation", text)  # from the cache
+    task = "text-generation"
+    prepared = prepare(checkpoint, scheme, task, text, write=WRITE)  # from the cache
     assert len({layout.bits for layout in prepared.layouts.values()}) > 1
     model = load_model(prepared.checkpoint).requires_grad_(False)
     parameters = dict(model.named_parameters())
@@ -191,3 +199,27 @@ def test_an_impossible_budget_is_refused_from_the_shapes_alone(checkpoint, found
     sound = float(re.search(r"budget:([\d.]+)MB", caught.value.hint)[1])
     assert least < 1e6 * sound
     bounds.check(checkpoint, scheme_of(int(1.01 * least)))
+
+
+def test_a_mix_never_loses_to_the_uniform_layout_of_its_size(checkpoint, found, sizes):
+    """Measured, not predicted: a mix that is predicted to be good and is bad is not taken."""
+    even, windows_ = equalized(checkpoint), windows(8)
+    scheme = scheme_of(sizes[2])
+    uniform = compare.uniform(found, sizes[2])
+    assert len(set(uniform.values())) <= 2  # the matrices', the tables'
+    priced = {
+        name: next(o for o in options if o.layout == uniform[name])
+        for name, options in found.matrices.items()
+    }
+    assert found.fixed_bytes + sum(o.nbytes for o in priced.values()) <= sizes[2]
+    smallest = {n: min(os_, key=lambda o: o.nbytes).layout for n, os_ in found.matrices.items()}
+    flattered = budget.Allocation(smallest, sizes[0], 0.0, 0.0, None)  # predicted: no loss at all
+    layouts, kl = compare.better(even, scheme, flattered, uniform, windows_, print)
+    assert layouts == uniform
+    assert kl["uniform"] < 0.5 * kl["mix"]
+    chosen = budget.allocate(found, sizes[1])
+    layouts, kl = compare.better(even, scheme, chosen, smallest, windows_, print)
+    assert layouts == chosen.layouts
+    assert kl["mix"] < kl["uniform"]
+    assert compare.better(even, scheme, chosen, chosen.layouts, windows_, print) == (layouts, {})
+    assert compare.uniform(found, 1000) is None

@@ -3,56 +3,20 @@
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 
 import pytest
+from support.results import write_result
 
 from llmkg_lab.base import paths
-from llmkg_lab.measure.values import Estimate, Measurement
 from llmkg_lab.results import registry
 from llmkg_lab.results.registry import Registry, RegistryError
-from llmkg_lab.results.result import Origin, Result, SchemeResult, Subject
 from llmkg_lab.results.verdict import Verdict
 from llmkg_lab.roster import catalog
 
 PASS, BELOW, FAIL = Verdict.PASS, Verdict.BELOW_TARGET, Verdict.FAIL
 MINILM, SMOLLM2 = "minilm/all_minilm_l6_v2", "smollm/smollm2_135m_instruct"
-
-
-def write_result(outputs, variant, artifact, verdicts, synthetic=False):
-    """A variant's folder: ``artifact`` once a scheme, and the result.json that measured it."""
-    manifest, folder = artifact.manifest, outputs / variant
-    family, name = variant.split("/")
-    schemes = {
-        scheme: SchemeResult(
-            scheme=manifest.scheme,
-            bytes=artifact.nbytes,
-            bits_per_weight=artifact.bits_per_weight,
-            artifact=f"artifacts/{scheme}",
-            groups=manifest.groups,
-            quality={"cosine_mean": Estimate(0.99, 0.98, 0.999, 80, "texts")},
-            protocol={"corpus": "stsb"},
-            speed={"embed_ms": Measurement(4.0, 3.9, 4.2, 10)},
-            conditions={"threads": 2},
-            verdict=verdict,
-            reasons=[] if verdict is PASS else ["cosine_mean is 0.99"],
-        )
-        for scheme, verdict in verdicts.items()
-    }
-    for scheme in verdicts:
-        shutil.copytree(artifact.folder, folder / "artifacts" / scheme)
-    Result(
-        variant=Subject(name, name, family),
-        source=Origin(
-            "package", "package x==0.1.0", "0.1.0", synthetic, manifest.source.fingerprint
-        ),
-        environment={},
-        schemes=schemes,
-        verdict=Verdict.worst(verdicts.values()),
-    ).save(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +67,7 @@ def test_a_model_is_listed_under_its_hub_id(outputs, artifact):
         manifest = outputs / entry["path"] / "manifest.json"
         assert entry["manifest_sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
         assert entry["bytes"] == artifact.nbytes
+        assert entry["recipe"] == "int4-rtn"  # what the artifact is, whatever it is called
         assert entry["quality"]["cosine_mean"]["value"] == 0.99
         assert entry["source"] == {
             "kind": "package",

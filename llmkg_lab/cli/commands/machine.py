@@ -65,8 +65,8 @@ def _timed_before() -> dict[str, dict[str, float]]:
 
 def _print_times(kind: str, times: dict[str, float]) -> None:
     """Recipes by their times, and which of them fast is."""
-    from llmkg_lab.measure.candidates import described
     from llmkg_lab.presets import recipe_of
+    from llmkg_lab.presets.speeds import described
 
     fast = recipe_of("fast", kind)
     rows = [

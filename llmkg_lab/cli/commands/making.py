@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,13 @@ def convert(
             show_default="balanced",
         ),
     ] = None,
+    effort: Annotated[
+        str,
+        typer.Option(
+            help="How much text a calibrated scheme is solved on: quick, normal or high. A "
+            "language model writes half of it itself, or all where no corpus is at hand."
+        ),
+    ] = "normal",
     force: Annotated[bool, typer.Option("--force", help="Overwrite artifacts.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -63,16 +71,23 @@ def convert(
     artifact is written whole or not at all.
     """
     from llmkg_lab.conversion.to_onnx import convert as make
-    from llmkg_lab.presets import DEFAULT
+    from llmkg_lab.presets import DEFAULT, kind_of, resolve
+    from llmkg_lab.quantize.prepare import expected_seconds
+    from llmkg_lab.quantize.solve.effort import check_effort
     from llmkg_lab.scheme import Scheme
 
     schemes = Scheme.parse_all(scheme or [DEFAULT])
+    check_effort(effort)
     opened, origin = _open_source(checkpoint)
     out = out or Path("converted") / _plain_name(checkpoint)
     console.print_warnings(opened.warnings)
     conversions = []
     for wanted in schemes:
-        conversion = _timed(make, opened, wanted, out / wanted.name, origin, force)
+        resolved = resolve(wanted, kind_of(type(opened.form)))
+        if not as_json and (seconds := expected_seconds(opened, resolved, effort)):
+            console.print_beforehand(wanted.name, effort, seconds)
+        making = partial(make, effort=effort)
+        conversion = _timed(making, opened, wanted, out / wanted.name, origin, force)
         if not as_json:
             console.print_conversion(conversion)
         conversions.append(conversion)
@@ -97,6 +112,13 @@ def export(
             show_default="Q4_0",
         ),
     ] = None,
+    bare: Annotated[
+        bool,
+        typer.Option(
+            "--no-tokenizer",
+            help="Leave the tokenizer out of the file; Candle reads the one beside it.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite artifacts.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -113,7 +135,8 @@ def export(
     console.print_warnings(opened.warnings)
     exports = []
     for name in kinds:
-        made = _timed(gguf.export, opened, name, out / f"gguf-{name}", origin, force)
+        make = partial(gguf.export, tokenizer=not bare)
+        made = _timed(make, opened, name, out / f"gguf-{name}", origin, force)
         if not as_json:
             console.print_conversion(made)
         exports.append(made)

@@ -41,8 +41,7 @@ def list_variants(
         row = {name: getattr(variant, name) for name in facts}
         shape = shapes.known().get(variant.alias_of or variant.id)  # none of a user's own variant
         row["parameters"] = shape and shape.parameters()
-        able = abilities(variant.architecture, shape.tokenizer if shape else "")
-        row["runtimes"] = [asdict(ability) for ability in able]
+        row["runtimes"] = [asdict(ability) for ability in abilities(variant.architecture)]
         apart = batch.apart(outputs, variant)
         rows.append(row | {"sources": sources, "last_run": state, "apart": apart})
     if as_json:

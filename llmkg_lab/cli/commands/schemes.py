@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmkg_lab.presets import Kind
     from llmkg_lab.results.result import Result
 
-COLUMNS = ("take", "when", "which is", "MB", "loss", "ms", "made in")
+COLUMNS = ("take", "when", "which is", "MB", "loss", "elsewhere", "ms here", "made in")
 
 
 @app.command(epilog=examples("schemes", "schemes smollm2_135m_instruct", "schemes --json"))
@@ -46,11 +46,22 @@ def schemes(
         f"Take [bold]{DEFAULT}[/], the default, unless one of these is what you want.\n"
     )
     for kind in kinds().values():
-        console.out.print(f"[bold]{_plural(kind.name)}[/], measured on {kind.model}: {kind.text}")
+        said = f"[bold]{_plural(kind.name)}[/], measured on {kind.model}: {kind.text}"
+        console.out.print(said, highlight=False)
         rows = list(_rows(_entries(kind)))
         columns = [f"{name}, {kind.loss}" if name == "loss" else name for name in COLUMNS]
-        console.out.print(console.table(columns, rows), "")
+        console.out.print(console.table(columns, rows))
+        console.out.print(f"{_times(kind)}\n", highlight=False)
     _print_names()
+
+
+def _times(kind: "Kind") -> str:
+    """What the times in a table are, or how to get some."""
+    from llmkg_lab.presets import speeds
+
+    if speeds.remembered(kind.name):
+        return f"[dim]ms here: {speeds.described(kind.name)}, timed on this processor[/]"
+    return "[dim]Times of this processor, and what fast is here: llmkg-lab device --measure[/]"
 
 
 def _plural(kind: str) -> str:
@@ -78,16 +89,18 @@ def _rows(entries: Iterable[dict[str, Any]]) -> Iterable[list[str]]:
         name, recipe, measured = entry["preset"], entry["recipe"], entry.get("measured")
         known = before.setdefault(recipe, name)
         which = f"{recipe} ({entry['words']})" if known == name else f"at present as {known}"
-        figures = _figures(measured) if measured and known == name else ["", "", "", ""]
+        figures = _figures(measured) if measured and known == name else ["", "", "", "", ""]
         yield [name, entry["when"], which, *figures]
 
 
 def _figures(fact: dict[str, Any]) -> list[str]:
     value, low, high = fact["loss"]
+    elsewhere = f"{fact['elsewhere']:.1f} %" if fact["elsewhere"] is not None else ""
     ms = f"{fact['ms']:.1f}" if fact["ms"] is not None else ""
     return [
         f"{fact['megabytes']:.1f}",
         f"{value:.1f} % ({low:.1f} to {high:.1f})",
+        elsewhere,
         ms,
         fact["minutes"],
     ]
@@ -99,10 +112,10 @@ def _print_names() -> None:
     console.out.print(
         "[bold]Recipes[/] say exactly how, such as int4-s16-gptq-e8b64sym. Their names' parts:"
     )
-    console.out.print(console.table(("part", "means"), PARTS), "")
+    console.out.print(console.table(("part", "means"), PARTS))
     console.out.print(
-        "Several schemes: --scheme small,int8. A size of your own: --scheme 100MB.\n"
-        "`llmkg-lab device --measure` times this processor, for fast."
+        "\nElsewhere: the loss on text of another kind than the scheme was calibrated on.\n"
+        "Several schemes: --scheme small,int8. A size of your own: --scheme 100MB."
     )
 
 

@@ -1,15 +1,15 @@
 """Commands that use an artifact: verify, generate, embed, rank."""
 
 import os
-import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.cli import console
+from llmkg_lab.cli import console, sizes
 from llmkg_lab.cli.application import ArtifactFolder, Json, Runtime, app, examples
 
 
@@ -42,7 +42,8 @@ def verify(artifact: ArtifactFolder, as_json: Json = False) -> None:
 @app.command(
     epilog=examples(
         "generate smollm2/balanced 'Once upon a time' --seed 1",
-        "generate smollm2/balanced 'Why is the sky blue?' --chat --temperature 0",
+        "generate smollm2/balanced 'Why is the sky blue?' --temperature 0",
+        "generate smollm2/balanced 'The capital of France is' --raw",
         "generate openelm_3b/int4-b64 'Once upon a time' --memory 500MB",
         "generate smollm2/gguf-Q8_0 'Once upon a time' --runtime candle",
     )
@@ -51,8 +52,13 @@ def generate(
     artifact: ArtifactFolder,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
     chat: Annotated[
-        bool, typer.Option("--chat", help="Ask the prompt as a user, by the chat template.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--chat/--raw",
+            help="Ask the prompt as a user, by the chat template; or continue it as it stands.",
+            show_default="--chat, where the model has a template",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_k: Annotated[int, typer.Option(help="Draw from the k likeliest; 0: from all.")] = 50,
     top_p: Annotated[float, typer.Option(help="Draw from the likeliest that reach p.")] = 0.95,
@@ -69,7 +75,10 @@ def generate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Continue a text, or answer a question with --chat; the text appears as it grows."""
+    """Ask a model, or have one that was not taught to answer continue a text.
+
+    The text appears on stdout as it grows; how fast it was stands on stderr at the end.
+    """
     if memory:  # NumPy's OpenBLAS takes 40 MB per thread when it is loaded, which the limit counts
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from llmkg_lab.runtime.selection import open_backend
@@ -81,16 +90,22 @@ def generate(
     )  # fmt: skip
     limit = _limit_memory(memory) if memory else None
     backend = open_backend(artifact, runtime, memory=limit)
-    asked = [{"role": "user", "content": prompt}] if chat else prompt
-    pieces = backend.stream_text(asked, config)
+    if chat or (chat is None and backend.tokenizer.chats):
+        pieces = backend.stream_text([{"role": "user", "content": prompt}], config)
+    else:
+        pieces = backend.stream_text(prompt, config)
     if as_json:
-        console.print_json({"prompt": prompt, "text": "".join(pieces)})
+        text = "".join(pieces)
+        console.print_json({"prompt": prompt, "text": text, **asdict(pieces.speed)})
         return
+    shown = False
     try:
         for piece in pieces:
             print(piece, end="", flush=True)
+            shown = True
     finally:  # Ctrl-C too leaves the cursor on a line of its own
         print()
+    console.print_speed(pieces.speed, shown)
 
 
 @app.command(epilog=examples("embed minilm/balanced 'A cat sleeps' 'A kitten naps' --json"))
@@ -144,10 +159,7 @@ def rank(
 
 def _limit_memory(text: str) -> int:
     """Hold this process to ``text``, such as 500MB; bytes. Raises LabError on anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise LabError(f"--memory {text!r} is not a size", "give it as in 500MB or 2GB")
-    nbytes = int(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
+    nbytes = sizes.nbytes("--memory", text)
     if sys.platform.startswith("linux"):
         from llmkg_lab.runtime.ort.residency import limit_data
 

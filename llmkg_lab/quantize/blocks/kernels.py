@@ -1,4 +1,4 @@
-"""The two inner loops of block-wise quantization, compiled by Numba (numba.pydata.org).
+"""The inner loops of block-wise quantization, compiled by Numba (numba.pydata.org).
 
 NumPy would walk over the weights fifteen times and hold the interpreter's lock between walks;
 here a block is read, rounded and packed at once, and converting threads do not wait for one
@@ -89,3 +89,67 @@ def _pack(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
                 codes[4 * i + 2] | codes[4 * i + 3] << 2,
             )
             packed[i] = low | high << 4
+
+
+# Whole numbers stay exact, so that only the order of additions is the compiler's.
+@_compiled(fastmath={"nnan", "nsz", "reassoc", "contract"})
+def round_columns(
+    values: np.ndarray,
+    factor: np.ndarray,
+    scales: np.ndarray,
+    inverses: np.ndarray,
+    zero_points: np.ndarray,
+    highest: int,
+    codes: np.ndarray,
+    errors: np.ndarray,
+) -> None:
+    """Round one block of each row, column after column, as GPTQ does.
+
+    values: float32 (rows, block_size), used up: a column's error goes to those after it by
+    ``factor``, float32 (block_size, block_size), upper triangular. scales, inverses, zero_points:
+    float32 (rows,). Written: codes, uint8 (rows, block_size), and errors, float32 of that shape,
+    in units of the factor's diagonal.
+    """
+    rows, size = values.shape
+    for r in range(rows):
+        scale, inverse, zero = scales[r], inverses[r], zero_points[r]
+        row = values[r]
+        for j in range(size):
+            code = min(max(np.rint(row[j] * inverse) + zero, np.float32(0)), np.float32(highest))
+            codes[r, j] = np.uint8(code)
+            error = (row[j] - scale * (code - zero)) / factor[j, j]
+            errors[r, j] = error
+            for k in range(j + 1, size):
+                row[k] -= factor[j, k] * error
+
+
+@_compiled(fastmath={"nnan", "nsz", "reassoc", "contract"})
+def settle_columns(
+    pull: np.ndarray,
+    among: np.ndarray,
+    scales: np.ndarray,
+    inverses: np.ndarray,
+    zero_points: np.ndarray,
+    highest: int,
+    codes: np.ndarray,
+    lacking: np.ndarray,
+) -> None:
+    """Set each code of one block of each row to the best for what all others are.
+
+    pull: float32 (rows, block_size), half the error's slope, used up; among: float32 (block_size,
+    block_size), the Hessian of the block; the rest as in ``round_columns``. Changed in place:
+    codes, and lacking, float32 (rows, block_size), what the goal lacks.
+    """
+    rows, size = pull.shape
+    for r in range(rows):
+        scale, inverse, zero = scales[r], inverses[r], zero_points[r]
+        row = pull[r]
+        for j in range(size):
+            before = scale * (np.float32(codes[r, j]) - zero)
+            wanted = before + row[j] / among[j, j]
+            code = min(max(np.rint(wanted * inverse) + zero, np.float32(0)), np.float32(highest))
+            moved = scale * (code - zero) - before
+            codes[r, j] = np.uint8(code)
+            lacking[r, j] -= moved
+            for k in range(j + 1, size):
+                row[k] -= among[j, k] * moved

@@ -21,16 +21,20 @@ TOKENS = 10 * 512  # of calibration text: for the solver, and two windows to pri
 
 def measure(
     checkpoint: Checkpoint,
-    text: Text | None = None,
+    text: Text | CalibrationText | None = None,
     progress: Progress = silent,
 ) -> Sensitivities:
     """The sensitivities of a decoder of the Llama form, from the cache where they were measured.
 
     checkpoint: as it came: that its channels will be equalized is taken into account.
-    text: its calibration half is read; by default the first corpus that is here.
+    text: windows, of which the first are read, or a text, of its calibration half; by default the
+    first corpus that is here.
     Raises SchemeError for what is not such a decoder, TextError without a text that is long enough.
     """
-    calibration = calibration_text(checkpoint, text, TOKENS)
+    if isinstance(text, CalibrationText):
+        calibration = text.head(TOKENS)
+    else:
+        calibration = calibration_text(checkpoint, text, TOKENS)
     key = {
         "method": METHOD,
         "fingerprint": checkpoint.fingerprint(),

@@ -9,8 +9,10 @@ layer by layer: a run that was cut off goes on where it stopped, and the second 
 the same inputs costs only the reading.
 """
 
+import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -24,17 +26,18 @@ from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.models.base import Unit
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
-from llmkg_lab.quantize.solve.gptq import DAMPING, Factored, factored, gptq
+from llmkg_lab.quantize.solve.gptq import DAMPING, factored, gptq
 from llmkg_lab.scheme import Layout, Scheme, integer_layout
 
 if TYPE_CHECKING:
     import torch
 
     from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
+    from llmkg_lab.quantize.solve.streams import Spilled
+    from llmkg_lab.quantize.solve.sums import Sums
 
-RIDGE = 0.1  # of the mean square of the inputs: how strongly a goal holds on to the weights
-METHOD = 4  # counted up when the same inputs would give other codes: cached layers are then void
-TOKENS = 8 * 512  # twice as many as the widest matrix of a small model has columns
+METHOD = 5  # counted up when the same inputs would give other codes: cached layers are then void
+AT_ONCE = 2048  # tokens that pass a layer together
 
 Solved = dict[str, Quantized]  # by the checkpoint's name of the matrix
 
@@ -65,7 +68,6 @@ def calibrate(
         "method": METHOD,
         "fingerprint": checkpoint.fingerprint(),
         "damping": DAMPING,
-        "ridge": RIDGE,
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
         "layouts": known,
@@ -75,19 +77,20 @@ def calibrate(
     def layer(i: int) -> cache.Arrays:
         return _arrays(walk.solve(i, solved))
 
-    for i in track(range(total), progress, "calibration", "layers"):
-        own = [unit for unit in units if unit.layer == i]
-        known += [asdict(chosen[unit.name]) for unit in own]
-        stored = cache.arrays("calibrated", key, partial(layer, i))
-        for unit in own:
-            solved |= _from_arrays(stored, unit, chosen[unit.name])
+    with closing(walk):
+        for i in track(range(total), progress, "calibration", "layers"):
+            own = [unit for unit in units if unit.layer == i]
+            known += [asdict(chosen[unit.name]) for unit in own]
+            stored = cache.arrays("calibrated", key, partial(layer, i))
+            for unit in own:
+                solved |= _from_arrays(stored, unit, chosen[unit.name])
     return solved
 
 
 class _Walk:
     """Calibration text on its way through two models: the original one, and the quantized one.
 
-    The model is loaded when it is needed. Its layers hold quantized weights once passed.
+    The model is loaded when it is needed. Both residual streams lie on the disk.
     """
 
     def __init__(
@@ -98,6 +101,8 @@ class _Walk:
         self._layouts = layouts  # by unit
         self._units = list(checkpoint.form.units())
         self._position = 0  # the layer whose inputs the streams are
+        self._spilled: list[Spilled] = []
+        self._pending: tuple[torch.nn.Linear, Spilled] | None = None  # to add to the second stream
 
     def solve(self, i: int, solved: Solved) -> Solved:
         """Quantize the matrices of layer ``i``; ``solved`` holds those of all layers before."""
@@ -107,6 +112,11 @@ class _Walk:
         self._through(i, found)
         return found
 
+    def close(self) -> None:
+        """Give the disk back."""
+        for spilled in self._spilled:
+            spilled.close()
+
     @cached_property
     def _net(self) -> "LayerwiseLlama":
         from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
@@ -114,14 +124,19 @@ class _Walk:
         return LayerwiseLlama(self._checkpoint)
 
     @cached_property
-    def _streams(self) -> list["torch.Tensor"]:
+    def _streams(self) -> "tuple[Spilled, Spilled]":
         """What goes into the layer in the original model and in the quantized one.
 
         (windows, tokens, hidden) each.
         """
         layout = self._layouts[self._checkpoint.form.table]
-        table = round_to_nearest(self._net.table.numpy(), layout).dequantize()
-        return [self._net.embed(self._windows), self._net.embed(self._windows, table)]
+        table = self._net.table.numpy()
+        stored = round_to_nearest(table, layout).dequantize()
+        streams = [self._spill(table.shape[1]) for _ in range(2)]
+        for part in self._chunks():
+            for stream, embedding in zip(streams, (None, stored), strict=True):
+                stream.write(part, self._net.embed(self._windows[part], embedding))
+        return streams[0], streams[1]
 
     def _through(self, i: int, found: Solved) -> None:
         """Move both streams through layer ``i``.
@@ -131,88 +146,128 @@ class _Walk:
         """
         import torch
 
-        layer, net = self._net.layers[i], self._net
-        with torch.inference_mode():
-            normed = [layer.input_layernorm(stream) for stream in self._streams]
-            attended = net.attend(i, normed[0])
-            self._place(i, ("qkv",), normed, found)
-            self._add(i, "o", layer.self_attn.o_proj, [attended, net.attend(i, normed[1])], found)
-            normed = [layer.post_attention_layernorm(stream) for stream in self._streams]
-            gated = net.gate(i, normed[0])
-            self._place(i, ("gate_up",), normed, found)
-            self._add(i, "down", layer.mlp.down_proj, [gated, net.gate(i, normed[1])], found)
+        from llmkg_lab.quantize.solve.sums import products
+
+        net, layer = self._net, self._net.layers[i]
+        twin = copy.deepcopy(layer)  # its matrices become the quantized ones
+        with torch.inference_mode(), products("medium"):
+            self._read(i, "qkv", twin, layer.input_layernorm, found)
+            self._add(i, "o", (layer, twin), layer.input_layernorm, net.attend, found)
+            self._read(i, "gate_up", twin, layer.post_attention_layernorm, found)
+            self._add(i, "down", (layer, twin), layer.post_attention_layernorm, net.gate, found)
         self._position = i + 1
+
+    def _read(
+        self, i: int, kind: str, twin: "torch.nn.Module", norm: "torch.nn.Module", found: Solved
+    ) -> None:
+        """A unit that reads the streams through a norm."""
+        sums = self._sums(i, kind, found)
+        for part in self._chunks():
+            original, quantized = (stream.read(part) for stream in self._streams)
+            if self._pending:
+                linear, inputs = self._pending
+                quantized += linear(inputs.read(part))
+                self._streams[1].write(part, quantized)
+            if sums:
+                self._count(sums, part, norm(original), norm(quantized))
+        if self._pending:
+            self._pending[1].close()
+            self._spilled.remove(self._pending[1])
+            self._pending = None
+        self._place(i, kind, twin, sums, found)
 
     def _add(
         self,
         i: int,
         kind: str,
-        linear: "torch.nn.Linear",
-        inputs: list["torch.Tensor"],
+        layers: "tuple[torch.nn.Module, torch.nn.Module]",
+        norm: "torch.nn.Module",
+        inputs_of: "Callable[[torch.nn.Module, torch.Tensor], torch.Tensor]",
         found: Solved,
     ) -> None:
         """A unit whose output is added to the streams; it makes up for their difference too."""
-        original = linear(inputs[0])
-        # What is added counts by the stream's own size, which the next norm divides by; else the
-        # few tokens of huge activations that models begin texts with would count alone
-        size = self._streams[0].square().mean(-1, keepdim=True).rsqrt()
-        gap = (self._streams[0] - self._streams[1]) * size
-        self._place(i, (kind,), [x * size for x in inputs], found, gap)
-        self._streams[0] += original
-        self._streams[1] += linear(inputs[1])
+        sums, name = self._sums(i, kind, found), self._unit(i, kind).parts[0]
+        linear, twin = (self._net.linear(layer, name) for layer in layers)
+        kept = self._spill(linear.in_features)
+        for part in self._chunks():
+            streams = [stream.read(part) for stream in self._streams]
+            inputs = [inputs_of(*pair) for pair in zip(layers, map(norm, streams), strict=True)]
+            if sums:
+                # What is added counts by the stream's own size, which the next norm divides by;
+                # else the few tokens of huge activations that models begin texts with would
+                # count alone
+                size = streams[0].square().mean(-1, keepdim=True).rsqrt()
+                gap = (streams[0] - streams[1]) * size
+                self._count(sums, part, inputs[0] * size, inputs[1] * size, gap)
+            self._streams[0].write(part, streams[0] + linear(inputs[0]))
+            kept.write(part, inputs[1])
+        self._place(i, kind, layers[1], sums, found)
+        self._pending = (twin, kept)
+
+    def _sums(self, i: int, kind: str, found: Solved) -> "tuple[Sums, Sums] | None":
+        """What a unit is solved from; None where ``found`` has it."""
+        from llmkg_lab.quantize.solve.sums import Sums
+
+        return None if found.keys() >= set(self._unit(i, kind).parts) else (Sums(), Sums())
+
+    @staticmethod
+    def _count(sums: "tuple[Sums, Sums]", part: slice, *inputs: "torch.Tensor") -> None:
+        """Count windows in, of which every other one is of another kind."""
+        for i, own in enumerate(sums):
+            own.add(*(values[(i - part.start) % 2 :: 2] for values in inputs))
 
     def _place(
         self,
         i: int,
-        kinds: tuple[str, ...],
-        inputs: list["torch.Tensor"],
+        kind: str,
+        twin: "torch.nn.Module",
+        sums: "tuple[Sums, Sums] | None",
         found: Solved,
-        gap: "torch.Tensor | None" = None,
     ) -> None:
-        """Give the units of ``kinds``, which read ``inputs``, their quantized weights."""
+        """Give a unit its quantized weights in ``twin``, solved from ``sums`` where there are."""
         import torch
 
-        units = [unit for unit in self._units if unit.layer == i and unit.kind in kinds]
-        modules = dict(self._net.linears(i))
-        weights = {name: modules[name].weight for unit in units for name in unit.parts}
-        if not found.keys() >= weights.keys():
-            layouts = {name: self._layouts[u.name] for u in units for name in u.parts}
-            original, quantized = (x.flatten(0, 1) for x in inputs)
-            found |= _solve(weights, layouts, original, quantized, gap)
-        for name, weight in weights.items():
-            weight.copy_(torch.from_numpy(found[name].dequantize()))
+        from llmkg_lab.quantize.solve.sums import products
+
+        unit = self._unit(i, kind)
+        modules = {name: self._net.linear(twin, name) for name in unit.parts}
+        if sums:
+            weights = {name: module.weight for name, module in modules.items()}
+            with products("highest"):
+                found |= _solve(weights, self._layouts[unit.name], sums)
+        for name, module in modules.items():
+            module.weight.copy_(torch.from_numpy(found[name].dequantize()))
+
+    def _spill(self, width: int) -> "Spilled":
+        from llmkg_lab.quantize.solve.streams import Spilled
+
+        self._spilled.append(Spilled(self._windows.shape[1], width))
+        return self._spilled[-1]
+
+    def _unit(self, i: int, kind: str) -> Unit:
+        return next(unit for unit in self._units if unit.layer == i and unit.kind == kind)
+
+    def _chunks(self) -> Iterator[slice]:
+        from llmkg_lab.quantize.solve.streams import chunks
+
+        return chunks(len(self._windows), self._windows.shape[1], AT_ONCE)
 
 
 def _solve(
-    weights: Mapping[str, "torch.Tensor"],
-    layouts: Mapping[str, Layout],
-    original: "torch.Tensor",
-    quantized: "torch.Tensor",
-    gap: "torch.Tensor | None",
+    weights: "Mapping[str, torch.Tensor]", layout: Layout, kinds: "tuple[Sums, Sums]"
 ) -> Solved:
-    """Quantize matrices that read the same inputs, so that their outputs are the original's.
+    """Quantize matrices (rows, columns) that read the same inputs.
 
-    weights: (rows, columns) by name. original, quantized: what goes into them in the two models,
-    (tokens, columns). gap: what the output is to make up for besides, (…, rows).
+    Their outputs are to be the original's.
     """
-    import torch
+    from llmkg_lab.quantize.solve.sums import goals
 
-    hessian = quantized.T @ quantized
-    shift = (original - quantized).T @ quantized  # (columns, columns)
-    ridge = RIDGE * hessian.diagonal().mean() * torch.eye(len(hessian))
-    lower = torch.linalg.cholesky(hessian + ridge)
-    ready: dict[int, Factored] = {}
-    solved: Solved = {}
-    for name, weight in weights.items():
-        missing = weight @ shift
-        if gap is not None:
-            missing += gap.flatten(0, 1).T @ quantized
-        goal = weight + torch.cholesky_solve(missing.T, lower).T
-        size = layouts[name].block_size
-        if size not in ready:
-            ready[size] = factored(hessian.numpy(), size)
-        solved[name] = gptq(goal.numpy(), ready[size], layouts[name])
-    return solved
+    found, _ = goals(list(weights.values()), kinds)
+    ready = factored((kinds[0] + kinds[1]).hessian.numpy(), layout.block_size)
+    parts = found.split([len(weight) for weight in weights.values()])
+    return {
+        name: gptq(part.numpy(), ready, layout) for name, part in zip(weights, parts, strict=True)
+    }
 
 
 def _arrays(solved: Solved) -> cache.Arrays:

@@ -12,10 +12,12 @@ it, in three steps that cost neither a byte nor an operator:
 """
 
 import copy
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice, zip_longest
 
 import numpy as np
 import tokenizers
@@ -33,8 +35,9 @@ from llmkg_lab.quantize.solve.gptq import DAMPING, gptq
 from llmkg_lab.reference.filled import load_model
 from llmkg_lab.scheme import Layout, Scheme, integer_layout
 
-SENTENCES = 800
+SENTENCES = {"quick": 200, "normal": 800, "high": 1600}  # by effort
 WORDS = range(5, 61)  # of a sentence: what is shorter is a heading, what is longer a table
+TOKENIZED = re.compile(r"<unk>|@.@")  # in a corpus of tokens: what no sentence has
 BATCH = 32  # sentences
 RIDGE = 0.2  # of the mean variance of the inputs: how strongly step 1 holds on to the weights
 
@@ -59,10 +62,17 @@ class Batch:
 
 
 def prepare(
-    checkpoint: Checkpoint, scheme: Scheme, text: Text, progress: Progress
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    corpora: Sequence[Text],
+    effort: str,
+    progress: Progress,
 ) -> tuple[Checkpoint, dict[str, Quantized], dict]:
-    """What a calibrated scheme stores of a BERT: see prepare.prepare, which calls this."""
-    sentences = sentences_of(text.calibration)[:SENTENCES]
+    """What a calibrated scheme stores of a BERT: see prepare.prepare, which calls this.
+
+    corpora: of several kinds, whose sentences are read by turns.
+    """
+    sentences = by_turns([sentences_of(text.calibration) for text in corpora], SENTENCES[effort])
     tokenizer = tokenizers.Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
     tokenizer.no_padding()
     tokenizer.enable_truncation(checkpoint.form.positions)
@@ -71,22 +81,40 @@ def prepare(
     record = {
         "method": scheme.method,
         "damping": DAMPING,
-        "corpus": text.name,
-        "sha256": text.sha256,
+        "corpus": ", ".join(text.name for text in corpora),
+        "sha256": _sha256(corpora),
         "half": "first",
         "sentences": len(ids),
         "tokens": sum(map(len, ids)),
+        "effort": effort,
     }
     return Revised(checkpoint, found.biases), found.matrices, record
+
+
+def _sha256(corpora: Sequence[Text]) -> str:
+    """A corpus's own, of several the hash of theirs."""
+    if len(corpora) == 1:
+        return corpora[0].sha256
+    return hashlib.sha256("".join(text.sha256 for text in corpora).encode()).hexdigest()
 
 
 def sentences_of(text: str) -> list[str]:
     """The sentences of running text, each once, in order. Raises TextError where there is none."""
     pieces = (piece.strip() for piece in re.split(r"(?<=[.!?]) +|\n", text))
-    found = [piece for piece in dict.fromkeys(pieces) if len(piece.split()) in WORDS]
+    found = [
+        piece
+        for piece in dict.fromkeys(pieces)
+        if len(piece.split()) in WORDS and not TOKENIZED.search(piece)
+    ]
     if not found:
         raise texts.TextError("the calibration text has no sentence", "give it plain prose")
     return found
+
+
+def by_turns(kinds: Sequence[Sequence[str]], count: int) -> list[str]:
+    """So many sentences, one of each kind after another; the longer kinds fill up the rest."""
+    turns = (sentence for turn in zip_longest(*kinds) for sentence in turn)
+    return list(islice((sentence for sentence in turns if sentence is not None), count))
 
 
 def calibrate(

@@ -35,22 +35,34 @@ class LayerwiseLlama:
         """Layer ``i`` on (windows, tokens, hidden)."""
         return self.layers[i](states, **self._context(states))
 
-    def attend(self, i: int, x: Tensor) -> Tensor:
-        """What goes into the output projection of layer ``i``.
+    def attend(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """What goes into the output projection of a layer, the model's own or a copy of one.
 
         x: normed, (windows, tokens, hidden).
         """
-        attention = self.layers[i].self_attn
+        attention = layer.self_attn
         projection, attention.o_proj = attention.o_proj, nn.Identity()
-        context = self._context(x)
-        attended = torch.cat([attention(window, **context)[0] for window in x.split(1)])
-        attention.o_proj = projection
+        rotary = self._context(x)["position_embeddings"]
+        attention.config._attn_implementation = "sdpa"  # causal, as no mask is given
+        try:
+            attended: Tensor = attention(x, attention_mask=None, position_embeddings=rotary)[0]
+        finally:
+            attention.o_proj = projection
+            attention.config._attn_implementation = "eager"
         return attended
 
-    def gate(self, i: int, x: Tensor) -> Tensor:
-        """What goes into ``down_proj`` of layer ``i``; x as for ``attend``."""
-        mlp = self.layers[i].mlp
-        return mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+    @staticmethod
+    def gate(layer: nn.Module, x: Tensor) -> Tensor:
+        """What goes into the layer's ``down_proj``; arguments as for ``attend``."""
+        mlp = layer.mlp
+        gated: Tensor = mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+        return gated
+
+    @staticmethod
+    def linear(layer: nn.Module, name: str) -> nn.Linear:
+        """A matrix of a layer by the checkpoint's name of its weight."""
+        found: nn.Linear = layer.get_submodule(".".join(name.split(".")[3:-1]))
+        return found
 
     def logits(self, states: Tensor) -> Tensor:
         """What the last layer gives, (…, hidden) -> (…, vocab)."""

@@ -1,6 +1,6 @@
 """Artifacts on plain ONNX Runtime: a decoder with an in-place KV cache, and an embedder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import onnxruntime
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint.pooling import longest
 from llmkg_lab.runtime import InferenceError
-from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, EncoderSessions, Inputs
+from llmkg_lab.runtime.ort.encoder import BATCH_TOKENS, Batch, EncoderSessions, Inputs
 from llmkg_lab.runtime.ort.packed import open_artifact
 from llmkg_lab.runtime.ort.session import CPU, CachedSession, running
 from llmkg_lab.runtime.sequence import SequenceDecoder, TokenIds, check_tokens
@@ -128,11 +128,8 @@ class Embedder:
         self._pools = "sentence_embedding" in outputs
         self.hidden = outputs["sentence_embedding" if self._pools else "last_hidden_state"][-1]
         self.tokenizer = Tokenizer.from_folder(artifact.folder)
-        pooling = artifact.manifest.pooling
-        self.max_length = (pooling and pooling.max_length) or longest(
-            self.tokenizer.config, artifact.context_length
-        )
-        self.prompt = (pooling and pooling.prompt) or ""
+        self.max_length = longest_text(artifact, self.tokenizer)
+        self.prompt = prompt_of(artifact)
 
     def embed(self, texts: Sequence[str], batch_size: int | None = None) -> np.ndarray:
         """Embeddings (texts, hidden) float32, in the order of the texts.
@@ -142,10 +139,25 @@ class Embedder:
         length share a run, of BATCH_TOKENS or of ``batch_size`` texts at most. Raises
         InferenceError on a token that the model has no embedding of.
         """
-        embeddings = np.empty((len(texts), self.hidden), np.float32)
         most = self._sessions.most_texts(batch_size)
         prompted = [self.prompt + text for text in texts]
         batches = self.tokenizer.batches(prompted, self.max_length, BATCH_TOKENS, most)
+        return self._embedded(len(texts), batches)
+
+    def embed_ids(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Embeddings (texts, hidden) float32 of texts given as tokens, read as they are.
+
+        Raises InferenceError on a text of more than ``max_length`` tokens, or on a token that the
+        model has no embedding of.
+        """
+        for ids in texts:
+            check_tokens(np.asarray(ids), self.artifact.vocab_size, len(ids), self.max_length)
+        most = self._sessions.most_texts(None)
+        batches = self.tokenizer.batches_of_ids(texts, BATCH_TOKENS, most)
+        return self._embedded(len(texts), batches)
+
+    def _embedded(self, count: int, batches: Iterable[Batch]) -> np.ndarray:
+        embeddings = np.empty((count, self.hidden), np.float32)
         for indices, vectors in self._sessions.each(self._run, batches):
             embeddings[indices] = vectors
         return embeddings
@@ -173,3 +185,16 @@ class Embedder:
         total = np.einsum("tnh,tn->th", states, inputs["attention_mask"].astype(np.float32))
         with np.errstate(invalid="ignore"):  # of no tokens
             return total / np.linalg.norm(total, axis=1, keepdims=True)
+
+
+def longest_text(artifact: Artifact, tokenizer: Tokenizer) -> int:
+    """The tokens that an embedder's text is cut to."""
+    pooling = artifact.manifest.pooling
+    said = pooling and pooling.max_length
+    return said or longest(tokenizer.config, artifact.context_length)
+
+
+def prompt_of(artifact: Artifact) -> str:
+    """What an embedder puts before each text."""
+    pooling = artifact.manifest.pooling
+    return (pooling and pooling.prompt) or ""

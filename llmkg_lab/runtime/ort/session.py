@@ -154,6 +154,11 @@ class CachedSession:
         logits = self._logits[: batch * kept * self.vocab]
         return logits.reshape(batch, kept, self.vocab)[:, -1]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows when they are full."""
+        return sum(buffer.nbytes for buffer in self._caches.values())
+
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` tokens of one row over another."""
         for buffer in self._caches.values():

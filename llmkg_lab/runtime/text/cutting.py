@@ -85,6 +85,11 @@ class Cutter:
         parts = _parts(text) if self.local else [text]
         return sum(len(self._core.encode(part, add_special_tokens=False)) for part in parts)
 
+    def length(self, text: str | tuple[str, str]) -> int:
+        """The tokens of a text or a pair, uncut, with those around it."""
+        group = text if isinstance(text, tuple) else (text,)
+        return self._around(len(group)) + sum(map(self.count, group))
+
     def _around(self, texts: int) -> int:
         """The special tokens around one text or two."""
         return sum(piece.text is None for piece in self._frame(texts))

@@ -1,7 +1,8 @@
 """Prompt in, text out, piece by piece."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+import time
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,7 +64,7 @@ def generate_text(
     tokenizer: Tokenizer,
     prompt: str | Sequence[Message],
     config: GenerationConfig | None = None,
-) -> Iterator[str]:
+) -> "TextStream":
     """Continue a text, or answer a conversation, and yield the text as it grows.
 
     Raises InferenceError on a bad option or prompt, before anything is yielded. Ctrl-C ends it
@@ -81,7 +82,7 @@ def generate_text(
     ends |= {stop for stop in stops if stop is not None}
     stop = StopStrings(config.stop_tokens)
     tokens = decoder.generate(ids, config.max_tokens, config.sampler(), ends)
-    return _stream(tokens, DetokenizeStream(tokenizer, ids), stop)
+    return TextStream(tokens, DetokenizeStream(tokenizer, ids), stop, len(ids))
 
 
 def end_tokens(artifact: Artifact, tokenizer: Tokenizer | None = None) -> set[int]:
@@ -117,11 +118,65 @@ def turn_ends(tokenizer: Tokenizer) -> set[int]:
     return {token for token in behind[:1] if tokenizer.is_special(token)}
 
 
-def _stream(tokens: Iterator[int], text: DetokenizeStream, stop: StopStrings) -> Iterator[str]:
-    for token in tokens:
-        if piece := stop.push(text.push(token)):
-            yield piece
-        if stop.stopped:
-            return
-    if rest := stop.push(text.flush()) + stop.flush():
-        yield rest
+class TextStream(Iterator[str]):
+    """A text as it grows, with what making it took so far.
+
+    The clock runs from the first piece that is asked for.
+    """
+
+    def __init__(
+        self,
+        tokens: Iterator[int],
+        text: DetokenizeStream,
+        stop: StopStrings,
+        prompt_tokens: int = 0,
+    ) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.tokens = 0  # made by now, those that are not shown counted
+        self._source = tokens
+        self._started = self._first = self._last = 0.0
+        self._pieces = self._made(text, stop)
+
+    def __next__(self) -> str:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Make no more."""
+        self._pieces.close()
+
+    @property
+    def speed(self) -> "Speed":
+        """How fast it was."""
+        after = self._last - self._first
+        rate = (self.tokens - 1) / after if self.tokens > 1 and after > 0 else None
+        return Speed(self.tokens, self._first - self._started, rate)
+
+    def _made(self, text: DetokenizeStream, stop: StopStrings) -> Generator[str, None, None]:
+        self._started = self._first = self._last = time.perf_counter()
+        for token in self._source:
+            self._last = time.perf_counter()
+            self._first = self._last if self.tokens == 0 else self._first
+            self.tokens += 1
+            if piece := stop.push(text.push(token)):
+                yield piece
+            if stop.stopped:
+                return
+        if rest := stop.push(text.flush()) + stop.flush():
+            yield rest
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens, the seconds until the first, and how many came a second from then on."""
+
+    tokens: int
+    first_seconds: float
+    tokens_per_second: float | None  # None of fewer than two
+
+    def __str__(self) -> str:
+        if not self.tokens:
+            return "no token"
+        counted = "1 token" if self.tokens == 1 else f"{self.tokens} tokens"
+        rate = self.tokens_per_second
+        then = "" if rate is None else f", then {rate:.1f} tokens/s"
+        return f"{counted}, the first after {self.first_seconds:.2f} s{then}"

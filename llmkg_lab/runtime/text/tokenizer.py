@@ -100,9 +100,25 @@ class Tokenizer:
         batch_size: texts that a batch may have.
         Yields (indices of the texts, inputs as ``encode_batch`` gives them).
         """
-        encoded = self._encoded(texts, max_length)
+        return self._batched(self._encoded(texts, max_length), tokens, batch_size)
+
+    def batches_of_ids(
+        self, texts: Sequence[Sequence[int]], tokens: int, batch_size: int | None = None
+    ) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
+        """The same for texts given as tokens, with all that belongs around them."""
+        encoded = [cutting.Encoded(list(ids), [0] * len(ids)) for ids in texts]
+        return self._batched(encoded, tokens, batch_size)
+
+    def lengths(self, texts: Sequence[str | tuple[str, str]]) -> list[int]:
+        """The tokens of whole texts or pairs, those around them counted."""
+        with _failing():
+            return [self._cutter.length(text) for text in texts]
+
+    def _batched(
+        self, encoded: Sequence[cutting.Encoded], tokens: int, batch_size: int | None
+    ) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
         batch: list[int] = []
-        for i in sorted(range(len(texts)), key=lambda i: len(encoded[i].ids)):
+        for i in sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids)):
             full = len(encoded[i].ids) * (len(batch) + 1) > tokens or len(batch) == batch_size
             if batch and full:
                 yield batch, self._padded([encoded[i] for i in batch])
@@ -157,8 +173,11 @@ class Tokenizer:
 
     @property
     def chats(self) -> bool:
-        """Whether there is a chat template."""
-        return bool(self.config.get("chat_template"))
+        """Whether there is a template for conversations."""
+        try:
+            return bool(self._chat_template())
+        except InferenceError:
+            return False
 
     def _chat_template(self) -> str:
         templates = tokenizer_config.templates(self.config)

@@ -1,0 +1,65 @@
+"""Text of several kinds that quality is judged on: a scheme may be good on one of them alone."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import llmkg_lab
+from benchmarks.common import HERE
+from llmkg_lab.data import texts
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Windows of text of one kind: token ids (windows, tokens) int64."""
+
+    name: str
+    sha256: str  # of the text
+    windows: np.ndarray
+
+
+def read(name: str, tokenizer: Tokenizer, window: int, tokens: int) -> Kind:
+    """``tokens`` of a kind, or as many whole windows as there are. Raises TextError."""
+    text = KINDS[name](tokenizer)
+    ids = tokenizer.encode(text, special=False)
+    windows = texts.windows(ids, window, min(tokens, len(ids) // window * window))
+    return Kind(name, hashlib.sha256(text.encode()).hexdigest(), windows)
+
+
+def _wikitext(_: Tokenizer) -> str:
+    return texts.load(("wikitext2",)).evaluation
+
+
+def _news(_: Tokenizer) -> str:
+    return texts.load(("lee_background",)).evaluation
+
+
+def _code(_: Tokenizer) -> str:
+    """The project's own programs."""
+    folder = Path(llmkg_lab.__file__).parent
+    return "\n\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py")))
+
+
+def _chat(tokenizer: Tokenizer) -> str:
+    """Conversations that were written for this, as the model's template writes them down."""
+    roles = ("user", "assistant")
+    return "".join(
+        tokenizer.chat(
+            [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)],
+            add_generation_prompt=False,
+        )
+        for turns in json.loads((HERE / "chat.json").read_text(encoding="utf-8"))
+    )
+
+
+KINDS: dict[str, Callable[[Tokenizer], str]] = {
+    "WikiText-2": _wikitext,
+    "news": _news,
+    "code": _code,
+    "chat": _chat,
+}

@@ -1,0 +1,224 @@
+"""Our server beside llama.cpp's, and beside our library: first token, tokens, eight chats at once.
+
+A chat asks for 64 greedy tokens of SmolLM2-135M, streamed; one client, then eight at once. What the
+library takes without a server is a row: it generates the same in one process. Embeddings are of 256
+sentences by all-MiniLM-L6-v2 in requests of 64. Servers are processes of their own, in turn, asked
+over HTTP on loopback by clients that share the cores with them.
+"""
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from benchmarks.common import Runner, arguments, high_water, peer_python, run, start
+from benchmarks.decoders import gguf_model, our_models
+from benchmarks.embedders import our_embedders, sentences
+from benchmarks.measure import Benchmark
+from llmkg_lab.runtime.ort.packed import prepare
+
+QUESTION = "Write a long story about a lighthouse keeper and the sea."
+TOKENS, CHATS, REPEATS, GROUP = 64, 8, 3, 64
+METRICS = {
+    "first_ms": "first token, ms",
+    "token_ms": "a token, ms",
+    "one_tps": "one chat, tokens/s",
+    "eight_tps": "eight chats, tokens/s",
+    "eight_first_ms": "first token of eight, ms",
+    "embed_per_second": "texts embedded per second",
+    "peak_mb": "peak memory, MB",
+}
+BENCHMARK = Benchmark("server", "Chats and embeddings over HTTP", METRICS)
+
+
+def main(options: Namespace) -> None:
+    threads, conditions = options.threads, {"threads": options.threads, "tokens": TOKENS}
+    decoder, embedder = our_models()["int4"], our_embedders()["int8"]
+    prepare(embedder)
+    contestants = {
+        "library": library(decoder.folder, embedder.folder, threads),
+        "llmkg-lab serve": server(
+            [
+                *(sys.executable, "-m", "llmkg_lab.cli", "serve"),
+                *(f"chat={decoder.folder}", f"embed={embedder.folder}", "--log-level", "error"),
+                *("--threads", str(threads), "--context", "1024"),
+            ],
+            "/ready",
+            embeds=True,
+        ),
+        "llama_cpp.server": server(
+            [
+                *(peer_python(), "-m", "llama_cpp.server", "--model", str(gguf_model("Q4_0"))),
+                *("--n_threads", str(threads), "--n_threads_batch", str(threads)),
+                *("--n_ctx", "1024", "--interrupt_requests", "False"),
+            ],
+            "/v1/models",
+        ),
+    }
+    samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
+    note = f"{threads} threads; ours at int4, llama.cpp at Q4_0, which decodes one chat at a time."
+    BENCHMARK.publish(samples, conditions, note, ("one_tps", "eight_tps"))
+
+
+def server(command: list[str], probe: str, embeds: bool = False) -> Runner:
+    """A contestant: a server, started, asked and ended."""
+
+    def measure() -> dict:
+        with _serving(command, probe) as (port, pid):
+            chat = "chat" if embeds else "model"
+            stream(port, chat)  # warms up
+            single = [stream(port, chat) for _ in range(REPEATS)]
+            eight = [at_once(port, chat) for _ in range(REPEATS)]
+            figures = {
+                "first_ms": median(first for first, _, _ in single),
+                "token_ms": median(token for _, token, _ in single),
+                "one_tps": median(rate for _, _, rate in single),
+                "eight_tps": median(rate for rate, _ in eight),
+                "eight_first_ms": median(first for _, first in eight),
+            }
+            if embeds:
+                figures["embed_per_second"] = _per_second(lambda texts: _embed(port, texts))
+            return {**figures, "peak_mb": high_water(pid) / 1e6}
+
+    return measure
+
+
+def library(decoder: Path, embedder: Path, threads: int) -> Runner:
+    """A contestant: the same without a server, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.server", "library"]
+
+    def measure() -> dict:
+        done = run([*command, str(decoder), str(embedder), str(threads)])
+        return {**json.loads(done.output.splitlines()[-1]), "peak_mb": done.peak_bytes / 1e6}
+
+    return measure
+
+
+def in_library(decoder: str, embedder: str, threads: str) -> None:
+    """Print what the library takes for the same chats and texts."""
+    from llmkg_lab.artifact import Artifact
+    from llmkg_lab.runtime.ort.decoder import Decoder, Embedder
+    from llmkg_lab.runtime.text.generate import GenerationConfig, generate_text
+    from llmkg_lab.runtime.text.tokenizer import Tokenizer
+
+    artifact = Artifact.open(decoder)
+    model, tokenizer = Decoder(artifact, int(threads)), Tokenizer.from_folder(decoder)
+    config = GenerationConfig(temperature=0, max_tokens=TOKENS)
+    asked = [{"role": "user", "content": QUESTION}]
+
+    def chat() -> tuple[float, float, float]:
+        began = time.perf_counter()
+        return _timed(generate_text(model, tokenizer, asked, config), began)
+
+    chat()
+    single = [chat() for _ in range(REPEATS)]
+    encoder = Embedder(Artifact.open(embedder), int(threads))
+    figures = {
+        "first_ms": median(first for first, _, _ in single),
+        "token_ms": median(token for _, token, _ in single),
+        "one_tps": median(rate for _, _, rate in single),
+        "embed_per_second": _per_second(encoder.embed),
+    }
+    print(json.dumps(figures))
+
+
+def stream(port: int, model: str) -> tuple[float, float, float]:
+    """One chat: ms until the first text, ms between texts, tokens per second."""
+    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
+    body |= {"max_tokens": TOKENS, "temperature": 0}
+    began = time.perf_counter()
+    return _timed(_pieces(port, body), began)
+
+
+def at_once(port: int, model: str) -> tuple[float, float]:
+    """Eight chats: tokens per second of all together, and the median ms until the first text."""
+    firsts: list[float] = []
+
+    def ask() -> None:
+        firsts.append(stream(port, model)[0])
+
+    threads = [threading.Thread(target=ask) for _ in range(CHATS)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return CHATS * TOKENS / (time.perf_counter() - began), median(firsts)
+
+
+def _timed(pieces: Iterator[str], began: float) -> tuple[float, float, float]:
+    """Ms until the first piece, ms between pieces, tokens per second of the whole."""
+    times = [time.perf_counter() for _ in pieces]
+    between = (times[-1] - times[0]) / (len(times) - 1)
+    return 1000 * (times[0] - began), 1000 * between, TOKENS / (times[-1] - began)
+
+
+def _pieces(port: int, body: dict) -> Iterator[str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
+    try:
+        headers = {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        for line in connection.getresponse():
+            if line.startswith(b"data: {"):
+                for choice in json.loads(line[6:])["choices"]:
+                    if piece := choice["delta"].get("content"):
+                        yield piece
+    finally:
+        connection.close()
+
+
+def _embed(port: int, texts: list[str]) -> None:
+    body = {"model": "embed", "input": texts, "encoding_format": "base64"}
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/embeddings", json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )  # fmt: skip
+    with urllib.request.urlopen(request, timeout=600) as answer:
+        json.load(answer)
+
+
+def _per_second(embed: Callable[[list[str]], object]) -> float:
+    texts = sentences()
+    embed(texts[:GROUP])  # warms up; what is cached of it is asked for only once more
+    began = time.perf_counter()
+    for first in range(GROUP, len(texts), GROUP):
+        embed(texts[first : first + GROUP])
+    return (len(texts) - GROUP) / (time.perf_counter() - began)
+
+
+@contextmanager
+def _serving(command: list[str], probe: str) -> Iterator[tuple[int, int]]:
+    """A server that is ready: its port and process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = subprocess.DEVNULL
+    with subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log) as process:
+        try:
+            for _ in range(1200):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}{probe}", timeout=5).close()
+                    break
+                except OSError:
+                    if process.poll() is not None:
+                        raise RuntimeError(f"{command} ended: {process.returncode}") from None
+                    time.sleep(0.1)
+            yield port, process.pid
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["library"]:
+        in_library(*sys.argv[2:])
+    else:
+        start(lambda: main(arguments(__doc__).parse_args()))

@@ -1,0 +1,234 @@
+"""Whether calibration travels: what each artifact loses on text of kinds that nobody solved on.
+
+SmolLM2-135M-Instruct with its channels rescaled, each seed by other factors. Ours is solved on the
+first half of WikiText-2 by turns with text of its own, or on its own alone; llama.cpp's importance
+matrix is measured on that first half. All are judged by PyTorch in float32: on WikiText-2's second
+half, on news, on code and on chat. Writes results/travel.json and .md. What was measured is kept
+under a hash of its files, so that a run that was cut off goes on where it stopped; rows that a run
+does not measure stay as they were.
+
+travel.json: {protocol {kinds {name: {sha256, windows, tokens_scored}}, …}, points [{name, runtime,
+how, bytes, seeds, seconds, kinds {name: {kl {value, low, high, n}, perplexity_ratio {…}, kl_by_seed
+[…], less {…}}}}]}. less: the divergence less PEER's on the same tokens, where both were measured.
+Intervals are 95 %, over blocks of text; with several seeds each token's figures are their mean.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.common import RESULTS, interval, machine, packaged_checkpoint, start, versions
+from benchmarks.contestants import CALIBRATION, SIGMA, WINDOW, Contestant, Weights
+from benchmarks.kinds import KINDS, Kind, read
+from benchmarks.quality import measure
+from llmkg_lab.data import texts
+from llmkg_lab.measure.estimate import estimate
+from llmkg_lab.measure.quality import BLOCK, divergence
+from llmkg_lab.reference import outputs as reference
+from llmkg_lab.reference.outputs import DecoderReference
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
+
+TOKENS = 16384  # of each kind, or as many as there are
+SCHEME = "int4-s16-gptq-e8b64sym"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One that is compared. how: the effort, and what it was solved on."""
+
+    runtime: str
+    name: str
+    how: str
+
+    def make(self, weights: Weights) -> Contestant:
+        """Made from some weights, or found."""
+        if self.runtime == "llama.cpp":
+            kind, *importance = self.name.split()
+            return weights.llama_cpp(kind, with_importance=bool(importance))
+        effort, *alone = self.how.split(", ")
+        return weights.ours(self.name, effort, alone=bool(alone))
+
+
+PEER = Row("llama.cpp", "Q4_K_M imatrix", "WikiText-2")
+ROWS = (
+    Row("llmkg-lab", SCHEME, "quick"),
+    Row("llmkg-lab", SCHEME, "normal"),
+    Row("llmkg-lab", SCHEME, "normal, its own text alone"),
+    Row("llmkg-lab", SCHEME, "high"),
+    Row("llmkg-lab", "budget:100MB", "normal"),
+    PEER,
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="of the rescaling")
+    parser.add_argument("--rows", type=int, nargs="*", default=range(len(ROWS)), help="by number")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
+    options = parser.parse_args()
+
+    text = texts.load(("wikitext2",))
+    weights = [Weights(seed, text) for seed in options.seeds]
+    references = references_of(weights[0])
+    protocol = describe(references)
+    points = earlier(protocol)
+    chosen = [ROWS[i] for i in options.rows]
+    with tqdm(total=len(chosen) * len(weights), unit="model") as bar:
+        for row in chosen:
+            bar.set_description(f"{row.name}, {row.how}")
+            runs = []
+            for own in weights:
+                runs.append(run(row.make(own), references))
+                bar.update()
+            points[row.runtime, row.name, row.how] = point(row, options.seeds, runs, references)
+            publish(points, protocol)
+    print((RESULTS / "travel.md").read_text())
+
+
+def references_of(weights: Weights) -> dict[str, tuple[Kind, DecoderReference]]:
+    """PyTorch on each kind, on the weights as they are packaged: rescaling is the same function."""
+    tokenizer, checkpoint = Tokenizer.from_folder(weights.float32), packaged_checkpoint()
+    kinds = [read(name, tokenizer, WINDOW, TOKENS) for name in KINDS]
+    return {
+        kind.name: (kind, reference.decoder_reference(checkpoint, kind.windows, [], 0))
+        for kind in kinds
+    }
+
+
+def run(
+    contestant: Contestant, references: Mapping[str, tuple[Kind, DecoderReference]]
+) -> tuple[Contestant, dict[str, dict[str, np.ndarray]]]:
+    """A contestant and its samples by kind."""
+    return contestant, {name: measure(contestant, r)[1] for name, (_, r) in references.items()}
+
+
+def point(
+    row: Row,
+    seeds: Sequence[int],
+    runs: Sequence[tuple[Contestant, dict[str, dict[str, np.ndarray]]]],
+    references: Mapping[str, tuple[Kind, DecoderReference]],
+) -> dict[str, Any]:
+    """One entry of travel.json; ``runs`` differ in their seed."""
+    kinds = {}
+    for name, (kind, _) in references.items():
+        samples = [found[name] for _, found in runs]
+        pooled = {key: np.mean([s[key] for s in samples], axis=0) for key in samples[0]}
+        estimates = divergence(pooled, *kind.windows.shape)
+        kinds[name] = {
+            "kl": interval(estimates["kl_mean"]),
+            "perplexity_ratio": interval(estimates["perplexity_ratio"]),
+            "kl_by_seed": [float(s["kl"].mean()) for s in samples],
+            "tokens": [round(float(v), 5) for v in pooled["kl"]],
+        }
+    return {
+        "name": row.name,
+        "runtime": row.runtime,
+        "how": row.how,
+        "bytes": round(mean(contestant.nbytes for contestant, _ in runs)),
+        "seeds": list(seeds),
+        "kinds": kinds,
+    }
+
+
+def with_differences(points: Sequence[dict]) -> list[dict]:
+    """The points with what each kind's divergence is less than PEER's, paired token by token."""
+    names = (PEER.runtime, PEER.name, PEER.how)
+    peers = [p for p in points if (p["runtime"], p["name"], p["how"]) == names]
+    return [
+        {**p, "kinds": {name: _less(p, peers[0], name) for name in p["kinds"]}} if peers else p
+        for p in points
+    ]
+
+
+def _less(one: dict, peer: dict, name: str) -> dict:
+    kind = one["kinds"][name]
+    if one is peer:
+        return kind
+    difference = np.subtract(kind["tokens"], peer["kinds"][name]["tokens"])
+    places = np.arange(len(difference))
+    blocks = places // (WINDOW - 1) * WINDOW + places % (WINDOW - 1) // BLOCK
+    found = estimate(np.mean, difference, unit="tokens", blocks=blocks)
+    return {**kind, "less": interval(found)}
+
+
+def earlier(protocol: dict) -> dict[tuple[str, str, str], dict]:
+    """Rows of runs before: they stay where all else was the same."""
+    path = RESULTS / "travel.json"
+    record = json.loads(path.read_text()) if path.exists() else {"protocol": None}
+    if record["protocol"] != protocol:
+        return {}
+    return {(p["runtime"], p["name"], p["how"]): p for p in record["points"]}
+
+
+def describe(references: Mapping[str, tuple[Kind, DecoderReference]]) -> dict:
+    """What was measured, on what, by what."""
+    kinds = {
+        name: {
+            "sha256": kind.sha256,
+            "windows": len(kind.windows),
+            "tokens_scored": len(kind.windows) * (WINDOW - 1),
+        }
+        for name, (kind, _) in references.items()
+    }
+    return {
+        "weights": f"the packaged GGUF dequantized, channels rescaled with sigma {SIGMA}",
+        "kinds": kinds,
+        "window": WINDOW,
+        "importance_tokens": CALIBRATION * WINDOW,
+        "reference": f"transformers on torch {version('torch')}, float32, before rescaling",
+        "runtimes": versions(),
+        "machine": machine(),
+    }
+
+
+def publish(points: Mapping[tuple[str, str, str], dict], protocol: dict) -> None:
+    """Whatever is measured so far, as JSON and Markdown."""
+    rows = sorted(points.values(), key=lambda p: (p["bytes"], p["how"]))
+    record = {"protocol": protocol, "points": with_differences(rows)}
+    (RESULTS / "travel.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / "travel.md").write_text(table(record["points"], protocol))
+
+
+def table(points: Sequence[dict], protocol: dict) -> str:
+    """Markdown: a row for each model, a column for each kind of text."""
+    kinds = list(protocol["kinds"])
+    rows = [["runtime", "model", "effort, solved on", "MB", "seeds", *kinds]]
+    rows.append(["---", "---", "---", "---:", "---:", *["---"] * len(kinds)])
+    for p in points:
+        cells = [_cell(p["kinds"][name]) for name in kinds]
+        seeds = ", ".join(map(str, p["seeds"]))
+        mb = f"{p['bytes'] / 1e6:.1f}"
+        rows.append([p["runtime"], f"`{p['name']}`", p["how"], mb, seeds, *cells])
+    lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    scored = ", ".join(f"{v['tokens_scored']:,} of {k}" for k, v in protocol["kinds"].items())
+    return (
+        f"{lines}\n\nKL divergence from float32 in nats per token, in parentheses 95 % over text; "
+        f"by seed; perplexity; and less than `{PEER.name}` by how much, paired token by token. "
+        f"Tokens scored: {scored}. {protocol['weights']}. Effort: how much text is read; unless "
+        "the row says otherwise, half of it is of WikiText-2's first half and half the model's "
+        f"own. The importance matrix is of {protocol['importance_tokens']:,} tokens of that half.\n"
+    )
+
+
+def _cell(kind: Mapping[str, Any]) -> str:
+    kl, ratio = kind["kl"], kind["perplexity_ratio"]["value"]
+    text = f"**{kl['value']:.3f}** ({kl['low']:.3f} to {kl['high']:.3f})"
+    if len(kind["kl_by_seed"]) > 1:
+        text += "; " + ", ".join(f"{value:.3f}" for value in kind["kl_by_seed"])
+    text += f"; {100 * (ratio - 1):+.1f} %"
+    if less := kind.get("less"):
+        text += f"; {less['value']:+.3f} ({less['low']:+.3f} to {less['high']:+.3f})"
+    return text
+
+
+if __name__ == "__main__":
+    start(main)

@@ -1,0 +1,145 @@
+"""A mix of layouts against the uniform layout of that size, by what is measured of both.
+
+Prices of single matrices predict a mix well where it has room, and badly where 4 bits throughout
+happen to fill the budget (docs/lab-notes/quantization.md). So both are solved on a little text, run
+on other text, and the better one is taken.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmkg_lab.base.progress import Progress, inside
+from llmkg_lab.checkpoint.base import Checkpoint
+from llmkg_lab.quantize.blocks.rounding import round_to_nearest
+from llmkg_lab.quantize.budget.allocate import Allocation
+from llmkg_lab.quantize.budget.options import Sensitivities
+from llmkg_lab.quantize.solve.decoder import Solved, calibrate
+from llmkg_lab.scheme import Layout, Scheme
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
+
+SOLVING, JUDGING = 8, 4  # windows
+
+
+def uniform(sensitivities: Sensitivities, nbytes: int) -> dict[str, Layout] | None:
+    """One layout for all matrices and one for the tables, within ``nbytes``, by the unit's name.
+
+    Of those that fit, the pair that is predicted to diverge least; None where none fits.
+    """
+    priced = {
+        name: {option.layout: option for option in options}
+        for name, options in sensitivities.matrices.items()
+    }
+    kinds: dict[frozenset[Layout], list[str]] = {}  # matrices have other layouts than tables
+    for name, options in priced.items():
+        kinds.setdefault(frozenset(options), []).append(name)
+    choices: list[tuple[float, int, dict[str, Layout]]] = [(0.0, sensitivities.fixed_bytes, {})]
+    for layouts, names in kinds.items():
+        choices = [
+            (
+                kl + sum(priced[name][layout].kl for name in names),
+                size + sum(priced[name][layout].nbytes for name in names),
+                {**chosen, **dict.fromkeys(names, layout)},
+            )
+            for kl, size, chosen in choices
+            for layout in sorted(layouts, key=str)
+        ]
+    fitting = [choice for choice in choices if choice[1] <= nbytes]
+    return min(fitting, key=lambda choice: choice[0])[2] if fitting else None
+
+
+def measured(
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    candidates: Mapping[str, Mapping[str, Layout]],
+    windows: np.ndarray,
+    progress: Progress,
+) -> dict[str, float]:
+    """The divergence of each candidate, nats per token, solved on some windows, run on others.
+
+    checkpoint: as it is solved; candidates: layouts by unit; windows: ids (n, tokens) int64, of
+    which the first are solved on.
+    """
+    from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama  # torch
+
+    solving = min(SOLVING, max(len(windows) - JUDGING, (len(windows) + 1) // 2))
+    judging = windows[solving : solving + JUDGING] if len(windows) > 1 else windows
+    solved = {
+        name: calibrate(checkpoint, scheme, windows[:solving], layouts, inside(progress, name))
+        for name, layouts in candidates.items()
+    }
+    net = LayerwiseLlama(checkpoint)
+    tables = [module.weight.clone() for module in _tables(net)]
+    original = _predictions(net, judging)
+    found = {}
+    for name, layouts in candidates.items():
+        _place(net, checkpoint, solved[name], layouts, tables)
+        found[name] = _divergence(original, _predictions(net, judging))
+    return found
+
+
+def better(
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    mix: Allocation,
+    even: Mapping[str, Layout] | None,
+    windows: np.ndarray,
+    progress: Progress,
+) -> tuple[Mapping[str, Layout], dict[str, float]]:
+    """The layouts of the mix or the uniform ones, and what was measured of both.
+
+    Arguments as above. Nothing is measured where there is no choice.
+    """
+    if even is None or mix.layouts == even:
+        return mix.layouts, {}
+    candidates = {"mix": mix.layouts, "uniform": even}
+    found = measured(checkpoint, scheme, candidates, windows, progress)
+    return candidates[min(found, key=lambda name: found[name])], found
+
+
+def _tables(net: "LayerwiseLlama") -> list:
+    return [net.model.get_input_embeddings(), net.head]
+
+
+def _place(
+    net: "LayerwiseLlama",
+    checkpoint: Checkpoint,
+    solved: Solved,
+    layouts: Mapping[str, Layout],
+    tables: Sequence["Tensor"],
+) -> None:
+    """Fill the model with quantized weights; tables: as they were."""
+    import torch
+
+    form = checkpoint.form
+    for i in range(len(net.layers)):
+        for name, linear in net.linears(i):
+            linear.weight.copy_(torch.from_numpy(solved[name].dequantize()))
+    names = (form.table, form.table if form.tied else form.head)
+    for module, table, name in zip(_tables(net), tables, names, strict=True):
+        stored = round_to_nearest(table.numpy(), layouts[name]).dequantize()
+        module.weight.copy_(torch.from_numpy(stored))
+
+
+def _predictions(net: "LayerwiseLlama", windows: np.ndarray) -> "list[Tensor]":
+    """Log-probabilities of each window's last half, (tokens, vocab): there is context for them."""
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        for window in windows:
+            states = net.embed(window[None])
+            for i in range(len(net.layers)):
+                states = net.run(i, states)
+            found.append(net.logits(states[0, states.shape[1] // 2 :]).log_softmax(-1))
+    return found
+
+
+def _divergence(original: "Sequence[Tensor]", moved: "Sequence[Tensor]") -> float:
+    pairs = zip(original, moved, strict=True)
+    return float(np.mean([float((a.exp() * (a - b)).sum(-1).mean()) for a, b in pairs]))

@@ -1,0 +1,76 @@
+"""How much text calibration reads, and how long that will take here."""
+
+import time
+
+from llmkg_lab.checkpoint.base import Checkpoint
+from llmkg_lab.scheme import SchemeError
+
+EFFORTS = {"quick": 4096, "normal": 32768, "high": 65536}  # tokens, for COLUMNS or more of them
+EFFORT = "normal"
+COLUMNS = 1536  # narrower matrices need less text, in proportion
+LEAST = 2048  # tokens, but for that
+
+# What was measured on SmolLM2-135M with one thread of a Xeon with AMX, as multiples of the
+# operations counted below: the speed of the steps relative to that of one large product.
+WALKING, SOLVING, WRITING = 2.0, 50.0, 1.0
+PROBE = 1024  # rows and columns of that product
+PROBING = 0.2  # seconds
+
+
+def check_effort(effort: str) -> None:
+    """Raise SchemeError for an effort that is not known."""
+    if effort not in EFFORTS:
+        raise SchemeError(f"there is no effort {effort!r}", f"choose one of {', '.join(EFFORTS)}")
+
+
+def tokens_of(effort: str, columns: int) -> int:
+    """How many tokens an effort reads for a model whose widest matrix has so many columns.
+
+    Raises SchemeError for an effort that is not known.
+    """
+    check_effort(effort)
+    return min(EFFORTS[effort], max(LEAST, EFFORTS[effort] * columns // COLUMNS))
+
+
+def widest(checkpoint: Checkpoint) -> int:
+    """The columns of the widest matrix."""
+    shapes = (info.shape for info in checkpoint.tensors.values())
+    return max(shape[1] for shape in shapes if len(shape) == 2)
+
+
+def seconds_of(checkpoint: Checkpoint, effort: str, own: float = 0.5) -> float:
+    """About how long a decoder's calibration takes on this machine, as busy as it is now.
+
+    own: the share of the text that the model writes itself. A fifth of a second is measured.
+    """
+    tokens = tokens_of(effort, widest(checkpoint))
+    walked = solved = 0
+    for unit in checkpoint.form.units():
+        if unit.kind not in ("table", "head"):
+            shapes = [checkpoint.tensors[name].shape for name in unit.parts]
+            rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
+            walked += 6 * rows * columns + 4 * columns**2  # products, and sums of their inputs
+            solved += rows * columns**2
+    written = own * tokens * 2 * checkpoint.parameters
+    slow, fast = _speeds()
+    walking, writing = WALKING * tokens * walked / fast, WRITING * written / slow
+    return walking + SOLVING * solved / slow + writing
+
+
+def _speeds() -> tuple[float, float]:
+    """Operations a second in products of float32, and with factors in bfloat16."""
+    import torch
+
+    from llmkg_lab.quantize.solve.sums import products
+
+    speeds = []
+    x = torch.ones(PROBE, PROBE)
+    for precision in ("highest", "medium"):
+        with products(precision):
+            x @ x  # what is prepared once
+            start, count = time.perf_counter(), 0
+            while (took := time.perf_counter() - start) < PROBING / 2:
+                x @ x
+                count += 1
+        speeds.append(2 * PROBE**3 * count / took)
+    return speeds[0], speeds[1]

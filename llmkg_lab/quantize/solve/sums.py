@@ -1,0 +1,100 @@
+"""What a matrix is solved from: sums over the tokens of a text, whatever its length."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# Of the mean square of the inputs: how strongly a goal holds on to the weights.
+RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
+
+
+class Sums:
+    """Second moments of what goes into a matrix in the quantized model, and what it is to mend.
+
+    hessian: Σ x̂ x̂ᵀ, (columns, columns), x̂ the input in the quantized model; shift: Σ (x - x̂) x̂ᵀ,
+    x the original's; gap: Σ g x̂ᵀ, (rows, columns), g what the output is to make up for besides.
+    """
+
+    def __init__(self) -> None:
+        self.hessian = self.shift = torch.zeros(0)
+        self.gap: Tensor | None = None
+
+    def add(self, original: Tensor, quantized: Tensor, gap: Tensor | None = None) -> None:
+        """Count tokens in: inputs (…, columns) in both models, gap (…, rows)."""
+        x, y = original.flatten(0, -2), quantized.flatten(0, -2)
+        if not len(self.hessian):
+            self.hessian, self.shift = torch.zeros(2, y.shape[1], y.shape[1])
+        self.hessian.addmm_(y.T, y)
+        self.shift.addmm_((x - y).T, y)
+        if gap is not None:
+            g = gap.flatten(0, -2)
+            if self.gap is None:
+                self.gap = torch.zeros(g.shape[1], y.shape[1])
+            self.gap.addmm_(g.T, y)
+
+    def __add__(self, other: "Sums") -> "Sums":
+        """What both counted."""
+        total = Sums()
+        total.hessian, total.shift = self.hessian + other.hessian, self.shift + other.shift
+        if self.gap is not None and other.gap is not None:
+            total.gap = self.gap + other.gap
+        return total
+
+    def goal(self, weight: Tensor, ridge: float) -> Tensor:
+        """The weights nearest to ``weight`` (rows, columns) that give the original's output.
+
+        By least squares; ridge: of the mean square of the inputs, how strongly they hold on to
+        ``weight``.
+        """
+        missing = weight @ self.shift
+        if self.gap is not None:
+            missing += self.gap
+        held = ridge * self.hessian.diagonal().mean()
+        held = held if held > 0 else torch.ones(())  # no inputs, or all zero: nothing moves
+        lower = torch.linalg.cholesky(self.hessian + held * torch.eye(len(self.hessian)))
+        return weight + torch.cholesky_solve(missing.T, lower).T
+
+    def error(self, weight: Tensor, found: Tensor) -> float:
+        """How far ``found`` is from giving the output of ``weight``, squared, but for a constant.
+
+        On the text that was counted here; ``found`` may come from another.
+        """
+        moved = found - weight  # (rows, columns), small: nothing is lost in the difference
+        missing = weight @ self.shift
+        if self.gap is not None:
+            missing += self.gap
+        return float((moved * (moved @ self.hessian - 2 * missing)).sum(dtype=torch.float64))
+
+
+def goals(weights: Sequence[Tensor], kinds: "tuple[Sums, Sums]") -> tuple[Tensor, float]:
+    """The goals of matrices that read the same inputs, and the ridge that they were found with.
+
+    weights: (rows, columns) each; kinds: the sums over two kinds of text. The ridge is the one
+    of RIDGES with which goals from one kind serve the other best; the goals, (all rows, columns),
+    are then those of both kinds together.
+    """
+    stacked = torch.cat(list(weights))
+    pairs = (kinds, kinds[::-1])
+
+    def error(ridge: float) -> float:
+        return sum(other.error(stacked, kind.goal(stacked, ridge)) for kind, other in pairs)
+
+    best = min(RIDGES, key=error)
+    return (kinds[0] + kinds[1]).goal(stacked, best), best
+
+
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Products of float32 matrices within: "highest", or "medium" for factors in bfloat16.
+
+    Sums are float32 in both. Where the processor multiplies bfloat16 no faster, "medium" changes
+    nothing.
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

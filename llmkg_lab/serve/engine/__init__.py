@@ -1,0 +1,1 @@
+"""What computes: models within a memory budget, and sequences decoded side by side."""

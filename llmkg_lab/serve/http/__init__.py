@@ -1,0 +1,1 @@
+"""What speaks HTTP: the application, what guards it, and its endpoints."""
