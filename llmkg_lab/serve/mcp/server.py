@@ -58,7 +58,7 @@ def mounted(
     app = server.streamable_http_app(streamable_http_path=PATH, transport_security=unguarded)
 
     def mount(api: Any) -> None:
-        api.mount("/", app)  # last of all: what no other route takes
+        api.router.routes.extend(app.routes)  # the one path; other unknown ones stay the api's
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
