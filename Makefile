@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lab app lint bench quality interop test-services clean
+.PHONY: help run test quick lab app web lint bench quality interop test-browser test-services clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,15 @@ run: .venv/installed  ## convert, validate and report two models into outputs/ (
 test: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks against their outputs
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop --ignore tests/services
+
+# Chromium (Debian: apt-get install chromium) and Node are needed.
+test-browser: .venv/installed-dev web  ## the browser's page, loader and engine, in Chromium and Node
+	cd web && npm test
+	$(BIN)/python -m pytest tests/browser tests/engine -m browser
+
+web: .venv/installed-dev  ## the browser's page, loader and engine, built into web/dist (needs Node)
+	cd web && npm ci --no-audit --no-fund && npm run check && npm run build
+	$(BIN)/python engine/build.py web/dist
 
 quick: .venv/installed-dev lint  ## what lint looks at, and the tests that are quick and take no real weights
 	$(BIN)/python -m pytest -m "not slow and not real and not browser" tests --ignore tests/interop --ignore tests/services
@@ -47,6 +56,7 @@ bench: .venv/installed .venv-peers/installed  ## speed and memory beside llama.c
 quality: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at how many bytes, ours and peers': an hour or more
 	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.travel
 	$(BIN)/python -m benchmarks.encoders
 	$(BIN)/python -m benchmarks.tasks
 
@@ -59,7 +69,7 @@ test-services: .venv/installed-dev .venv-clients/installed .node-clients/install
 	$(BIN)/python -m pytest tests/services -rA
 
 clean:  ## remove the environments and what tools keep; outputs/ stays
-	rm -rf .venv .venv-peers .venv-optimum .venv-clients .node-clients .pytest_cache .hypothesis .ruff_cache .mypy_cache build *.egg-info
+	rm -rf .venv .venv-* .node-* .pytest_cache .hypothesis .ruff_cache .mypy_cache build *.egg-info
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 …")'

@@ -10,6 +10,7 @@ low_memory        OpenELM-3B generating within 500 MB
 server            chats and embeddings over HTTP beside llama.cpp's server and our library
 startup           the command line, until it has answered
 knowledge         a million facts beside pyoxigraph and LMDB, and search over 100,000 chunks
+browser           SmolLM2-135M in Chromium beside onnxruntime-web, Transformers.js and wllama
 
 Those of OpenELM-3B take some minutes of preparation and 15 GB of disk the first time, and are
 left out where there is less. After Ctrl-C the same command goes on; what the same code measured
@@ -20,6 +21,7 @@ import shutil
 from argparse import Namespace
 
 from benchmarks import (
+    browser,
     conversion,
     decoders,
     embedders,
@@ -43,6 +45,7 @@ TABLES = {
     "server": server.main,
     "startup": startup.main,
     "knowledge": knowledge.main,
+    "browser": browser.main,
 }
 LARGE = ("conversion_large", "low_memory")
 

@@ -16,7 +16,7 @@ import reprlib
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
@@ -26,7 +26,7 @@ from msgspec import UNSET, Meta, UnsetType
 from llmkg_lab.base import files, records
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.records import Count, Hash, Record, RecordError, Size
-from llmkg_lab.scheme import MAX_POSITIONS, Budget, Layout, Scheme
+from llmkg_lab.scheme import BITS, FLOATS, MAX_POSITIONS, METHODS, Budget, Layout, Scheme
 
 FORMAT = "llmkg-lab/artifact/1"
 OURS = "llmkg-lab/artifact/"  # of any version
@@ -94,11 +94,11 @@ class StoredScheme(Record, frozen=True, kw_only=True):
 
     @property
     def meaning(self) -> Scheme | None:
-        """The scheme, None of an export to GGUF."""
-        if self.base is UNSET:
-            return None
+        """The scheme, None of an export to GGUF and of what this version knows no meaning of."""
         said = {name: getattr(self, name) for name in Scheme.__dataclass_fields__}
-        return Scheme(**{name: value for name, value in said.items() if value is not UNSET})
+        fields = {name: value for name, value in said.items() if value is not UNSET}
+        known = fields.get("base") in {*BITS, *FLOATS} and fields.get("method", "rtn") in METHODS
+        return Scheme(**fields) if known else None
 
     @property
     def recipe(self) -> str:
@@ -347,7 +347,9 @@ def verify(folder: str | Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def publishing(target: Path, *, force: bool = False) -> Iterator[Path]:
+def publishing(
+    target: Path, *, force: bool = False, is_ours: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """A temporary folder beside ``target`` that takes its place when the block ends well.
 
     On any error, Ctrl-C included, the temporary folder is removed and ``target`` is as it was. What
@@ -356,12 +358,13 @@ def publishing(target: Path, *, force: bool = False) -> Iterator[Path]:
     Args:
         target: The folder to be.
         force: Whether an artifact may be replaced; another folder never is, unless it is empty.
+        is_ours: Whether a folder may be replaced; by default, whether it is an artifact.
 
     Raises:
         ArtifactError: ``target`` exists and may not be replaced, or the disk is full.
     """
     target = Path(target)
-    _check_replaceable(target, force)
+    _check_replaceable(target, force, is_ours or _is_ours)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(target)
@@ -381,7 +384,7 @@ def publishing(target: Path, *, force: bool = False) -> Iterator[Path]:
         files.remove(staging)
 
 
-def _check_replaceable(target: Path, force: bool) -> None:
+def _check_replaceable(target: Path, force: bool, is_ours: Callable[[Path], bool]) -> None:
     if not target.exists():
         return
     if not force:
@@ -389,7 +392,7 @@ def _check_replaceable(target: Path, force: bool) -> None:
             f"{target} exists", "choose another folder, or overwrite it with --force"
         )
     is_empty = target.is_dir() and not any(target.iterdir())
-    if not is_empty and not _is_ours(target):
+    if not is_empty and not is_ours(target):
         raise ArtifactError(
             f"{target} is not an artifact", "--force replaces nothing else: choose another folder"
         )

@@ -31,6 +31,12 @@ def workflow() -> Path:
     return ROOT / "workflow"
 
 
+def web() -> Path:
+    """Return the folder of what a browser loads, as ``make web`` builds it."""
+    default = ROOT / "web" / "dist" if CHECKOUT else ROOT / "web"
+    return _folder("LLMKG_LAB_WEB", default)
+
+
 def outputs() -> Path:
     """Return the folder of reports, artifacts and the registry.
 

@@ -33,11 +33,13 @@ BEHIND_REPORTS = (
     *("artifact.py", "scheme.py", "base", "checkpoint", "data", "graph", "measure", "models"),
     *("presets", "quantize", "reference", "report", "roster", "sources"),
     *("batch/execute.py", "batch/notebook.py"),
-    *("conversion/folder.py", "conversion/genai.py", "conversion/to_onnx.py"),
+    *("conversion/folder.py", "conversion/genai.py", "conversion/own_text.py"),
+    "conversion/to_onnx.py",
     *("results/choice.py", "results/collect.py", "results/result.py", "results/verdict.py"),
     *("runtime/text/chat.py", "runtime/text/cleanup.py", "runtime/text/cutting.py"),
     *("runtime/text/sampling.py", "runtime/text/tokenizer.py"),
-    *("runtime/ort/decoder.py", "runtime/ort/encoder.py", "runtime/ort/ranker.py"),
+    *("runtime/ort/batch_decoder.py", "runtime/ort/decoder.py", "runtime/ort/encoder.py"),
+    "runtime/ort/ranker.py",
     *("runtime/ort/packed.py", "runtime/ort/packed_cache.py", "runtime/ort/segments.py"),
     *("runtime/ort/session.py", "runtime/sequence.py"),
 )
@@ -350,5 +352,16 @@ def _outcome(job: Job, before: Mapping[str, int | None], outputs: Path) -> Outco
     if result and (job.work / notebook.DONE).exists():
         same = now[notebook.REPORT] == before[notebook.REPORT]
         return Outcome(job, RunState.UP_TO_DATE if same else RunState.DONE, result)
-    failure = notebook.Failure(0, "", f"it did not run: see {outputs / workflow.LOG}")
-    return Outcome(job, RunState.NOT_RUN, None, failure)
+    return Outcome(job, RunState.NOT_RUN, None, _no_end(job, outputs / workflow.LOG))
+
+
+def _no_end(job: Job, log: Path) -> notebook.Failure:
+    """Say of a run that came to no end whether it began: of one that is killed, that much is left.
+
+    What ends otherwise, by Ctrl-C too, leaves no running notebook.
+    """
+    run = notebook.run_of(job.work / notebook.RUNNING)
+    if run is None:
+        return notebook.Failure(0, "", f"it did not run: see {log}")
+    error = f"its process was killed, perhaps because memory was short: see {log}"
+    return notebook.Failure(run.at + 1, run.step, error)

@@ -12,7 +12,7 @@ from llmkg_lab.cli import console
 from llmkg_lab.cli.application import app
 
 from llmkg_lab.cli.commands import making, schemes, using, talking  # noqa: F401  # isort: skip
-from llmkg_lab.cli.commands import serving, exploring, knowing, machine, roster  # noqa: F401  # isort: skip
+from llmkg_lab.cli.commands import serving, knowing, browser, exploring, machine, roster  # noqa: F401  # isort: skip
 
 
 def main() -> None:

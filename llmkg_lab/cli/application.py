@@ -35,6 +35,7 @@ app = typer.Typer(
         "A checkpoint of your own: **convert**; which scheme: **schemes**. "
         "What came out: **verify**, **generate**, **chat**, **embed**, **rank**, **explore**. "
         "For programs: **serve**, and **top** to watch it. "
+        "In a browser: **bundle**, **web**. "
         "This machine: **device**, **cache**."
     ),
     no_args_is_help=True,

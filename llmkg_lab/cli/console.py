@@ -44,6 +44,11 @@ def print_error(error: LabError) -> None:
         err.print(Text.assemble(("  → ", "cyan"), error.hint), soft_wrap=True)
 
 
+def print_note(note: str) -> None:
+    """What a user may want to know, beside the answer."""
+    err.print(note, style="dim", soft_wrap=True, markup=False, highlight=False)
+
+
 def print_warnings(warnings: Iterable[str]) -> None:
     """What a user must know and need not act on, a line each."""
     for warning in warnings:

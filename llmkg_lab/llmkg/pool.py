@@ -110,14 +110,9 @@ class Pool(Generic[T]):
                 self._states[key] = Loading()
         if is_mine:
             self._attempt(key, attempt, prepare, open_it)
-        try:
-            slot = attempt.result()
-        except Exception:
-            raise
-        except BaseException as error:
-            if is_mine or not attempt.done():
-                raise
+        elif (error := attempt.exception()) and _is_stop(error):
             raise LoadingError(f"{key}: its loading was stopped", "load it again") from error
+        slot = attempt.result()
         return slot.model, slot.use
 
     def state(self, key: str) -> LoadingState:
@@ -166,8 +161,9 @@ class Pool(Generic[T]):
         """End a use, and close the model if it was the last of one that has to go."""
         with self._lock:
             use.count -= 1
-            gone = [slot for slot in self._leaving if slot.use is use and not use.count]
-            self._leaving = [slot for slot in self._leaving if slot not in gone]
+            ends = use.is_over and use.count == 0
+            gone = [slot for slot in self._leaving if ends and slot.use is use]
+            self._leaving = [slot for slot in self._leaving if not (ends and slot.use is use)]
         for slot in gone:
             slot.model.close()
 
@@ -186,7 +182,7 @@ class Pool(Generic[T]):
             with self._lock:
                 reason = error.message if isinstance(error, LabError) else str(error)
                 self._states[key] = Failed(reason or type(error).__name__)
-                del self._attempts[key]
+                self._attempts.pop(key, None)
             attempt.set_exception(error)
         else:
             attempt.set_result(slot)
@@ -201,10 +197,10 @@ class Pool(Generic[T]):
             finally:
                 with self._lock:
                     self._reserved = 0
-            slot = Slot(model, use, max(expected, model.memory_usage()))
-            try:
-                more = self._make_room(key, slot.nbytes)  # it may take more than was expected
-            except MemoryBudgetError:
+            try:  # it may take more than was expected
+                slot = Slot(model, use, max(expected, model.memory_usage()))
+                more = self._make_room(key, slot.nbytes)
+            except BaseException:
                 model.close()
                 raise
             with self._lock:
@@ -253,3 +249,8 @@ class Pool(Generic[T]):
         with self._lock:
             if key in self._attempts:
                 self._states[key] = state
+
+
+def _is_stop(error: BaseException) -> bool:
+    """Whether it is one thread's Ctrl-C, or the like, and nothing for those that wait for it."""
+    return not isinstance(error, Exception)

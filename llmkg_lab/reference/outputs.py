@@ -7,7 +7,7 @@ imported.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,10 @@ class DecoderReference:
     continuations: list[list[int]]  # of the prompts, greedy; the end of text stops none
     judge: str  # what computed them
     head: str  # SHA-256 of the output projection that it multiplied with
+
+    def part(self, windows: slice) -> "DecoderReference":
+        """The same of some windows."""
+        return replace(self, windows=self.windows[windows], hidden=self.hidden[windows])
 
     def logits(self, i: int) -> np.ndarray:
         """The logits at each position of window ``i``, (tokens, vocab) float32.

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 from IPython.display import HTML
 
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.bar import Bar
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.progress import inside
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion.to_onnx import convert_all
@@ -62,8 +64,14 @@ class Report(ABC):
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint, opened."""
-        return self.fetched.open()
+        """The checkpoint, opened. Raises LabError where it is of another form than the variant."""
+        opened, wanted = self.fetched.open(), self.variant.architecture
+        if (found := opened.form.model_type) != wanted:
+            raise LabError(
+                f"{self.fetched.detail} is a {found}, and {self.variant.id} is a {wanted}",
+                "name a checkpoint of the variant, or convert this one: llmkg-lab convert",
+            )
+        return opened
 
     @cached_property
     def artifacts(self) -> dict[str, Artifact]:
@@ -199,20 +207,29 @@ class DecoderReport(Report):
         return self.protocol.agreed_reading(self.tokenizer, self.original)
 
     @cached_property
-    def reference(self) -> DecoderReference:
-        """What the original makes of it, in PyTorch."""
+    def _elsewhere(self) -> Reading | None:
+        """What they read of another kind, None where there is no second text."""
+        return self.protocol.reading_elsewhere(self.tokenizer, self.original)
+
+    @cached_property
+    def _original(self) -> DecoderReference:
+        """What the original makes of both, in PyTorch, which is loaded once."""
         read, length = self.reading, self.protocol.plan.continuation
-        return decoder_reference(
-            self.checkpoint, read.windows, read.prompts, length, self._progress
-        )
+        other = [self._elsewhere.windows] if self._elsewhere else []
+        windows = np.concatenate([read.windows, *other])
+        return decoder_reference(self.checkpoint, windows, read.prompts, length, self._progress)
+
+    @cached_property
+    def reference(self) -> DecoderReference:
+        """What the original makes of the text in the domain, and of the prompts."""
+        return self._original.part(slice(len(self.reading.windows)))
 
     @cached_property
     def elsewhere(self) -> tuple[DecoderReference, Reading] | None:
-        """The same on text of another kind, None where there is none."""
-        read = self.protocol.reading_elsewhere(self.tokenizer, self.original)
-        if read is None:
+        """What the original makes of text of another kind, None where there is none."""
+        if self._elsewhere is None:
             return None
-        return decoder_reference(self.checkpoint, read.windows, [], 0, self._progress), read
+        return self._original.part(slice(len(self.reading.windows), None)), self._elsewhere
 
     @property
     def first_latency(self) -> tuple[str, str]:

@@ -127,7 +127,8 @@ def headline(schemes: Mapping[str, SchemeResult]) -> HTML:
         for metric in HEADLINE:
             if measured := entry.quality.get(metric) or entry.speed.get(metric):
                 row[METRICS[metric].heading] = METRICS[metric].text(measured.value)
-        row["why"] = html.escape("; ".join(entry.reasons))
+        if any(other.reasons for other in schemes.values()):
+            row["why"] = html.escape("; ".join(entry.reasons))
         rows.append(row)
     return rows_table(rows, text=["why"], words=["verdict"])
 

@@ -4,6 +4,7 @@ The client resumes a cut download by range requests and waits out 429. It does n
 first question about a repository, nor a storage host that answers 5xx: that is added here.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub import (
     constants,
     get_cached_repo_tree,
     snapshot_download,
+    try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
     CachedRepoTreeNotFoundError,
@@ -26,6 +28,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from llmkg_lab.base.files import shortage
 from llmkg_lab.base.progress import Counter, Progress
+from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
 from llmkg_lab.roster.catalog import SourceSpec
 from llmkg_lab.sources.base import Fetched, SourceError, UnavailableError
 from llmkg_lab.sources.hub_errors import explain, retry_after, root, status
@@ -80,8 +83,20 @@ class HubSource:
                     local_files_only=True,
                 )
             )
-        except (CachedRepoTreeNotFoundError, LocalEntryNotFoundError):
+        except CachedRepoTreeNotFoundError:  # from_pretrained fetches file by file, and lists none
+            return self._fetched_singly(spec, cache)
+        except LocalEntryNotFoundError:
             return None
+
+    def _fetched_singly(self, spec: SourceSpec, cache: Path | None) -> Path | None:
+        """The snapshot whose files other programs fetched, if it is a whole checkpoint."""
+        repo, revision = spec.options["repo"], spec.options.get("revision")
+        for name in ("config.json", "modules.json"):
+            found = try_to_load_from_cache(repo, name, cache_dir=cache, revision=revision)
+            if isinstance(found, str):
+                with contextlib.suppress(CheckpointError):
+                    return open_checkpoint(Path(found).parent).path
+        return None
 
 
 def files_of(spec: SourceSpec) -> list[str]:

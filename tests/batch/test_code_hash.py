@@ -90,6 +90,6 @@ def test_an_edit_makes_reports_stale_where_they_depend_on_it(name, makes_stale, 
 
 def test_a_room_to_come_makes_no_report_stale(package):
     before = jobs._code_hash()
-    (package / "serve").mkdir()
-    (package / "serve" / "__init__.py").write_text("")
+    (package / "tomorrow").mkdir()
+    (package / "tomorrow" / "__init__.py").write_text("")
     assert jobs._code_hash() == before

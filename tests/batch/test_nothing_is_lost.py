@@ -16,11 +16,12 @@ from batch.test_batch import call, environment, finished, start  # noqa: F401  (
 
 from llmkg_lab.artifact import verify
 from llmkg_lab.base import files
+from llmkg_lab.batch import notebook
 from llmkg_lab.results.registry import Registry
 from llmkg_lab.results.result import Result
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
-KILLS = int(os.environ.get("LLMKG_LAB_KILLS", "6"))
+KILLS = int(os.environ.get("LLMKG_LAB_KILLS", "4"))
 LONGEST = 9.0  # seconds: as long as a run takes
 
 
@@ -102,6 +103,49 @@ def test_a_run_that_is_killed_anywhere_loses_nothing(outputs, environment):  # n
     assert code == 0, stdout + stderr
     assert is_whole(good)
     assert not list(good.parent.glob(".*"))
+
+
+def test_a_run_whose_process_is_killed_is_told(outputs, environment):  # noqa: F811
+    """As the system does where memory is short: the batch goes on, and says which cell it was."""
+    good = outputs / "tiny" / "good"
+    before, entries = content(good), listed(outputs)
+    process = start(environment, "run", "good", "--force", "--out", outputs, "--json")
+    running = outputs / ".batch" / "tiny" / "good" / "running.ipynb"
+    deadline = time.monotonic() + 60
+    while notebook.run_of(running) is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if child.cmdline()[1:3] == ["-m", "llmkg_lab.batch.execute"]:
+            child.kill()
+    stdout, _ = process.communicate(timeout=120)
+    (outcome,) = json.loads(stdout)
+    assert process.returncode == 1
+    assert (outcome["state"], outcome["verdict"]) == ("not run", "fail")
+    assert "its process was killed" in outcome["failure"]["error"]
+    assert outcome["failure"]["cell"] > 0
+    assert content(good) == before
+    assert listed(outputs) == entries
+
+
+def test_a_synthetic_run_changes_nothing(environment, tmp_path):  # noqa: F811
+    """Of a variant whose shape is known; its real weights are run first."""
+    name, params = "all_minilm_l6_v2", tmp_path / "params"
+    shutil.copytree(environment["LLMKG_LAB_PARAMS"], params)
+    (params / "tiny" / "good.yaml").rename(params / "tiny" / f"{name}.yaml")
+    with_shape = environment | {"LLMKG_LAB_PARAMS": str(params)}
+    outputs = tmp_path / "outputs"
+    assert call(with_shape, "run", name, "--out", outputs)[0] == 0
+    before, entries = content(outputs / "tiny"), listed(outputs)
+    arguments = ["--source", "synthetic:reduced", "--set", "quick=true", "--json"]
+    _, stdout, stderr = call(with_shape, "run", name, "--out", outputs, *arguments)
+    (outcome,) = json.loads(stdout)
+    assert outcome["state"] == "done", stdout + stderr
+    apart = outputs / "quick" / "synthetic-reduced" / "tiny" / name
+    assert Result.find(apart).source.synthetic
+    assert content(outputs / "tiny") == before
+    assert (
+        listed(outputs) == entries == [f"tiny/{name}/artifacts/{s}" for s in ("fp32", "int8-rtn")]
+    )
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(environment, tmp_path):  # noqa: F811

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import llmkg_lab
-from benchmarks import common, contestants, encoders, measure, quality
+from benchmarks import common, contestants, encoders, kinds, measure, quality, travel
 from benchmarks.common import run
 from benchmarks.contestants import Contestant
 from benchmarks.measure import compare, render
@@ -22,6 +22,7 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.measure.quality import score_windows
 from llmkg_lab.reference.outputs import decoder_reference
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
 from llmkg_lab.scheme import Scheme
 
 
@@ -264,3 +265,41 @@ def test_an_answers_likelihood_is_pytorchs():
     assert (mean, error) == (0.3, pytest.approx((0.3 * 0.7 / 100) ** 0.5))
     _, paired = share(np.array([1] * 5 + [-1] * 5 + [0] * 90))  # ten answers flip, five each way
     assert paired == pytest.approx(0.1**0.5 / 10)
+
+
+def test_what_travels_less_is_told_by_pairs():
+    """Two models whose losses vary far more from token to token than from one to the other."""
+    random = np.random.default_rng(0)
+    loss = random.lognormal(size=2 * (travel.WINDOW - 1))
+
+    def point(row: travel.Row, kl: np.ndarray) -> dict:
+        interval = {"value": float(kl.mean()), "low": 0.0, "high": 9.0, "n": len(kl)}
+        kind = {"kl": interval, "perplexity_ratio": interval, "kl_by_seed": [1.0, 2.0]}
+        names = {"name": row.name, "runtime": row.runtime, "how": row.how, "bytes": 10**8}
+        return {**names, "seeds": [0, 1], "kinds": {"news": {**kind, "tokens": kl.tolist()}}}
+
+    ours = point(travel.ROWS[1], loss - 0.02 + 0.01 * random.normal(size=len(loss)))
+    found, peer = travel.with_differences([ours, point(travel.PEER, loss)])
+    less = found["kinds"]["news"]["less"]
+    assert -0.022 < less["low"] < less["value"] < less["high"] < -0.018
+    assert "less" not in peer["kinds"]["news"]
+    protocol = {"kinds": {"news": {"tokens_scored": len(loss)}}, "weights": "some"}
+    text = travel.table([found, peer], {**protocol, "importance_tokens": 5})
+    assert "1,022 of news" in text
+    assert "; -0.020 (-0.02" in text
+    assert len({line.count("|") for line in text.splitlines()[:4]}) == 1
+
+
+def test_kinds_of_text_are_what_they_say(tiny_llama_of_numbers, tmp_path):
+    artifact = convert(tiny_llama_of_numbers, Scheme.parse("fp32"), tmp_path / "float")
+    plain = Tokenizer.from_folder(artifact.folder)
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    chatting = Tokenizer(plain.core, {**plain.config, "chat_template": template})
+    said = kinds.KINDS["chat"](chatting)
+    assert said.startswith("user: ")
+    assert said.count("\nuser: ") >= 23
+    assert said.count("assistant: ") == said.count("user: ")  # whoever asks is answered
+    code = kinds.KINDS["code"](plain)
+    assert "def test_" not in code
+    assert "def convert(" in code
+    assert "\n\nclass " in code

@@ -8,7 +8,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_checkpoints import write_safetensors
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
 from llmkg_lab.checkpoint import CheckpointError, open_checkpoint
@@ -233,6 +233,22 @@ def test_what_transformers_does_unexpectedly_is_said(llama_folder, smollm2, tmp_
     checkpoint = open_checkpoint(tmp_path)
     assert checkpoint.sidecars()["tokenizer.json"] != content
     assert any("GPT2Tokenizer takes its own pre_tokenizer" in said for said in checkpoint.warnings)
+
+
+def test_vocab_and_merges_without_tokenizer_json(tmp_path):
+    """As GPT-2's family was published: transformers makes a tokenizer of the two."""
+    write_safetensors(tmp_path)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*letters, "he", "\u0120he", "<|endoftext|>"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nh e\n\u0120 he\n")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    checkpoint = open_checkpoint(tmp_path)
+    assert not any("holds no tokenizer" in said for said in checkpoint.warnings)
+    tokenizer = Tokenizer.from_buffer(checkpoint.sidecars()["tokenizer.json"])
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("he said the", "héhé\n 12"):
+        assert tokenizer.encode(text).ids == theirs(text)["input_ids"]
 
 
 def test_special_tokens_named_in_a_file_of_their_own(minilm_folder, tmp_path):

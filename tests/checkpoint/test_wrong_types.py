@@ -73,6 +73,13 @@ def test_templates_by_name():
     assert tokenizer_config.templates({}) == {}
 
 
+def test_several_templates_without_a_default_are_named(folder):
+    named = [{"name": "tool", "template": "x"}, {"name": "rag", "template": "y"}]
+    changed(folder, "tokenizer_config.json", chat_template=named)
+    with pytest.raises(InferenceError, match="has chat templates for tool, rag alone"):
+        Tokenizer.from_folder(folder).chat([{"role": "user", "content": "a"}])
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -285,6 +285,17 @@ def test_generate_streams_what_the_runtime_generates(smollm2):
     assert "the model gave no text" in stderr
 
 
+def test_which_of_several_artifacts_runs_is_said(make_artifact, tmp_path):
+    for scheme in ("int8-rtn", "fp32"):
+        folder = make_artifact("minilm", scheme).folder
+        shutil.copytree(folder, tmp_path / "minilm" / scheme)
+    code, stdout, stderr = call("embed", tmp_path / "minilm", "a", "b", "--json")
+    assert code == 0
+    assert len(json.loads(stdout)) == 2
+    assert f"int8-rtn runs, the smallest that {tmp_path / 'minilm'} holds" in stderr
+    assert call("embed", tmp_path / "minilm" / "int8-rtn", "a", "b", "--json") == (0, stdout, "")
+
+
 def test_generate_answers_chats_up_to_a_stop_text(smollm2):
     question = ("generate", smollm2, "What is the capital of France?", "--chat")
     options = ("--temperature", "0", "--max-tokens", "20", "--json")

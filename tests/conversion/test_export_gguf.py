@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import sentencepiece
 import tokenizers
+from fuzz import formats
 from gguf.quants import dequantize, quantize
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -202,3 +203,14 @@ def assert_same_tokens(sidecars, others):
         tokenizer.no_padding()
     for text in TRICKY:
         assert first.encode(text).ids == second.encode(text).ids
+
+
+def test_special_tokens_named_in_a_file_of_their_own_are_exported(tmp_path):
+    """In special_tokens_map.json alone; without its end, a text of llama.cpp's never ends."""
+    formats.FORMATS["gguf-export"].make(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "generation_config.json").unlink()
+    exported = exporter.export(open_checkpoint(tmp_path), "Q8_0", tmp_path / "out")
+    fields = gguf.GGUFReader(exported.model_path).fields
+    ids = [fields[f"tokenizer.ggml.{name}_token_id"].contents() for name in ("bos", "eos")]
+    assert ids == [1, 2]

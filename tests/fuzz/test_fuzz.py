@@ -7,6 +7,7 @@ there are, LLMKG_LAB_MUTATIONS_FIRST the number of the first: a case depends on 
 
 import json
 import os
+import sys
 import traceback
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -85,6 +86,7 @@ def _is_ours(item) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds address space")
 @pytest.mark.parametrize("name", FORMATS)
 def test_changed_files_end_well_or_in_an_error_of_ours(name, runs):
     ended, broken = runs[name].result()

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 import tokenizers
-from support.gguf_tokenizers import NEXT_LINE, TEXTS, Case, exact, random_texts, refused
+from support.gguf_tokenizers import ENDS, NEXT_LINE, TEXTS, Case, exact, random_texts, refused
 from test_interop import PEERS, ask
 
 from llmkg_lab.checkpoint import open_checkpoint
@@ -110,6 +110,7 @@ def test_llama_cpp_tokenizes_what_is_refused_otherwise(name, tmp_path, monkeypat
     """So that nothing is refused that need not be: each by a text, where a file can be forced."""
     case, path = refused()[name], tmp_path / "model.gguf"
     monkeypatch.setattr(gguf_tokenizer, "_refuse", lambda *refusal: None)
+    monkeypatch.setattr(gguf_tokenizer, "_alike", lambda *ways: True)  # of splitting: the nearest
     case.write(path)
     told = ask("llama_cpp_tokens", path=str(path), texts=[case.witness])
     assert told["whole"] != ids(case, [case.witness])
@@ -121,3 +122,11 @@ def test_llama_cpp_stops_at_all_ends_of_a_text(ends, tmp_path):
     case, path = exact()["Llama"], tmp_path / "model.gguf"
     case.write(path, ends)
     assert ask("llama_cpp_tokens", path=str(path), texts=[])["ends"] == sorted({2, *ends})
+
+
+def test_llama_cpp_takes_another_token_for_an_end_that_is_not_named(tmp_path, monkeypatch):
+    case, path = refused()["no end"], tmp_path / "model.gguf"
+    monkeypatch.setattr(gguf_tokenizer, "_refuse", lambda *refusal: None)
+    case.write(path)
+    (end,) = {*ask("llama_cpp_tokens", path=str(path), texts=[])["ends"]} - {1}  # </s>, by its name
+    assert case.tokenizer.id_to_token(end) not in ENDS.values()

@@ -1,7 +1,7 @@
 """Advice from measured facts, and where there are none, estimates that say so."""
 
 import pytest
-from llmkg.conftest import SMOLLM2, VARIANT, entry, model
+from support.listed import SMOLLM2, VARIANT, entry, model
 
 from llmkg_lab.base.machine import Profile
 from llmkg_lab.llmkg import (
@@ -60,7 +60,7 @@ def test_a_device_is_judged_by_memory_and_by_what_it_was_seen_to_do(registry, em
     assert slow.recommended == INT4
     assert slow.speed[INT4].tokens_per_second == pytest.approx(20e9 / (1e9 * bits / 8))
     assert not slow.measured
-    small = assess_device_compatibility(10**9, device=device(2e9), registry=empty)
+    small = assess_device_compatibility(10**9, device=device(2.2e9), registry=empty)
     assert small.fits == (INT4,)
     none = assess_device_compatibility(10**11, device=device(), registry=empty)
     assert (none.is_compatible, none.fits) == (False, ())

@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from llmkg.conftest import SMOLLM2, VARIANT
 from support import hub_server
+from support.listed import SMOLLM2, VARIANT
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.llmkg import (

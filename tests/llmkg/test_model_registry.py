@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llmkg.conftest import SMOLLM2, VARIANT, entry, model
+from support.listed import SMOLLM2, VARIANT, entry, model
 
 from llmkg_lab.llmkg import (
     ModelCapabilities,

@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from safetensors.numpy import save_file
+from support import tiny_checkpoints
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.checkpoint import open_checkpoint
@@ -150,3 +151,17 @@ def test_labels_are_counted_as_transformers_counts_them():
         assert form_of(ranker | change).labels == theirs
     with pytest.raises(UnsupportedError):
         form_of(ranker | {"num_labels": -1})
+
+
+def test_a_gguf_file_of_a_thousand_million_layers_is_refused_at_once(tmp_path):
+    def add(writer):
+        writer.kv_data[0]["llama.block_count"].value = 10**9
+
+    tiny_checkpoints.write_gguf(tmp_path, add=add)
+    before, start = psutil.Process().memory_info().rss, time.perf_counter()
+    with pytest.raises(LabError, match="is 1,000,000,000, but the checkpoint holds"):
+        convert(
+            open_checkpoint(tmp_path / "model.gguf"), Scheme.parse("int4-rtn"), tmp_path / "out"
+        )
+    assert time.perf_counter() - start < 5
+    assert psutil.Process().memory_info().rss - before < 500e6

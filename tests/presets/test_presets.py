@@ -125,6 +125,8 @@ def test_an_int4_of_before_is_not_taken_for_the_int4_of_now(tiny_llama, tmp_path
     kept = again["int8"].model_path.stat().st_mtime_ns
     once_more = convert_all(checkpoint, ["int8"], tmp_path, source=source)
     assert once_more["int8"].model_path.stat().st_mtime_ns == kept
+    tomorrow = StoredScheme(name="int3", base="int3", method="magic")
+    assert (tomorrow.meaning, tomorrow.recipe) == (None, "int3")
     export = StoredScheme(name="gguf-Q4_0", type="Q4_0")
     assert export.asked == export.recipe == "gguf-Q4_0"
 

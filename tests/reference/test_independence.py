@@ -7,7 +7,10 @@ filled, most of them would pass.
 
 import inspect
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -304,3 +307,35 @@ def test_judged_by_its_own_reader_it_would_not(name, fault, monkeypatch):
         monkeypatch.setattr(load, question, lambda checkpoint: "this test asks so")
     FAULTS[name, fault][0](monkeypatch)
     assert failure_of(name) == ""
+
+
+FAULTY = """\
+from llmkg_lab.checkpoint.safetensors import SafetensorsCheckpoint
+
+read = SafetensorsCheckpoint._read
+
+
+def wrong(self, info, start, stop):
+    values = read(self, info, start, stop)
+    return values[::-1].copy() if info.name == {tensor!r} else values
+
+
+SafetensorsCheckpoint._read = wrong
+"""
+
+
+@pytest.mark.slow
+def test_a_run_fails_by_a_fault_in_the_reader(tmp_path):
+    """The command with its processes, which Python patches as each of them starts."""
+    (tmp_path / "sitecustomize.py").write_text(FAULTY.format(tensor=DOWN))
+    options = ["--scheme", "fp32", "--set", "quick=true", "--out", tmp_path / "faulty", "--json"]
+    run = subprocess.run(
+        [sys.executable, "-m", "llmkg_lab.cli", "run", "small_tinyllama", *options],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    (outcome,) = json.loads(run.stdout)
+    assert (outcome["state"], outcome["verdict"]) == ("done", "fail"), run.stderr
+    assert run.returncode == 1

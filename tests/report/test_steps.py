@@ -89,6 +89,12 @@ def test_a_gguf_file_without_a_template_takes_the_variants(roster, tmp_path):
     assert config["chat_template"] == TEMPLATE
 
 
+def test_a_checkpoint_of_another_form_is_refused_as_it_is_opened(roster, minilm_folder):
+    report = DecoderReport("smollm", "tiny", source=str(minilm_folder))
+    with pytest.raises(LabError, match="local model is a bert, and tiny is a llama"):
+        report.checkpoint  # noqa: B018
+
+
 def asked(schemes=(), quick=True):
     return DecoderReport("smollm", "tiny", schemes, quick=quick)._asked
 

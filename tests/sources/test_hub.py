@@ -5,11 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 from support import hub_server
 from support import tiny_checkpoints as tiny
+
+from llmkg_lab.checkpoint import open_checkpoint
 
 pytestmark = pytest.mark.slow  # each test starts a client, and stops a server
 REPO = "someone/tiny-llama"
@@ -185,6 +188,18 @@ def test_offline_the_cache_serves(hub, client):
     assert client(HF_HUB_OFFLINE="1").stdout == first
     assert client(HF_ENDPOINT="http://127.0.0.1:9").stdout == first  # no network, unannounced
     assert not hub.requests
+
+
+def test_offline_a_cache_that_transformers_filled_serves(hub, client):
+    """It fetches file by file what it needs, and keeps no list of the repository's files."""
+    load = f"import transformers; transformers.AutoModelForCausalLM.from_pretrained({REPO!r})"
+    assert client(command=["-c", load]).returncode == 0
+    hub.requests.clear()
+    path, _ = json.loads(client(HF_HUB_OFFLINE="1").stdout)
+    assert set(open_checkpoint(path).tensors) == set(tiny.SHAPES)
+    assert not hub.requests
+    Path(path, "model.safetensors").unlink()
+    assert "no complete copy" in client(HF_HUB_OFFLINE="1").stderr
 
 
 def test_what_can_serve_offline_is_told_and_the_client_asked_only_where_it_may(client, tmp_path):

@@ -196,7 +196,8 @@ def refused():
         "ignore_merges": Case(
             _of_whole_words(), refusal="ignore_merges", witness="zebras the zebras"
         ),
-        "suffix": Case(byte_level(end_of_word_suffix="</w>"), refusal="end_of_word_suffix"),
+        "suffix": Case(
+            byte_level(end_of_word_suffix="</w>"), refusal="end_of_word_suffix", witness="the"),
         "normalized": Case(
             with_tokens(llama(), "<tool>", normalized=True),
             refusal="'<tool>' is looked for in normalized text", witness="dog<tool>s"),
@@ -204,12 +205,14 @@ def refused():
             with_tokens(byte_level(), "the la", "lazy dog", normalized=False),
             refusal="'the la' and 'lazy dog' may overlap", witness="the lazy dog"),
         "special tokens apart": Case(
-            byte_level(), ENDS | {"split_special_tokens": True}, "split_special_tokens"),
+            changed(byte_level(), "encode_special_tokens", True),
+            ENDS | {"split_special_tokens": True}, "split_special_tokens", "<s>"),
         "digits in groups": Case(
-            changed(byte_level(), "pre_tokenizer", digits_first), refusal="in its own way"),
+            changed(byte_level(), "pre_tokenizer", digits_first), refusal="in its own way",
+            witness="fox 12 times"),
         "space before": Case(
             changed(byte_level(), "pre_tokenizer", pre_tokenizers.ByteLevel()),
-            refusal="in its own way"),
+            refusal="in its own way", witness="the"),
         "normalizer": Case(
             changed(byte_level(), "normalizer", normalizers.Lowercase()), refusal="in its own way",
             witness="The"),
@@ -220,9 +223,11 @@ def refused():
         "two at the start": Case(around(byte_level(), "<s> <s> $A"),
                                  refusal="anything but BOS and EOS", witness="the"),
         "no end": Case(byte_level(), {"bos_token": "<s>"}, refusal="names no end of text"),
-        "split at spaces": Case(metaspace("always", split=True), refusal="steps Metaspace"),
+        "split at spaces": Case(
+            metaspace("always", split=True), refusal="steps Metaspace", witness="the"),
         "lower case": Case(
-            changed(llama(), "normalizer", normalizers.Lowercase()), refusal="steps Lowercase"),
+            changed(llama(), "normalizer", normalizers.Lowercase()), refusal="steps Lowercase",
+            witness="The"),
         "fewer merges": Case(changed(cut, "model", fewer), refusal="other merges", witness="lazy"),
         "merges apart": Case(
             changed(llama(), "model", turned), refusal="do not follow one another"),

@@ -4,13 +4,16 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.cli import console, sizes
 from llmkg_lab.cli.application import ArtifactFolder, Json, Runtime, app, examples
+
+if TYPE_CHECKING:
+    from llmkg_lab.runtime.selection import FallbackBackend
 
 
 @app.command(epilog=examples("verify smollm2/balanced"))
@@ -81,7 +84,6 @@ def generate(
     """
     if memory:  # NumPy's OpenBLAS takes 40 MB per thread when it is loaded, which the limit counts
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from llmkg_lab.runtime.selection import open_backend
     from llmkg_lab.runtime.text.generate import GenerationConfig
 
     config = GenerationConfig(
@@ -89,7 +91,7 @@ def generate(
         tuple(stop or ()),
     )  # fmt: skip
     limit = _limit_memory(memory) if memory else None
-    backend = open_backend(artifact, runtime, memory=limit)
+    backend = _opened(artifact, runtime, limit)
     if chat or (chat is None and backend.tokenizer.chats):
         pieces = backend.stream_text([{"role": "user", "content": prompt}], config)
     else:
@@ -116,9 +118,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed texts. --json prints the vectors; without it, how similar the texts are."""
-    from llmkg_lab.runtime.selection import open_backend
-
-    embeddings = open_backend(artifact, runtime).embed(texts)
+    embeddings = _opened(artifact, runtime).embed(texts)
     if as_json:
         vectors = zip(texts, embeddings.tolist(), strict=True)
         console.print_json([{"text": text, "embedding": vector} for text, vector in vectors])
@@ -143,9 +143,7 @@ def rank(
     as_json: Json = False,
 ) -> None:
     """Order passages by how well they answer a query, by a cross-encoder's scores (logits)."""
-    from llmkg_lab.runtime.selection import open_backend
-
-    backend = open_backend(artifact, runtime)
+    backend = _opened(artifact, runtime)
     scores = backend.score([(query, passage) for passage in passages])
     order = (-scores).argsort(kind="stable").tolist()
     if as_json:
@@ -155,6 +153,16 @@ def rank(
         return
     rows = [(str(n), f"{scores[i]:.3f}", passages[i]) for n, i in enumerate(order, 1)]
     console.out.print(console.table(("rank", "score", "passage"), rows))
+
+
+def _opened(folder: Path, runtime: str | None, memory: int | None = None) -> "FallbackBackend":
+    """The model in a folder; where the folder holds several artifacts of it, say which one runs."""
+    from llmkg_lab.runtime.selection import open_backend
+
+    backend = open_backend(folder, runtime, memory=memory)
+    if (name := backend.metadata().name) != folder.resolve().name:
+        console.print_note(f"{name} runs, the smallest that {folder} holds")
+    return backend
 
 
 def _limit_memory(text: str) -> int:

@@ -1,7 +1,8 @@
 """What a matrix is solved from: sums over the tokens of a text, whatever its length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -78,11 +79,21 @@ def goals(weights: Sequence[Tensor], kinds: "tuple[Sums, Sums]") -> tuple[Tensor
     stacked = torch.cat(list(weights))
     pairs = (kinds, kinds[::-1])
 
+    @cache
     def error(ridge: float) -> float:
         return sum(other.error(stacked, kind.goal(stacked, ridge)) for kind, other in pairs)
 
-    best = min(RIDGES, key=error)
+    best = _downhill(RIDGES, error)
     return (kinds[0] + kinds[1]).goal(stacked, best), best
+
+
+def _downhill(values: Sequence[float], error: Callable[[float], float]) -> float:
+    """The value of the least error, found from the middle: it falls to there from both sides."""
+    at = len(values) // 2
+    step = 1 if error(values[at + 1]) < error(values[at]) else -1
+    while 0 <= at + step < len(values) and error(values[at + step]) < error(values[at]):
+        at += step
+    return values[at]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import psutil
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.base.machine import memory_limit
-from llmkg_lab.llmkg import Loader, LoadingError
+from llmkg_lab.llmkg import Loader, LoadingError, ModelRegistry
 from llmkg_lab.llmkg.artifacts import Target
 from llmkg_lab.llmkg.memory import of_artifact
 from llmkg_lab.llmkg.pool import Use
@@ -38,7 +38,8 @@ class ServingLoader(Loader[Model]):
     def __init__(
         self, settings: Settings, cards: dict[Path, Card], observe: Callable[[str], Observer]
     ) -> None:
-        super().__init__(memory_budget=settings.memory or _half_of_memory())
+        nothing = ModelRegistry(models=())  # all are opened by their folders
+        super().__init__(registry=nothing, memory_budget=settings.memory or _half_of_memory())
         self._settings, self._cards, self._observe = settings, cards, observe
 
     def open(self, target: Target, artifact: Artifact, use: Use) -> Model:

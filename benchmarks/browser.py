@@ -1,0 +1,197 @@
+"""SmolLM2-135M in Chromium: our engine beside onnxruntime-web, Transformers.js and wllama.
+
+A prompt of 128 tokens, then 64 more. Each contestant has a browser of its own, in turn, and loads
+from a server on this machine. Memory is what the browser's renderer has resident at most. What the
+peers need: `npm ci --ignore-scripts` in web/peers; what the page needs: `make web`.
+"""
+
+import json
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from argparse import Namespace
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+from statistics import median
+from urllib.parse import urlencode
+
+import psutil
+
+from benchmarks.common import HERE, WORK, Runner, arguments, packaged_checkpoint, start
+from benchmarks.contestants import code_hash
+from benchmarks.measure import Benchmark
+from llmkg_lab.base import paths
+from llmkg_lab.browser.server import BundleServer, Handler
+from llmkg_lab.conversion import to_gguf, to_web
+from llmkg_lab.conversion.to_onnx import convert_all
+
+SCHEMES = ("int4-rtn", "int8-rtn")
+TYPES = ("Q4_0", "Q8_0")
+TOKENS = 64
+SECONDS = 300  # for a contestant to answer
+METRICS = {
+    "decode_ms": "a token, ms",
+    "best_ms": "the fastest token, ms",
+    "prompt_ms": "prompt of 128, ms",
+    "load_s": "load, s",
+    "peak_mb": "memory of the renderer, MB",
+}
+BENCHMARK = Benchmark("browser", "SmolLM2-135M in Chromium", METRICS)
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+PEERS = HERE.parent / "web" / "peers" / "node_modules"
+TRANSFORMERS = "/bundles/peers/@huggingface/transformers"
+
+
+def main(options: Namespace) -> None:
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if chromium is None or not PEERS.is_dir():
+        sys.exit(__doc__)
+    server = BenchServer(paths.web(), {**our_bundles(), "peers": PEERS, "bench": HERE})
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    works = workloads(options.threads)
+    contestants = {name: in_browser(server, chromium, *work) for name, work in works.items()}
+    conditions = {"threads": options.threads, "tokens": TOKENS}
+    samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
+    server.shutdown()
+    note = f"{options.threads} threads unless it is said."
+    BENCHMARK.publish(samples, conditions, note, ("decode_ms", "prompt_ms", "peak_mb"))
+
+
+def our_bundles() -> dict[str, Path]:
+    """By scheme, and GGUF files by type."""
+    folder = WORK / code_hash()[:12]
+    made = convert_all(packaged_checkpoint(), SCHEMES, folder, source={"kind": "package"})
+    found = {}
+    for name, artifact in made.items():
+        found[name] = to_web.bundle(artifact, folder / f"web-{name}", force=True)
+    for kind in TYPES:
+        found[kind] = folder / f"gguf-{kind}"
+        if not (found[kind] / "manifest.json").exists():
+            to_gguf.export(packaged_checkpoint(), kind, found[kind])
+    return found
+
+
+def workloads(threads: int) -> dict[str, tuple[str, dict]]:
+    """Function of browser_workloads.js and its argument, by contestant."""
+    both = {"threads": threads, "tokens": TOKENS}
+    ort = "/bundles/peers/onnxruntime-web/dist"
+    ours = {"url": "/bundles/int4-rtn/", "relaxed": True, **both}
+    works = {
+        "llmkg-lab int4": ("ours", ours),
+        "llmkg-lab int4, 1 thread": ("ours", {**ours, "threads": 1}),
+        "llmkg-lab int4, plain SIMD": ("ours", {**ours, "relaxed": False}),
+        "llmkg-lab int8": ("ours", {**ours, "url": "/bundles/int8-rtn/"}),
+        "onnxruntime-web int4": ("onnxruntime", {**onnx("int4-rtn"), "ort": ort, **both}),
+        "Transformers.js int4": ("transformers", transformers("int4-rtn") | both),
+    }
+    for kind in TYPES:
+        works[f"wllama {kind}"] = ("wllama", wllama(kind) | both)
+    return works
+
+
+def onnx(scheme: str) -> dict:
+    folder = WORK / code_hash()[:12] / f"web-{scheme}"
+    manifest = json.loads((folder / to_web.FILE).read_text())
+    return {"url": f"/bundles/{scheme}/", "model": manifest["model"], "pieces": manifest["pieces"]}
+
+
+def transformers(scheme: str) -> dict:
+    library = f"{TRANSFORMERS}/dist/transformers.min.js"
+    ort = f"{TRANSFORMERS}/node_modules/onnxruntime-web/dist/"
+    return {"parent": "/bundles/", "name": scheme, "library": library, "ort": ort}
+
+
+def wllama(kind: str) -> dict:
+    folder = "/bundles/peers/@wllama/wllama/esm"
+    model = f"/bundles/{kind}/model-{kind}.gguf"
+    return {"library": f"{folder}/index.js", "wasm": f"{folder}/wasm/wllama.wasm", "url": model}
+
+
+def in_browser(server: "BenchServer", chromium: str, function: str, work: Mapping) -> Runner:
+    """A contestant: a function of browser_workloads.js in a fresh browser.
+
+    No debugger is attached: one keeps what was loaded in the renderer's memory.
+    """
+    asked = urlencode({"function": function, "work": json.dumps(dict(work))})
+
+    def measure() -> dict:
+        server.results = queue.Queue()
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            address = f"{server.address}bundles/bench/browser.html?{asked}"
+            command = [chromium, "--headless", f"--user-data-dir={folder}", *FLAGS, address]
+            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            with subprocess.Popen(command, **quiet) as browser:
+                try:
+                    with Watch(browser.pid) as watch:
+                        found = server.results.get(timeout=SECONDS)
+                except queue.Empty:
+                    return {"failed": f"no answer in {SECONDS} s"}
+                finally:
+                    browser.terminate()
+        if "failed" in found:
+            return found
+        steps = found.pop("decode_ms")
+        return {**found, "decode_ms": median(steps), "best_ms": min(steps), "peak_mb": watch.peak}
+
+    return measure
+
+
+class BenchServer(BundleServer):
+    """The server of bundles, which also takes what a page found out."""
+
+    results: "queue.Queue[dict]" = queue.Queue()
+
+    def __init__(self, root: Path, bundles: Mapping[str, Path]) -> None:
+        super().__init__(root, bundles)
+        self.RequestHandlerClass = TakesResults
+
+
+class TakesResults(Handler):
+    """POST /result."""
+
+    def do_POST(self) -> None:  # noqa: N802
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.results.put(json.loads(content))  # type: ignore[attr-defined]
+        self._say(HTTPStatus.OK, b"", "text/plain")
+
+
+class Watch:
+    """The most that a renderer of a browser had resident, in MB."""
+
+    def __init__(self, browser: int) -> None:
+        self.peak = 0.0
+        self._browser, self._done = psutil.Process(browser), threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(0.05):
+            children = self._browser.children(recursive=True)
+            resident = max(map(self._resident, children), default=0)
+            self.peak = max(self.peak, resident / 1e6)
+
+    def _resident(self, process: psutil.Process) -> int:
+        try:
+            is_renderer = "--type=renderer" in process.cmdline()
+            return process.memory_info().rss if is_renderer else 0
+        except psutil.Error:
+            return 0
+
+
+if __name__ == "__main__":
+    parser = arguments(__doc__)
+    start(lambda: main(parser.parse_args()))

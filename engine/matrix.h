@@ -1,0 +1,66 @@
+/* Matrices as MatMulNBits stores them: rows of blocks of integer codes.
+
+   A value is scale * (code - zero point). The first code of a byte sits in its lowest bits; a row
+   whose blocks hold more than its columns is filled up. Zero points are packed as codes are, from a
+   new byte in each row; without them every one is the middle code. */
+#pragma once
+#include "simd.h"
+
+typedef struct {
+  const uint8_t *codes;   /* rows, blocks, block_size * bits / 8 */
+  const uint8_t *scales;  /* rows, blocks: float32 or float16 */
+  const uint8_t *zeros;   /* rows, ceil(blocks * bits / 8), or NULL */
+  const float *bias;      /* rows, or NULL */
+  uint32_t rows, columns, bits, block_size, blocks, half_scales;
+} Matrix;
+
+/* The activations of one token, rounded to 8 bits in the blocks of the matrix that they meet.
+
+   A value is scale * code. Codes stand in the order in which the matrix's codes come out of their
+   bytes (see rounding.c), and fill whole groups of four blocks. */
+typedef struct {
+  int8_t *codes;
+  float *scales;  /* of each block */
+  float *sums;    /* of each block's codes */
+} Rounded;
+
+enum { GROUP = 4, LARGEST_BLOCK = 128 };
+
+INLINE uint32_t padded_blocks(uint32_t blocks) { return (blocks + GROUP - 1) / GROUP * GROUP; }
+INLINE size_t block_bytes(const Matrix *m) { return m->block_size * m->bits / 8; }
+INLINE size_t row_bytes(const Matrix *m) { return m->blocks * block_bytes(m); }
+INLINE size_t zero_row_bytes(const Matrix *m) { return (m->blocks * m->bits + 7) / 8; }
+
+/* Whether codes meet activations as bytes; else both are widened to 16 bits. */
+INLINE int meets_as_bytes(uint32_t bits) {
+#if defined(__wasm_relaxed_simd__)
+  return bits == 4;
+#else
+  (void)bits;
+  return 0;
+#endif
+}
+INLINE size_t code_bytes(uint32_t bits) { return meets_as_bytes(bits) ? 1 : 2; }
+
+float scale_at(const Matrix *m, size_t row, uint32_t block);
+float zero_at(const Matrix *m, size_t row, uint32_t block);
+
+/* One row as floats: columns. */
+void read_row(const Matrix *m, size_t row, float *values);
+
+/* x (columns) to 8 bits, for a product with m. */
+void round_to_bytes(const Matrix *m, const float *x, Rounded *rounded);
+
+/* What unpacked rows need for the products of several tokens: bytes, for matrices no wider. */
+size_t unpacked_bytes(uint32_t columns);
+
+/* Products of some rows with tokens' activations.
+
+   out: the element (token, row) lies at out[token * stride + row].
+   add: whether products are added to what is there.
+   scratch: unpacked_bytes. */
+void multiply(const Matrix *m, const Rounded *tokens, uint32_t count, uint32_t first_row,
+              uint32_t end_row, float *out, size_t stride, int add, uint8_t *scratch);
+
+/* Whether products come out right on this machine, by some that are computed both ways. */
+uint32_t products_hold(void);

@@ -1,0 +1,293 @@
+/* Products of a matrix with activations that are rounded to 8 bits.
+
+   A block's product is a sum of whole numbers, exact in float32 (255 * 127 * 128 < 2²⁴), and so is
+   its difference to the zero point's share. Four blocks stand side by side in a vector: only there
+   scales come in, and rounding begins. A prompt's tokens take the same way as one token alone, with
+   the same bits as the result; its rows are unpacked once for all of them. */
+#include "matrix.h"
+
+enum { TOKENS = 4, UNPACKED = 32 << 10 }; /* tokens in one pass over a row; bytes of rows at once */
+
+/* The products of 32 codes with their activations, in four partial sums. */
+INLINE i32x4 run_product(const uint8_t *codes, const int8_t *activations, uint32_t bits, i32x4 total) {
+  const i16x8 *wide = (const i16x8 *)activations;
+#if defined(__wasm_relaxed_simd__)
+  if (meets_as_bytes(bits)) {
+    u8x16 both = load_bytes(codes);
+    total = four_products((i8x16)load_bytes(activations), both & 15, total);
+    return four_products((i8x16)load_bytes(activations + 16), both >> 4, total);
+  }
+#endif
+  if (bits == 8) {
+    for (int i = 0; i < 4; i++) {
+      i16x8 eight = __builtin_convertvector(load_8_bytes(codes + 8 * i), i16x8);
+      total += pair_products(load_shorts(wide + i), eight);
+    }
+    return total;
+  }
+  u16x8 four = bits == 4 ? (u16x8)load_bytes(codes) : __builtin_convertvector(load_8_bytes(codes), u16x8);
+  uint16_t mask = (uint16_t)((1 << bits) - 1);
+  for (int i = 0; i < 4; i++) {
+    u16x8 one = four >> (uint16_t)(bits * i);
+    if (bits == 2 || i < 3) one &= mask; /* of 4 bits, nothing stands above the fourth */
+    total += pair_products(load_shorts(wide + i), (i16x8)one);
+  }
+  return total;
+}
+
+INLINE i32x4 block_product(const uint8_t *codes, const int8_t *activations, uint32_t bits, uint32_t runs) {
+  i32x4 total = {0};
+  for (uint32_t i = 0; i < runs; i++)
+    total = run_product(codes + 4 * bits * i, activations + 32 * code_bytes(bits) * i, bits, total);
+  return total;
+}
+
+INLINE f32x4 four_scales(const Matrix *m, size_t index) {
+  if (!m->half_scales) return load_floats(m->scales + 4 * index);
+  u32x4 half = __builtin_convertvector(load_4_shorts(m->scales + 2 * index), u32x4);
+  f32x4 magnitude = (f32x4)((half & 0x7fff) << 13) * splat(0x1p112f); /* as float16() has it */
+  return (f32x4)((u32x4)magnitude | (half & 0x8000) << 16);
+}
+
+/* Of four blocks in whole bytes: packed numbers, each where it stands, then moved down. */
+INLINE f32x4 four_zeros(const uint8_t *zeros, uint32_t block, uint32_t bits) {
+  if (bits == 8) {
+    const uint8_t *four = zeros + block;
+    return to_floats((i32x4){four[0], four[1], four[2], four[3]});
+  }
+  if (bits == 4) {
+    const uint8_t *two = zeros + block / 2;
+    int32_t packed = two[0] | two[1] << 8;
+    i32x4 apart = (i32x4){packed, packed, packed, packed} & (i32x4){0xf, 0xf0, 0xf00, 0xf000};
+    return to_floats(apart) * (f32x4){1, 0x1p-4f, 0x1p-8f, 0x1p-12f};
+  }
+  int32_t packed = zeros[block / 4];
+  i32x4 apart = (i32x4){packed, packed, packed, packed} & (i32x4){3, 12, 48, 192};
+  return to_floats(apart) * (f32x4){1, 0x1p-2f, 0x1p-4f, 0x1p-6f};
+}
+
+/* Four blocks' exact products, less the zero points' share, in the values' own units. */
+INLINE f32x4 scaled(i32x4 products, f32x4 scales, f32x4 zeros, const Rounded *token, uint32_t block) {
+  f32x4 exact = to_floats(products) - zeros * load_floats(token->sums + block);
+  return exact * (scales * load_floats(token->scales + block));
+}
+
+/* One row with one token. */
+INLINE float row_product(const Matrix *m, size_t row, const Rounded *token, uint32_t bits, uint32_t runs) {
+  const uint32_t blocks = m->blocks, code_step = 4 * bits * runs;
+  const size_t step = 32 * code_bytes(bits) * runs;
+  const uint8_t *codes = m->codes + row * blocks * code_step;
+  const uint8_t *row_zeros = m->zeros ? m->zeros + row * zero_row_bytes(m) : NULL;
+  const f32x4 middle = splat((float)(1 << (bits - 1)));
+  const int8_t *activations = token->codes;
+  f32x4 total = splat(0);
+  uint32_t block = 0;
+  for (; block + GROUP <= blocks; block += GROUP) {
+    i32x4 products[GROUP];
+    for (int i = 0; i < GROUP; i++)
+      products[i] = block_product(codes + i * code_step, activations + i * step, bits, runs);
+    codes += GROUP * code_step, activations += GROUP * step;
+    f32x4 zeros = row_zeros ? four_zeros(row_zeros, block, bits) : middle;
+    total += scaled(sums(products[0], products[1], products[2], products[3]),
+                    four_scales(m, row * blocks + block), zeros, token, block);
+  }
+  if (block < blocks) {
+    i32x4 products[GROUP] = {0};
+    f32x4 scales = splat(0), zeros = splat(0);
+    for (uint32_t i = 0; block + i < blocks; i++) {
+      products[i] = block_product(codes + i * code_step, activations + i * step, bits, runs);
+      scales[i] = scale_at(m, row, block + i);
+      zeros[i] = zero_at(m, row, block + i);
+    }
+    total += scaled(sums(products[0], products[1], products[2], products[3]), scales, zeros, token, block);
+  }
+  return sum(total);
+}
+
+/* A row taken out of its bytes: codes in the order of the activations, bytes or 16 bits wide, and a
+   scale and a zero point for each block; whole groups of blocks, those behind the end all zeros. */
+typedef struct {
+  uint8_t *codes;
+  float *scales, *zeros;
+} Unpacked;
+
+static size_t unpacked_row_bytes(const Matrix *m) {
+  return padded_blocks(m->blocks) * (m->block_size * code_bytes(m->bits) + 2 * sizeof(float));
+}
+
+size_t unpacked_bytes(uint32_t columns) {
+  size_t row = (size_t)(columns + GROUP * LARGEST_BLOCK) * (2 + 2 * sizeof(float) / 32);
+  return row > UNPACKED ? row : UNPACKED;
+}
+
+static Unpacked unpacked_at(const Matrix *m, uint8_t *scratch, uint32_t index) {
+  uint32_t blocks = padded_blocks(m->blocks);
+  uint8_t *start = scratch + index * unpacked_row_bytes(m);
+  float *scales = (float *)(start + blocks * m->block_size * code_bytes(m->bits));
+  return (Unpacked){start, scales, scales + blocks};
+}
+
+INLINE void unpack_run(const uint8_t *codes, uint8_t *out, uint32_t bits) {
+  if (meets_as_bytes(bits)) {
+    u8x16 both = load_bytes(codes);
+    store_bytes(out, both & 15);
+    store_bytes(out + 16, both >> 4);
+  } else if (bits == 8) {
+    for (int i = 0; i < 4; i++)
+      store_bytes(out + 16 * i, (u8x16)__builtin_convertvector(load_8_bytes(codes + 8 * i), i16x8));
+  } else {
+    u16x8 four = bits == 4 ? (u16x8)load_bytes(codes) : __builtin_convertvector(load_8_bytes(codes), u16x8);
+    for (int i = 0; i < 4; i++)
+      store_bytes(out + 16 * i, (u8x16)(four >> (uint16_t)(bits * i) & (uint16_t)((1 << bits) - 1)));
+  }
+}
+
+INLINE void unpack_row(const Matrix *m, size_t row, Unpacked out, uint32_t bits) {
+  const uint8_t *codes = m->codes + row * row_bytes(m);
+  const uint32_t runs = m->blocks * m->block_size / 32, blocks = padded_blocks(m->blocks);
+  for (uint32_t i = 0; i < runs; i++)
+    unpack_run(codes + 4 * bits * i, out.codes + 32 * code_bytes(bits) * i, bits);
+  size_t size = m->block_size * code_bytes(bits);
+  __builtin_memset(out.codes + m->blocks * size, 0, (blocks - m->blocks) * size);
+  for (uint32_t block = 0; block < blocks; block++) {
+    int inside = block < m->blocks;
+    out.scales[block] = inside ? scale_at(m, row, block) : 0;
+    out.zeros[block] = inside ? zero_at(m, row, block) : 0;
+  }
+}
+
+/* The product of 32 unpacked codes with a token's. */
+INLINE i32x4 unpacked_product(const uint8_t *codes, const int8_t *activations, uint32_t bits, i32x4 total) {
+#if defined(__wasm_relaxed_simd__)
+  if (meets_as_bytes(bits)) {
+    total = four_products((i8x16)load_bytes(activations), load_bytes(codes), total);
+    return four_products((i8x16)load_bytes(activations + 16), load_bytes(codes + 16), total);
+  }
+#endif
+  (void)bits;
+  for (int i = 0; i < 4; i++)
+    total += pair_products(load_shorts(activations + 16 * i), load_shorts(codes + 16 * i));
+  return total;
+}
+
+/* One unpacked row with some tokens. */
+INLINE void row_products(const Matrix *m, Unpacked row, const Rounded *tokens, uint32_t count, float *out,
+                         uint32_t bits, uint32_t runs) {
+  const size_t run = 32 * code_bytes(bits), step = run * runs;
+  f32x4 totals[TOKENS] = {{0}};
+  for (uint32_t block = 0; block < m->blocks; block += GROUP) {
+    f32x4 scales = load_floats(row.scales + block), zeros = load_floats(row.zeros + block);
+    const uint8_t *codes = row.codes + block * step;
+    for (uint32_t t = 0; t < count; t++) {
+      const int8_t *activations = tokens[t].codes + block * step;
+      i32x4 products[GROUP] = {{0}};
+      for (int i = 0; i < GROUP; i++)
+        for (uint32_t j = 0; j < runs; j++)
+          products[i] = unpacked_product(codes + i * step + j * run, activations + i * step + j * run, bits,
+                                         products[i]);
+      totals[t] += scaled(sums(products[0], products[1], products[2], products[3]), scales, zeros,
+                          tokens + t, block);
+    }
+  }
+  for (uint32_t t = 0; t < count; t++) out[t] = sum(totals[t]);
+}
+
+typedef struct {
+  const Matrix *m;
+  const Rounded *tokens;
+  uint32_t count, first_row, end_row;
+  float *out;
+  size_t stride;
+  int add;
+  uint8_t *scratch;
+} Task;
+
+INLINE void put(const Task *task, uint32_t token, uint32_t row, float value) {
+  float *at = task->out + token * task->stride + row;
+  if (task->m->bias) value += task->m->bias[row];
+  *at = task->add ? *at + value : value;
+}
+
+INLINE void multiply_one(const Task *task, uint32_t bits, uint32_t runs) {
+  for (uint32_t row = task->first_row; row < task->end_row; row++)
+    put(task, 0, row, row_product(task->m, row, task->tokens, bits, runs));
+}
+
+INLINE void multiply_many(const Task *task, uint32_t bits, uint32_t runs) {
+  const Matrix *m = task->m;
+  uint32_t fitting = (uint32_t)(UNPACKED / unpacked_row_bytes(m)), rows = fitting ? fitting : 1;
+  for (uint32_t first = task->first_row; first < task->end_row; first += rows) {
+    uint32_t end = first + rows < task->end_row ? first + rows : task->end_row;
+    for (uint32_t row = first; row < end; row++)
+      unpack_row(m, row, unpacked_at(m, task->scratch, row - first), bits);
+    for (uint32_t t = 0; t < task->count; t += TOKENS) {
+      uint32_t count = task->count - t < TOKENS ? task->count - t : TOKENS;
+      for (uint32_t row = first; row < end; row++) {
+        float out[TOKENS];
+        Unpacked unpacked = unpacked_at(m, task->scratch, row - first);
+        if (count == TOKENS) /* written out for the compiler, which then unrolls */
+          row_products(m, unpacked, task->tokens + t, TOKENS, out, bits, runs);
+        else
+          row_products(m, unpacked, task->tokens + t, count, out, bits, runs);
+        for (uint32_t i = 0; i < count; i++) put(task, t + i, row, out[i]);
+      }
+    }
+  }
+}
+
+INLINE void multiply_blocks(const Task *task, uint32_t bits, uint32_t runs) {
+  if (task->count == 1)
+    multiply_one(task, bits, runs);
+  else
+    multiply_many(task, bits, runs);
+}
+
+/* Each width and block size is written out: with its constants the compiler makes one loop fast. */
+#define SIZES(bits)                                                            \
+  static void multiply_##bits(const Task *task) {                              \
+    if (task->m->block_size == 32)                                             \
+      multiply_blocks(task, bits, 1);                                          \
+    else if (task->m->block_size == 64)                                        \
+      multiply_blocks(task, bits, 2);                                          \
+    else                                                                       \
+      multiply_blocks(task, bits, 4);                                          \
+  }
+SIZES(2)
+SIZES(4)
+SIZES(8)
+
+void multiply(const Matrix *m, const Rounded *tokens, uint32_t count, uint32_t first_row, uint32_t end_row,
+              float *out, size_t stride, int add, uint8_t *scratch) {
+  Task task = {m, tokens, count, first_row, end_row, out, stride, add, scratch};
+  if (m->bits == 2)
+    multiply_2(&task);
+  else if (m->bits == 4)
+    multiply_4(&task);
+  else
+    multiply_8(&task);
+}
+
+/* Whether this machine's products are what they should be; there were engines whose relaxed
+   instruction was wrong in one of their compilers. */
+uint32_t products_hold(void) {
+  uint8_t codes[16];
+  int8_t activations[64];
+  int16_t *wide = (int16_t *)activations;
+  uint32_t state = 1, holds = 1;
+  for (int round = 0; round < 64; round++) {
+    int32_t expected = 0;
+    for (int i = 0; i < 16; i++) codes[i] = (uint8_t)((state = state * 1664525 + 1013904223) >> 24);
+    for (int i = 0; i < 32; i++) {
+      int value = (int)((state = state * 1664525 + 1013904223) >> 24) % 255 - 127;
+      int place = meets_as_bytes(4) ? i % 2 * 16 + i / 2 : i % 4 * 8 + i / 4;
+      if (meets_as_bytes(4))
+        activations[place] = (int8_t)value;
+      else
+        wide[place] = (int16_t)value;
+      expected += value * (codes[i / 2] >> (i % 2 * 4) & 15);
+    }
+    i32x4 sums = run_product(codes, activations, 4, (i32x4){0});
+    holds &= sums[0] + sums[1] + sums[2] + sums[3] == expected;
+  }
+  return holds;
+}

@@ -1,0 +1,220 @@
+"""An artifact as a static folder for any web server: what ``llmkg-lab bundle`` makes.
+
+    index.html, llmkg-lab.js, engine-*.wasm   the page, the loader and the engine
+    model_manifest.json                       every file with its hashes; the tensor table
+    onnx/model_q4.onnx, …_data, …_data_1      the web graph and its weights in pieces
+    config.json, tokenizer.json, …            what Transformers.js reads
+
+Our own loader reads the pieces through the tensor table, Transformers.js through the graph: the
+same bytes. The same artifact, engine and page give the same bundle.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from msgspec import to_builtins
+from onnx import numpy_helper
+
+from llmkg_lab.artifact import CONFIG, MANIFEST, Artifact, ArtifactError, publishing
+from llmkg_lab.base import paths
+from llmkg_lab.base.errors import LabError
+from llmkg_lab.conversion.tensor_table import Decoder, Matrix, NotOursError, read_decoder
+from llmkg_lab.conversion.web_graph import Place, WebGraph
+
+FORMAT = "llmkg-lab/bundle/1"
+FILE = "model_manifest.json"
+RANGE = 4 << 20  # bytes that are hashed together, so that each can be verified when it arrives
+LARGEST = 512 << 20  # bytes of a piece: browsers fetch and store less at once than they address
+DTYPES = {"": "fp32", "_fp16": "fp16", "_quantized": "q8", "_q4": "q4"}  # by the graph's suffix
+SIDECARS = (
+    *("tokenizer.json", "tokenizer_config.json", "generation_config.json"),
+    *("special_tokens_map.json", "vocab.txt"),
+)
+
+
+def bundle(
+    artifact: Artifact,
+    out: str | Path,
+    *,
+    performance: Mapping[str, object] | None = None,
+    force: bool = False,
+) -> Path:
+    """Make the bundle of an artifact at ``out``.
+
+    Args:
+        artifact: One with an ONNX graph.
+        performance: What was measured of it, for the manifest.
+        force: Whether a bundle that is there may be replaced.
+
+    Raises:
+        LabError: The artifact has no graph, the browser's sources were not built, or the folder
+            may not be written; ``out`` is then as it was.
+    """
+    if artifact.model_path.suffix != ".onnx":
+        raise ArtifactError(f"{artifact.folder} has no ONNX graph", "convert the model to ONNX")
+    with publishing(Path(out), force=force, is_ours=_is_bundle) as staging:
+        static = _write_static(staging)
+        target = staging / artifact.manifest.model
+        target.parent.mkdir(parents=True)
+        model = onnx.load(artifact.model_path, load_external_data=False)
+        ours, reason = _decoder(model)
+        graph = WebGraph(model, artifact.model_path)
+        needed = list(_tensors(ours)) if ours else []
+        pieces = graph.write(target, needed, piece_count(artifact))
+        _write_sidecars(staging, artifact, len(pieces))
+        frequencies = _frequencies(artifact, model) if ours else []
+        engine = _described(ours, graph.places, frequencies) if ours else {"refused": reason}
+        manifest = {
+            **_facts(artifact),
+            "performance": dict(performance or {}),
+            "engine": engine,
+            "pieces": [_relative(staging, piece) for piece in pieces],
+            "base": static,
+            "files": _hashed(staging),
+        }
+        (staging / FILE).write_text(json.dumps(manifest, ensure_ascii=False) + "\n")
+    return Path(out)
+
+
+def piece_count(artifact: Artifact) -> int:
+    """In how many pieces the weights travel: by the parameters, none above the largest size."""
+    millions = artifact.manifest.parameters / 1e6
+    wanted = 1 if millions < 200 else 3 if millions < 500 else 5 if millions < 1500 else 8
+    return max(wanted, math.ceil(artifact.nbytes / LARGEST))
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        said = json.loads((folder / FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and str(said.get("format", "")).startswith("llmkg-lab/bundle/")
+
+
+def _write_static(staging: Path) -> list[str]:
+    """Copy the page, the loader and the engine; returns their names."""
+    source = paths.web()
+    if not (source / "llmkg-lab.js").is_file():
+        raise LabError(f"{source} holds no built page", "build it first: make web")
+    names = sorted(
+        path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()
+    )
+    for name in names:
+        (staging / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, staging / name)
+    return names
+
+
+def _decoder(model: onnx.ModelProto) -> tuple[Decoder | None, str]:
+    try:
+        return read_decoder(model), ""
+    except NotOursError as error:
+        return None, str(error)
+
+
+def _tensors(decoder: Decoder) -> Iterable[str]:
+    """The tensors that the engine reads from the pieces."""
+    yield decoder.last_norm
+    for matrix in (decoder.table, decoder.head):
+        yield from _of(matrix)
+    for layer in decoder.layers:
+        norms = (layer.attention_norm, layer.query_norm, layer.key_norm, layer.width_norm)
+        yield from filter(None, norms)
+        for matrix in (layer.qkv, layer.output, layer.gate_up, layer.down):
+            yield from _of(matrix)
+
+
+def _of(matrix: Matrix) -> Iterable[str]:
+    return filter(None, (matrix.codes, matrix.scales, matrix.zeros, matrix.bias))
+
+
+def _described(
+    decoder: Decoder, places: Mapping[str, Place], frequencies: list[float]
+) -> dict[str, Any]:
+    """The decoder with places in the place of names: [piece, offset, bytes]."""
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: placed(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [placed(inner) for inner in value]
+        if isinstance(value, str):
+            place = places[value]
+            return [place.piece, place.offset, place.nbytes]
+        return value
+
+    fields = asdict(decoder)
+    del fields["frequencies"]
+    return {"decoder": {**placed(fields), "inverse_frequencies": frequencies}}
+
+
+def _frequencies(artifact: Artifact, model: onnx.ModelProto) -> list[float]:
+    """Radians per position; float32 values, which JSON's numbers hold exactly."""
+    tensor = next(t for t in model.graph.initializer if t.name == "inverse_frequencies")
+    folder = str(artifact.model_path.parent)
+    return numpy_helper.to_array(tensor, folder).astype(np.float64).tolist()
+
+
+def _write_sidecars(staging: Path, artifact: Artifact, pieces: int) -> None:
+    model = artifact.model_path.name
+    for name in SIDECARS:
+        if name in artifact.manifest.files:
+            shutil.copyfile(artifact.folder / name, staging / name)
+    hints = {
+        "dtype": DTYPES[artifact.model_path.stem.removeprefix("model")],
+        "use_external_data_format": {model: pieces},
+    }
+    config = {**artifact.config, "transformers.js_config": hints}
+    (staging / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _facts(artifact: Artifact) -> dict[str, Any]:
+    manifest = artifact.manifest
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "name": artifact.config.get("_name_or_path") or manifest.architecture,
+        "version": manifest.versions["llmkg_lab"],
+        "architecture": manifest.architecture,
+        "task": manifest.task,
+        "parameters": manifest.parameters,
+        "quantization": manifest.scheme.name,
+        "bundle_size": artifact.nbytes,
+        "fingerprint": manifest.source.fingerprint,
+        "model": manifest.model,
+        "range": RANGE,
+    }
+    if manifest.pooling:
+        facts["pooling"] = to_builtins(manifest.pooling)
+    if manifest.task == "text-generation":
+        facts["context_length"] = artifact.context_length
+    return facts
+
+
+def _hashed(staging: Path) -> dict[str, dict[str, Any]]:
+    """Every file: its size, its SHA-256, and of large ones that of each range."""
+    files = (path for path in staging.rglob("*") if path.is_file())
+    listed = sorted((_relative(staging, path), path) for path in files)
+    return {name: _hashes(path) for name, path in listed if name not in (FILE, MANIFEST)}
+
+
+def _hashes(path: Path) -> dict[str, Any]:
+    whole, ranges, size = hashlib.sha256(), [], 0
+    with path.open("rb") as file:
+        while chunk := file.read(RANGE):
+            whole.update(chunk)
+            ranges.append(hashlib.sha256(chunk).hexdigest())
+            size += len(chunk)
+    said: dict[str, Any] = {"bytes": size, "sha256": whole.hexdigest()}
+    return {**said, "ranges": ranges} if len(ranges) > 1 else said
+
+
+def _relative(staging: Path, path: Path) -> str:
+    return path.relative_to(staging).as_posix()

@@ -1,0 +1,342 @@
+"""The loader, the engine and the page in a real Chromium, each feature switched off in turn."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import native_engine
+from support.bundles import BUILT, copied, serving
+from support.lab_browser import CHROMIUM, browser
+
+from llmkg_lab.browser.server import HEADERS
+from llmkg_lab.conversion.to_web import FILE
+from llmkg_lab.runtime.text.sampling import Sampler
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not BUILT, reason="the page is not built: make web"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
+IDS = [5, 77, 3, 130, 12, 12, 9, 64]
+# options of load, a prompt and options of generate -> token ids, and how they were made
+GENERATE = """async ([options, ids, sampling]) => {
+  const { load } = await import("/llmkg-lab.js");
+  try {
+    const model = await load("/bundles/numbers/", options);
+    const tokens = [];
+    for await (const token of model.tokens(ids, [], sampling)) tokens.push(token);
+    model.dispose();
+    return { tokens, ...model.choice, ...model.choice.loaded, isolated: crossOriginIsolated };
+  } catch (error) {
+    return { kind: error.kind, message: error.message, hint: error.hint };
+  }
+}"""
+GREEDY = {"temperature": 0, "repetition_penalty": 1, "max_tokens": 24}
+TINY = {"store": "none", "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def server(numbers_bundle):
+    with serving({"numbers": numbers_bundle}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    return tmp_path_factory.mktemp("profile")
+
+
+@pytest.fixture(scope="module")
+def chromium(profile):
+    with browser(profile / "chromium") as page:
+        page.set_default_timeout(60_000)
+        yield page
+
+
+@pytest.fixture
+def page(chromium, server):
+    """The page of a server without faults, nothing stored and nothing asked."""
+    server.fault = None
+    server.headers = dict(HEADERS)
+    chromium.goto(f"{server.address}?worker=none")
+    chromium.evaluate(
+        """async () => {
+          const root = await navigator.storage.getDirectory();
+          for await (const name of root.keys()) await root.removeEntry(name, { recursive: true });
+          for (const name of await caches.keys()) await caches.delete(name);
+        }"""
+    )
+    server.asked = 0
+    return chromium
+
+
+@pytest.fixture(scope="module")
+def native(numbers_bundle, tmp_path_factory):
+    library = native_engine.library(tmp_path_factory.mktemp("native"))
+    decoder = native_engine.NativeDecoder(library, numbers_bundle)
+    yield decoder
+    decoder.close()
+
+
+def continued(native, choose, count):
+    """What the same C, compiled for this machine, makes of the prompt."""
+    ids = list(IDS)
+    native.step(ids, 0)
+    logits = native.logits(len(ids) - 1)
+    for _ in range(count):
+        ids.append(int(choose(logits, np.array(ids))))
+        native.step(ids[-1:], len(ids) - 1)
+        logits = native.logits(0)
+    return ids[len(IDS) :]
+
+
+def generate(page, options=None, sampling=None):
+    return page.evaluate(GENERATE, [options or {}, IDS, sampling or GREEDY])
+
+
+def test_tokens_are_those_of_the_same_code_on_this_machine(page, native):
+    wanted = continued(native, lambda logits, _: logits.argmax(), 24)
+    for options in ({"threads": 2}, {"threads": 1}, {"threads": 2, "relaxedSimd": False}):
+        found = generate(page, options)
+        assert found["tokens"] == wanted, options
+        assert ("relaxed" in found["engine"]) == options.get("relaxedSimd", True)
+
+
+def test_a_seed_draws_what_it_draws_in_python(page, native):
+    for seed in (0, 7, 2**40):
+        options = {"temperature": 0.8, "top_k": 40, "top_p": 0.9, "repetition_penalty": 1.2}
+        wanted = continued(native, Sampler(**options, seed=seed), 24)
+        found = generate(page, TINY, {**options, "seed": seed, "max_tokens": 24})
+        assert found["tokens"] == wanted
+
+
+def test_without_isolation_there_is_one_thread(page, server, native):
+    server.headers = {"Cache-Control": "no-cache"}
+    page.goto(f"{server.address}?worker=none")
+    found = generate(page)
+    assert (found["isolated"], found["threads"]) == (False, 1)
+    assert found["tokens"] == continued(native, lambda logits, _: logits.argmax(), 24)
+
+
+def test_a_second_visit_asks_for_no_weights(page, server):
+    first = generate(page)
+    assert first["store"] == "opfs"
+    assert server.asked == 4
+    second = generate(page)
+    assert (second["fetched"], server.asked) == (0, 4)
+    assert second["tokens"] == first["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [("missing", "missing"), ("html", "damaged"), ("wrong", "damaged"), ("busy", "network"),
+     ("cut", "network")],
+)  # fmt: skip
+def test_a_bad_server_is_named_and_nothing_of_it_is_kept(page, server, fault, kind):
+    server.fault = fault
+    found = generate(page)
+    assert found["kind"] == kind, found
+    assert found["message"]
+    server.fault = None
+    assert len(generate(page)["tokens"]) == 24
+
+
+@pytest.mark.parametrize("fault", ["ranges", "once", "slow"])
+def test_a_line_that_is_merely_bad_is_enough(page, server, fault):
+    wanted = generate(page, TINY)["tokens"]
+    server.fault, server.asked = fault, 0
+    assert generate(page)["tokens"] == wanted
+
+
+def test_what_was_loaded_before_a_break_is_not_loaded_again(page, server):
+    server.fault = "wrong"  # all ranges but the first
+    assert generate(page)["kind"] == "damaged"
+    server.fault, server.asked = None, 0
+    found = generate(page)
+    assert server.asked == 3
+    assert found["fetched"] < found["bytes"]
+
+
+def test_bytes_that_changed_in_the_store_are_noticed(page, server):
+    wanted = generate(page)["tokens"]
+    page.evaluate(
+        """async () => {
+          const root = await navigator.storage.getDirectory();
+          const folder = await root.getDirectoryHandle("llmkg-lab");
+          for await (const [name, handle] of folder.entries()) {
+            if (name === "probe") continue;
+            const writer = await handle.createWritable({ keepExistingData: true });
+            await writer.write({ type: "write", position: 100, data: new Uint8Array(8) });
+            await writer.close();
+          }
+        }"""
+    )
+    server.asked = 0
+    found = generate(page)
+    assert found["tokens"] == wanted
+    assert server.asked == 1  # of four ranges, the one that was changed
+
+
+@pytest.mark.parametrize("store", ["opfs", "cache", "none"])
+@pytest.mark.parametrize("quota", [0, 5_000_000])
+def test_a_small_quota_costs_only_the_second_visit(page, server, store, quota):
+    session = page.context.new_cdp_session(page)
+    origin = {"origin": server.address.rstrip("/")}
+    session.send("Storage.overrideQuotaForOrigin", {**origin, "quotaSize": quota})
+    try:
+        assert len(generate(page, {"store": store})["tokens"]) == 24
+    finally:
+        session.send("Storage.overrideQuotaForOrigin", origin)
+        session.detach()
+
+
+def test_two_tabs_load_once(page, server, numbers_bundle):
+    other = page.context.new_page()
+    other.goto(f"{server.address}?worker=none")
+    start = f"options => {{ window.answer = ({GENERATE})(options) }}"
+    server.fault = "slow"
+    for tab in (page, other):
+        tab.evaluate(start, [{"threads": 1}, IDS, GREEDY])
+    first, second = (tab.evaluate("() => window.answer") for tab in (page, other))
+    other.close()
+    assert first["tokens"] == second["tokens"]
+    assert server.asked == 4
+
+
+def test_loading_and_writing_can_be_cancelled(page, server):
+    server.fault = "slow"
+    found = page.evaluate(
+        """async () => {
+          const { load } = await import("/llmkg-lab.js");
+          const kinds = [];
+          for (const wait of [0, 50, 700]) {
+            const controller = new AbortController();
+            setTimeout(() => controller.abort(), wait);
+            kinds.push(await load("/bundles/numbers/", { signal: controller.signal })
+              .then(() => "loaded", (error) => error.kind));
+          }
+          return kinds;
+        }"""
+    )
+    assert found == ["cancelled"] * 3
+    server.fault = None
+    found = page.evaluate(
+        """async ([ids]) => {
+          const { load } = await import("/llmkg-lab.js");
+          const model = await load("/bundles/numbers/");
+          const controller = new AbortController();
+          const greedy = { temperature: 0, repetition_penalty: 1 };
+          let count = 0, kind = "";
+          try {
+            const options = { ...greedy, max_tokens: 400, signal: controller.signal };
+            for await (const _ of model.tokens(ids, [], options)) {
+              if (++count === 3) controller.abort();
+            }
+          } catch (error) { kind = error.kind; }
+          const all = async (prompt) => {
+            const tokens = [];
+            const options = { ...greedy, max_tokens: 12 };
+            for await (const token of model.tokens(prompt, [], options)) tokens.push(token);
+            return tokens;
+          };
+          const alone = [await all(ids), await all([9, 9, 9])];
+          const together = await Promise.all([all(ids), all([9, 9, 9])]);
+          const pending = all(ids).catch((error) => error.kind);
+          model.dispose();
+          return { count, kind, alone, together, pending: await pending,
+                   after: await all(ids).catch((error) => error.kind) };
+        }""",
+        [IDS],
+    )
+    assert found["kind"] == "cancelled"
+    assert found["count"] < 100
+    assert found["together"] == found["alone"]
+    assert (found["pending"], found["after"]) == ("disposed", "disposed")
+
+
+def test_two_hundred_answers_take_no_more_memory(page):
+    found = page.evaluate(
+        """async ([ids]) => {
+          const { load } = await import("/llmkg-lab.js");
+          const model = await load("/bundles/numbers/", { threads: 1 });
+          const bytes = async () => (await performance.measureUserAgentSpecificMemory()).bytes;
+          const some = async (count) => {
+            for (let i = 0; i < count; i++) {
+              const prompt = [...ids, i % 131];
+              for await (const _ of model.tokens(prompt, [], { max_tokens: 4, seed: i })) {}
+            }
+          };
+          await some(20);
+          const before = await bytes();
+          await some(200);
+          const after = await bytes();
+          model.dispose();
+          return [before, after];
+        }""",
+        [IDS],
+    )
+    assert found[1] < found[0] + 2e6, found
+
+
+def test_what_cannot_be_is_said(page, server, numbers_bundle, tmp_path):
+    folder = copied(numbers_bundle, tmp_path / "numbers")
+    server.bundles["other"] = folder
+    manifest = json.loads((folder / FILE).read_text())
+    changes = {
+        "memory": {"context_length": 1 << 24},
+        "unsupported": {"engine": {"refused": "it computes nothing that we know"}},
+        "damaged": {"format": "something else"},
+    }
+    script = GENERATE.replace("bundles/numbers", "bundles/other")
+    for kind, change in changes.items():
+        (folder / FILE).write_text(json.dumps({**manifest, **change}))
+        found = page.evaluate(script, [{"positions": 1 << 24}, IDS, GREEDY])
+        assert found["kind"] == kind, found
+        assert found["hint"]
+    layers = manifest["engine"]["decoder"]["layers"]
+    layers[0]["qkv"]["codes"][1] = 1 << 40
+    (folder / FILE).write_text(json.dumps(manifest))
+    assert page.evaluate(script, [{}, IDS, GREEDY])["kind"] == "damaged"
+
+
+def test_the_page_answers_and_works_offline(page, server):
+    page.goto(server.address)
+    page.wait_for_function("document.querySelectorAll('#model option').length")
+    page.click("#load")
+    page.wait_for_selector("#chat:not([hidden])")
+    assert "network" in page.inner_text("#status")
+    page.wait_for_function("navigator.serviceWorker.controller")
+    page.reload()
+    page.wait_for_function("document.querySelectorAll('#model option').length")
+    page.click("#load")  # by now the service worker has seen all that it keeps
+    page.wait_for_selector("#chat:not([hidden])")
+    page.context.set_offline(True)
+    try:
+        page.reload()
+        page.wait_for_function("document.querySelectorAll('#model option').length")
+        page.click("#load")
+        page.wait_for_selector("#chat:not([hidden])")
+        assert "Nothing came over the network" in page.inner_text("#status")
+    finally:
+        page.context.set_offline(False)
+        page.evaluate(
+            """async () => {
+              for (const worker of await navigator.serviceWorker.getRegistrations())
+                await worker.unregister();
+            }"""
+        )
+    assert page.strangers == []
+
+
+def test_the_base_is_small():
+    import brotli
+
+    folder = Path(native_engine.ENGINE).parent / "web" / "dist"
+    sizes = {p.name: len(brotli.compress(p.read_bytes())) for p in folder.iterdir() if p.is_file()}
+    engine = sizes.pop("engine-plain.wasm")
+    assert engine < 16_000
+    assert sum(sizes.values()) < 100_000, sizes
+    ort = folder / "ort"
+    whole = sum(len(brotli.compress(p.read_bytes(), quality=9)) for p in ort.iterdir())
+    assert sum(sizes.values()) + whole < 2_900_000

@@ -1,0 +1,137 @@
+/** The public face: `import { load } from "./llmkg-lab.js"`. */
+import { DecoderModel, type Choice, type TextModel } from "./decoder-model";
+import { defaultThreads, detect, type Device } from "./device";
+import { loadFiles, loadWhole, type Downloading, type Progress } from "./download";
+import { EmbeddingModel, RankingModel } from "./encoder-model";
+import { cancelled, check, LabError } from "./errors";
+import { MANIFEST, parseManifest, type Manifest } from "./manifest";
+import type { Loaded } from "./protocol";
+import { ServerModel } from "./server-model";
+import { openStore } from "./store";
+import { TextTokenizer } from "./text";
+import { WorkerClient } from "./worker-client";
+
+export { cosine, EmbeddingModel, RankingModel } from "./encoder-model";
+export { DecoderModel, type Choice, type GenerateOptions, type TextModel } from "./decoder-model";
+export { detect, type Device } from "./device";
+export { LabError, type ErrorKind } from "./errors";
+export { openStore } from "./store";
+export type { Message } from "./text";
+export { MANIFEST, parseManifest, type Manifest } from "./manifest";
+export type { Progress } from "./download";
+
+export type Model = TextModel | EmbeddingModel | RankingModel;
+
+export interface LoadOptions {
+  signal?: AbortSignal;
+  onProgress?: (progress: Progress & { secondsLeft: number }) => void;
+  threads?: number; // by default what this device has
+  relaxedSimd?: boolean; // false: as if the browser had none
+  positions?: number; // tokens that prompt and answer may have together
+  store?: "auto" | "opfs" | "cache" | "none";
+  server?: string; // where to go where this device cannot
+}
+
+const POSITIONS = 2048; // by default; the cache of more takes memory that few conversations use
+
+/** Load the bundle at `url`. Rejects with LabError. */
+export async function load(url: string | URL, options: LoadOptions = {}): Promise<Model> {
+  const base = new URL(url, location.href);
+  if (!base.pathname.endsWith("/")) base.pathname += "/";
+  const [manifest, device] = await Promise.all([fetchManifest(base, options.signal), detect()]);
+  try {
+    if (manifest.task === "text-generation") return await loadDecoder(base, manifest, device, options);
+    return await loadEncoder(base, manifest, device, options);
+  } catch (error) {
+    const known = LabError.from(error);
+    const elsewhere = known.kind === "memory" || known.kind === "unsupported";
+    if (!options.server || !elsewhere || manifest.task !== "text-generation") throw known;
+    return new ServerModel(new URL(options.server, location.href), manifest.name, `${known.message}: so a server answers`);
+  }
+}
+
+async function fetchManifest(base: URL, signal?: AbortSignal): Promise<Manifest> {
+  check(signal);
+  let answer: Response;
+  try {
+    answer = await fetch(new URL(MANIFEST, base), { signal });
+  } catch (error) {
+    if (signal?.aborted) throw cancelled();
+    throw new LabError("network", `${base}: ${(error as Error).message}`, "check the address and the connection");
+  }
+  if (!answer.ok) throw new LabError("missing", `${base} has no ${MANIFEST}`, "give the address of a bundle");
+  return parseManifest(await answer.text());
+}
+
+async function readJson(task: Downloading, name: string): Promise<Record<string, unknown>> {
+  if (!task.manifest.files[name]) return {};
+  return JSON.parse(new TextDecoder().decode(await loadWhole(task, name)));
+}
+
+async function loadTokenizer(task: Downloading): Promise<TextTokenizer> {
+  const names = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"];
+  const [tokenizer, config, generation, model] = await Promise.all(names.map((name) => readJson(task, name)));
+  return new TextTokenizer(tokenizer, config, generation, model);
+}
+
+/** Progress with the time that is left, by the rate so far. */
+function timed(options: LoadOptions): (progress: Progress) => void {
+  const start = performance.now();
+  return (progress) => {
+    const seconds = (performance.now() - start) / 1e3;
+    const secondsLeft = progress.loaded ? (seconds * (progress.total - progress.loaded)) / progress.loaded : Infinity;
+    options.onProgress?.({ ...progress, secondsLeft });
+  };
+}
+
+async function loadDecoder(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<TextModel> {
+  if (!manifest.engine.decoder) {
+    throw new LabError("unsupported", `the engine cannot run ${manifest.quantization}: ${manifest.engine.refused}`, "convert to int4 or int8");
+  }
+  if (!device.simd) throw new LabError("unsupported", "this browser has no SIMD", "take a newer one, or a server");
+  const most = defaultThreads(device);
+  const threads = Math.max(1, Math.min(options.threads ?? most, device.isolated ? 64 : 1));
+  const variant = device.relaxedSimd && options.relaxedSimd !== false ? "relaxed" : "plain";
+  const positions = Math.min(options.positions ?? POSITIONS, manifest.context_length ?? POSITIONS);
+  const worker = new WorkerClient(new URL("./engine-worker.js", import.meta.url));
+  try {
+    const onProgress = timed(options);
+    const store = options.store ?? "auto";
+    const [loaded, tokenizer] = await Promise.all([
+      worker.ask<Loaded>(
+        { kind: "load", base: base.href, manifest, variant, threads, positions, store },
+        options.signal,
+        { onProgress },
+      ),
+      openStore("none").then((none) => loadTokenizer({ base, manifest, store: none, signal: options.signal })),
+    ]);
+    const why = device.isolated ? `${device.cores} cores` : "one thread: the page is not cross-origin isolated";
+    const choice: Choice = { engine: `llmkg-lab, ${variant} SIMD`, threads, why, loaded };
+    return new DecoderModel(manifest, tokenizer, choice, worker);
+  } catch (error) {
+    worker.end(new LabError("disposed", "it was never loaded"));
+    throw error;
+  }
+}
+
+async function loadEncoder(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<Model> {
+  const store = await openStore(options.store === "opfs" ? "cache" : (options.store ?? "cache"));
+  const task: Downloading = { base, manifest, store, signal: options.signal, onProgress: timed(options) };
+  const start = performance.now();
+  const [graph, tokenizer] = await Promise.all([loadWhole(task, manifest.model), loadTokenizer(task)]);
+  const pieces = new Map<string, Uint8Array>();
+  const progress = await loadFiles(task, manifest.pieces, (name) => {
+    pieces.set(name, new Uint8Array(manifest.files[name].bytes));
+    return pieces.get(name)!;
+  });
+  const ort = (await import(/* @vite-ignore */ new URL("./ort/ort.wasm.min.mjs", import.meta.url).href)) as typeof import("onnxruntime-web");
+  ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
+  const threads = Math.max(1, Math.min(options.threads ?? defaultThreads(device), device.isolated ? 64 : 1));
+  ort.env.wasm.numThreads = threads;
+  const externalData = [...pieces].map(([name, data]) => ({ path: name.split("/").pop()!, data }));
+  const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData });
+  const loaded: Loaded = { bytes: 0, store: store.kind, fetched: progress.fetched, seconds: (performance.now() - start) / 1e3 };
+  const choice: Choice = { engine: "ONNX Runtime, WebAssembly", threads, why: "the model is an encoder", loaded };
+  const Made = manifest.task === "text-ranking" ? RankingModel : EmbeddingModel;
+  return new Made(manifest, choice, tokenizer, ort, session);
+}
