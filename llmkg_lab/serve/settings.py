@@ -29,6 +29,9 @@ class Settings:
     grace: float = 30.0  # for what runs when the server is told to end
     ping: float = 15.0  # between two comments in a silent stream
     preload: bool = True
+    knowledge: str = ""  # folder of the graph that /mcp serves; empty: there is no /mcp
+    outputs: str = ""  # folder whose registry names the models of /mcp
+    embedder: str = ""  # of the graph; empty: what the registry recommends
 
     def __post_init__(self) -> None:
         if not self.loopback and not self.tokens:

@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 import anyio
+import httpx2
 import numpy as np
 import pytest
 from knowledge.hashed import HASHED, embed
 from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from support.server import serving
 
 from llmkg_lab.knowledge.knowledge import Knowledge
 from llmkg_lab.knowledge.models import Models
@@ -264,3 +267,66 @@ def test_models_embed_rank_write_and_stop(make_artifact, tmp_path):
     assert 1 < surprises[0] < surprises[1]
     assert took < 15  # 4,000 tokens would take far longer: the generation ended
     assert hits.structured_content["hits"][0]["text"] == "Felines nap all day."
+
+
+@pytest.fixture(scope="module")
+def over_http(models, tmp_path_factory):
+    """A server of models with a graph at /mcp, and a token."""
+    folder = tmp_path_factory.mktemp("http")
+    tokens = folder / "tokens.txt"
+    tokens.write_text(TOKEN)
+    options = ["--knowledge", folder / "graph", "--embedder", "none", "--out", folder]
+    with serving(folder, *models, *options, "--tokens", tokens) as server:
+        yield server
+
+
+TOKEN = "a token of the tests"
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+INITIALIZE = {
+    "jsonrpc": "2.0", "id": 1, "method": "initialize",
+    "params": {"protocolVersion": "2025-06-18", "capabilities": {},
+               "clientInfo": {"name": "by hand", "version": "1"}},
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_over_http_the_same_tools_behind_the_same_checks(over_http):
+    url = f"{over_http.url}/mcp"
+    accept = {"Accept": "application/json, text/event-stream"}
+
+    async def work():
+        async with httpx2.AsyncClient(headers=HEADERS) as http:
+            async with Client(streamable_http_client(url, http_client=http)) as client:
+                names = {tool.name for tool in (await client.list_tools()).tools}
+                told = []
+
+                async def progress(done, total, message):
+                    told.append(done)
+
+                given = {"subject": "Ada", "predicate": "knows", "object": "Bob"}
+                stored = await client.call_tool("store_fact", given)
+                text = " ".join(f"Fact {i} follows here." for i in range(40))
+                arguments = {"content": text, "title": "t"}
+                await client.call_tool("store_knowledge", arguments, progress_callback=progress)
+                found = await client.call_tool("find_facts", {"query": {"subject": "Ada"}})
+            statuses = []
+            for headers, body in (
+                ({"Authorization": "Bearer wrong"}, INITIALIZE),
+                ({"Host": "evil.example"}, INITIALIZE),
+                ({"Mcp-Session-Id": "0" * 32}, {**INITIALIZE, "method": "tools/list"}),
+                ({}, INITIALIZE),
+            ):
+                answer = await http.post(url, json=body, headers={**accept, **headers})
+                statuses.append(answer.status_code)
+            other = await http.get(f"{over_http.url}/no-such-path")
+            models = await http.get(f"{over_http.url}/v1/models")
+        return names, stored, found, statuses, other, models
+
+    names, stored, found, statuses, other, models = in_loop(work)
+    assert names == {*KNOWLEDGE, *MODELS}
+    assert stored.structured_content["outcome"] == "added"
+    assert found.structured_content["facts"][0]["object"] == "Bob"
+    assert statuses == [401, 421, 404, 200]
+    assert other.status_code == 404
+    assert "error" in other.json()  # in the words of the server's own interface
+    assert len(models.json()["data"]) == 3

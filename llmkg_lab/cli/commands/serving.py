@@ -26,6 +26,7 @@ TOKENS = "LLMKG_LAB_TOKENS"
         "serve",
         "serve smollm2/balanced minilm/balanced --port 9000",
         "serve chat=smollm2/balanced --host 0.0.0.0 --tokens tokens.txt --workers 2",
+        "serve --knowledge outputs/knowledge",
     )
 )
 def serve(
@@ -64,6 +65,17 @@ def serve(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds of a request at most.")] = 600,
     grace: Annotated[float, typer.Option(min=1, help="Seconds for requests at SIGTERM.")] = 30,
     workers: Annotated[int, typer.Option(min=1, help="Processes that share the port.")] = 1,
+    knowledge: Annotated[
+        Path | None,
+        typer.Option(help="Serve this folder's knowledge graph to assistants, at /mcp."),
+    ] = None,
+    embedder: Annotated[
+        str,
+        typer.Option(
+            help="Of the graph: an id of the registry, an artifact's folder, or none.",
+            show_default="what the registry recommends",
+        ),
+    ] = "",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
     out: Outputs = None,
 ) -> None:
@@ -83,6 +95,8 @@ def serve(
         models, aliases = offered.of_registry(out or paths.outputs())
     if log_level not in ("debug", "info", "warning", "error"):
         raise LabError(f"--log-level {log_level!r} is unknown", "debug, info, warning or error")
+    if knowledge and workers > 1:
+        raise LabError("--knowledge is served by one process", "leave --workers out")
     settings = Settings(
         models=models,
         aliases=aliases,
@@ -98,6 +112,9 @@ def serve(
         queue=queue,
         timeout=timeout,
         grace=grace,
+        knowledge=str(knowledge.resolve()) if knowledge else "",
+        outputs=str((out or paths.outputs()).resolve()),
+        embedder=embedder,
     )
     run(settings, workers, log_level)
 

@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from mcp.server import MCPServer
+from mcp.server import MCPServer, ServerRequestContext
+from mcp.server.context import CallNext
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
 
 from llmkg_lab.base.version import __version__
 from llmkg_lab.serve.mcp import knowledge_tools, model_tools
@@ -25,12 +28,23 @@ and ask_question, which cites what it answers from and says when it does not kno
 def create_server(desk: Desk) -> MCPServer:
     """Return a server with all tools."""
     server: MCPServer = MCPServer(
-        "llmkg-lab", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING"
+        "llmkg-lab",
+        instructions=INSTRUCTIONS,
+        version=__version__,
+        log_level="WARNING",
+        middleware=[_without_prompts],
     )
     calls = Calls()
     knowledge_tools.register(server, desk, calls)
     model_tools.register(server, desk, calls)
     return server
+
+
+async def _without_prompts(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Any:
+    """Say that there is no such prompt: the SDK's own answer is a traceback in the log."""
+    if ctx.method == "prompts/get":
+        raise MCPError(INVALID_PARAMS, "there are no prompts here, only tools")
+    return await call_next(ctx)
 
 
 def serve_stdio(desk: Desk) -> None:
@@ -58,7 +72,7 @@ def mounted(
     app = server.streamable_http_app(streamable_http_path=PATH, transport_security=unguarded)
 
     def mount(api: Any) -> None:
-        api.mount("/", app)  # last of all: what no other route takes
+        api.router.routes.extend(app.routes)  # the one path; other unknown ones stay the api's
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
