@@ -26,5 +26,5 @@ def test_the_lines_of_the_guide_answer(make_artifact, tmp_path):
         page.goto(f"{server.address}own.html")
         page.wait_for_function("window.answer")
         answer = page.evaluate("window.answer")
-        assert re.search(r"sky|blue|light", answer), answer
+        assert "sky" in answer.lower(), answer
         assert page.strangers == []
