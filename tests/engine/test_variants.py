@@ -1,4 +1,4 @@
-"""Every variant's shape as a bundle, at its reduced size: decoders by the engine, beside the graph."""
+"""Every variant as a bundle, at its reduced size: decoders by the engine, beside the graph."""
 
 import json
 
