@@ -46,7 +46,8 @@ export async function load(url: string | URL, options: LoadOptions = {}): Promis
     const known = LabError.from(error);
     const elsewhere = known.kind === "memory" || known.kind === "unsupported";
     if (!options.server || !elsewhere || manifest.task !== "text-generation") throw known;
-    return new ServerModel(new URL(options.server, location.href), manifest.name, `${known.message}: so a server answers`);
+    const why = `${known.message}; so a server answers`;
+    return ServerModel.open(new URL(options.server, location.href), manifest.name, why, options.signal);
   }
 }
 

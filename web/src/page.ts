@@ -134,6 +134,7 @@ async function loadChosen(): Promise<void> {
   view.results.replaceChildren();
   view.problem.hidden = true;
   view.chat.hidden = view.search.hidden = true;
+  view.how.textContent = "";
   loading = new AbortController();
   view.load.hidden = true;
   view.cancel.hidden = view.progress.hidden = false;

@@ -10,12 +10,21 @@ export class ServerModel implements TextModel {
   last: Generated | null = null;
   private readonly disposing = new AbortController();
 
-  constructor(
+  private constructor(
     private readonly server: URL,
     private readonly model: string,
     why: string,
   ) {
-    this.choice = { engine: `server ${server.host}`, threads: 0, why };
+    this.choice = { engine: `server ${server.host}, model ${model}`, threads: 0, why };
+  }
+
+  /** Ask the server what it has: the model of this name, or else its first. */
+  static async open(server: URL, name: string, why: string, signal?: AbortSignal): Promise<ServerModel> {
+    const answer = await request(new URL("v1/models", server), { signal });
+    const models = ((await answer.json()) as { data?: { id: string }[] }).data ?? [];
+    const found = models.find(({ id }) => id === name) ?? models[0];
+    if (!found) throw new LabError("missing", `${server.host} has no model`, "start it with one: llmkg-lab serve");
+    return new ServerModel(server, found.id, why);
   }
 
   async *generate(prompt: string | Message[], options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
@@ -46,22 +55,22 @@ export class ServerModel implements TextModel {
     this.disposing.abort();
   }
 
-  private async ask(path: string, body: unknown, signal: AbortSignal): Promise<Response> {
-    let answer: Response;
-    try {
-      answer = await fetch(new URL(`v1/${path}`, this.server), {
-        method: "POST",
-        headers: { "Content-Type": "application/json" },
-        body: JSON.stringify(body),
-        signal,
-      });
-    } catch (error) {
-      if (signal.aborted) throw cancelled();
-      throw new LabError("network", `${this.server.host}: ${(error as Error).message}`, "start it: llmkg-lab serve");
-    }
-    if (!answer.ok || !answer.body) throw new LabError("network", `${this.server.host} answers ${answer.status}`);
-    return answer;
+  private ask(path: string, body: unknown, signal: AbortSignal): Promise<Response> {
+    const headers = { "Content-Type": "application/json" };
+    return request(new URL(`v1/${path}`, this.server), { method: "POST", headers, body: JSON.stringify(body), signal });
   }
+}
+
+async function request(url: URL, options: RequestInit): Promise<Response> {
+  let answer: Response;
+  try {
+    answer = await fetch(url, options);
+  } catch (error) {
+    if (options.signal?.aborted) throw cancelled();
+    throw new LabError("network", `${url.host}: ${(error as Error).message}`, "start it, and allow this page: llmkg-lab serve --origin");
+  }
+  if (answer.ok && answer.body) return answer;
+  throw new LabError("network", `${url.host} answers ${answer.status}`, (await answer.text()).slice(0, 200));
 }
 
 interface ServerEvent {
