@@ -29,9 +29,9 @@ def lines(name):
 def ranges(requirements):
     """Canonical name -> version specifiers, without the project's own name."""
     parsed = [Requirement(line) for line in requirements]
-    found = {canonicalize_name(r.name): r.specifier for r in parsed if r.name != "llmkg-lab"}
-    assert len(found) == len([r for r in parsed if r.name != "llmkg-lab"])  # none is named twice
-    return found
+    named = {(canonicalize_name(r.name), r.specifier) for r in parsed if r.name != "llmkg-lab"}
+    assert len(dict(named)) == len(named)  # what two extras need, they need in one range
+    return dict(named)
 
 
 def pins(name):
