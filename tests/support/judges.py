@@ -17,7 +17,8 @@ def schemathesis(url, folder, *options):
     done = subprocess.run(
         [
             PROGRAMS / "schemathesis", "run", f"{url}/openapi.json", "--workers", "2",
-            "--checks", ",".join(CHECKS), "--generation-database", "none", *options,
+            "--checks", ",".join(CHECKS), "--generation-database", "none",
+            "--request-timeout", "120", *options,
         ],
         capture_output=True, text=True, timeout=900, cwd=folder,
         env={**os.environ, "SCHEMATHESIS_HOOKS": str(HOOKS)},

@@ -4,7 +4,7 @@ import random
 
 import schemathesis
 
-MODELS = {"chat": "text", "completions": "text", "embeddings": "embed", "rerank": "rank"}
+MODELS = {"completions": "text", "embeddings": "embed", "rerank": "rank"}
 
 
 @schemathesis.hook
@@ -12,6 +12,9 @@ def map_body(context, body):
     name = context.operation.path.rsplit("/", 1)[-1]
     if isinstance(body, dict) and name in MODELS and random.random() < 0.7:
         body = body | {"model": MODELS[name]}
-        if isinstance(body.get("max_tokens"), int):
-            body["max_tokens"] = min(body["max_tokens"], 8)
+    if isinstance(body, dict) and MODELS.get(name) == "text":
+        body = {"max_tokens": 8, **body}  # or an answer takes its time
+        for key in ("max_tokens", "max_completion_tokens"):
+            if isinstance(body.get(key), int):
+                body[key] = min(body[key], 8)
     return body
