@@ -1,8 +1,8 @@
 """Questions answered from what is stored, word for word, with what says so; or not at all.
 
-A small model that is asked to phrase an answer invents some of it, so none is asked. A question is
-taken apart into the kind of thing that it asks for and the words that it is about; an answer is the
-other end of a fact, or a name, number or time of a sentence, that has all of them.
+No model phrases an answer, so that each can be checked against what it cites. A question is taken
+apart into the kind of thing that it asks for and the words that it is about; an answer is the other
+end of a fact, or a name, number or time of a sentence, that has all of them.
 """
 
 import re
