@@ -21,7 +21,7 @@ WORK = ".batch"  # in the outputs folder: where runs work, one folder per report
 DONE = "done"  # a stamp: what run.yaml asks for has been made
 PROGRESS = "progress.json"  # the step at hand in the cell at hand, as base.bar writes it
 STATES = RUNNING, FAILED, REPORT = "running.ipynb", "failed.ipynb", "report.ipynb"
-OTHERS = {"explore"}  # notebooks that are not a family's
+OTHERS = {"explore", "llmkg"}  # notebooks that are not a family's
 # what a notebook raises that is not there, half written, or of another shape
 UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 METADATA = "llmkg_lab"  # our key in a failed notebook's metadata
