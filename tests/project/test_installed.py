@@ -241,7 +241,7 @@ def test_a_missing_extra_is_named(command, extra, base, artifacts, minilm_folder
 
 
 def test_candle_takes_no_more_than_its_extra(candle, artifacts):
-    options = ("--runtime", "candle", "--temperature", "0", "--max-tokens", "8")
+    options = ("--raw", "--runtime", "candle", "--temperature", "0", "--max-tokens", "8")
     text = candle.call("generate", artifacts["gguf"], "The capital of France is", *options)
     assert "Paris" in text
     rank = ("rank", artifacts["gguf_ranker"], "question", "answer", "other", "--json")
