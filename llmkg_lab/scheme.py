@@ -62,7 +62,7 @@ MEANT = {  # names that other tools use, and the nearest here
 }
 UNITS = {"kb": 1e-3, "kib": 1.024e-3, "mb": 1.0, "mib": 1.048576, "gb": 1e3, "gib": 1073.741824}
 
-BUDGET = re.compile(r"(budget)?[\s:=-]*(?:(\d+(?:\.\d+)?)\s*([a-z]+)(?:\s*-\s*(dwq))?)?")
+BUDGET = re.compile(r"(budget)?\s*[:=-]?\s*(?:(\d+(?:\.\d+)?)\s*([a-z]+)(?:\s*-\s*(dwq))?)?")
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "int4": "_q4", "budget": "_q4"}
 
 

@@ -13,7 +13,7 @@ from llmkg_lab.runtime.selection import open_backend
 
 @pytest.mark.slow
 def test_answers_are_cited_and_what_nothing_says_is_refused(tmp_path, make_artifact):
-    backend = open_backend(make_artifact("minilm", "int8").folder)
+    backend = open_backend(make_artifact("minilm", "int8-rtn").folder)
     with Knowledge(tmp_path, Models(Embedder("minilm", backend.embed))) as graph:
         for title, text in corpus():
             graph.store_knowledge(text, title)
