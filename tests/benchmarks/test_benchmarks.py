@@ -182,6 +182,7 @@ def test_artifacts_are_kept_by_all_the_code_that_makes_them():
     assert [part for part in contestants.MAKING if not (package / part).exists()] == []
 
 
+@pytest.mark.slow
 def test_a_point_holds_what_was_measured(tiny_llama, tmp_path):
     """Two tiny models for two seeds: sizes and divergences are their means."""
     checkpoint = open_checkpoint(tiny_llama[1])
@@ -290,6 +291,7 @@ def test_what_travels_less_is_told_by_pairs():
     assert len({line.count("|") for line in text.splitlines()[:4]}) == 1
 
 
+@pytest.mark.slow
 def test_kinds_of_text_are_what_they_say(tiny_llama_of_numbers, tmp_path):
     artifact = convert(tiny_llama_of_numbers, Scheme.parse("fp32"), tmp_path / "float")
     plain = Tokenizer.from_folder(artifact.folder)

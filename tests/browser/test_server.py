@@ -69,6 +69,7 @@ def test_nothing_outside_is_served(server, path):
     assert ask(server, path)[0].status == 404
 
 
+@pytest.mark.slow
 def test_other_hosts_are_refused(server):
     assert ask(server, "/", Host="evil.example:80")[0].status == 403
     assert ask(server, "/", Host="localhost:80")[0].status == 200

@@ -95,6 +95,7 @@ def test_pooling_files(config, folder):
     check(folder)
 
 
+@pytest.mark.slow
 def test_a_default_prompt_is_put_before_each_text(folder):
     before = vectors(folder)
     prompts = {"query": "find: ", "passage": "keep: "}
@@ -108,6 +109,7 @@ def test_a_default_prompt_is_put_before_each_text(folder):
         to_gguf.export(open_checkpoint(folder), "F16", folder.with_name("gguf"))
 
 
+@pytest.mark.slow
 def test_prompts_that_none_is_the_default_of(folder):
     before = vectors(folder)
     tiny.write(folder, **{SETTINGS: {"prompts": {"query": "find: ", "document": ""}}})
@@ -307,6 +309,7 @@ def test_a_cross_encoders_prompt_is_refused(ranker):
         convert(open_checkpoint(ranker), Scheme.parse("fp32"), ranker.with_name("artifact"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", [{"num_labels": 1}, {"id2label": {"0": "LABEL_0"}}])
 def test_labels_named_or_counted(labels, ranker):
     config = json.loads((ranker / "config.json").read_text())

@@ -64,6 +64,7 @@ def test_help_teaches_every_command():
     assert "llmkg-lab run all_minilm_l6_v2" in text
 
 
+@pytest.mark.slow
 def test_a_wrong_command_or_option_is_explained():
     code, _, stderr = call("convrt")
     assert code == 2
@@ -113,6 +114,7 @@ def test_a_key_that_is_not_followed_is_said(tiny_llama_of_numbers, tmp_path):
     assert "pruned_heads is" in stderr
 
 
+@pytest.mark.slow
 def test_schemes_says_which_one_to_take(tmp_path):
     code, stdout, _ = call("schemes")
     assert code == 0

@@ -98,6 +98,7 @@ def distance(found, wanted):
     return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
 
 
+@pytest.mark.slow
 def test_each_layer_computes_what_the_graph_does(engine, made):
     folder, ids = made
     layers, logits = run_graph(folder, ids)
@@ -124,6 +125,7 @@ def test_tiles_and_threads_change_no_bit(engine, made):
     team.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
 @pytest.mark.parametrize("variant", ["relaxed", "plain"])
 def test_webassembly_gives_the_same_bits(engine, binaries, made, variant, tmp_path):

@@ -117,6 +117,7 @@ def test_no_text_takes_long_to_read(graph, text):
     graph.store_knowledge(text, "t")
 
 
+@pytest.mark.slow
 def test_queries_reach_nothing_outside(graph):
     """SERVICE is refused; and were it not, the process that answers can open no socket."""
     graph.store_fact("Oslo", "capital_of", "Norway")
@@ -161,6 +162,7 @@ def test_queries_reach_nothing_outside(graph):
     assert graph.sparql("ASK { ?s ?p ?o }")["rows"] == [["true"]]
 
 
+@pytest.mark.slow
 def test_a_query_that_would_run_for_ever_is_ended(graph):
     for i in range(120):
         graph.store_fact(f"a{i % 11}", "p", f"b{i}")
@@ -172,6 +174,7 @@ def test_a_query_that_would_run_for_ever_is_ended(graph):
     assert graph.sparql("SELECT ?o { ?s ?p ?o } LIMIT 1")["rows"]
 
 
+@pytest.mark.slow
 def test_files_that_blow_up_or_nest_are_refused_or_read(graph):
     entities = b"".join(b'<!ENTITY a%d "%s">' % (i, b"&a%d;" % (i - 1) * 50) for i in range(1, 12))
     bomb = (

@@ -96,6 +96,7 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
             assert len(graph.store.find(Pattern(f"thing 2.{i}"))) == 5
 
 
+@pytest.mark.slow
 def test_indices_that_do_not_match_are_made_anew(tmp_path):
     def found(graph):
         hits = graph.hybrid_search("herring of the north")["hits"]

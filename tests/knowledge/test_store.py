@@ -50,6 +50,7 @@ def test_files_that_are_not_ours_are_refused_and_left_alone(tmp_path):
         assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_log_is_folded_into_the_file_when_nobody_writes(store):
     store.load(FACTS)
     log = store.path.with_name(store.path.name + "-wal")

@@ -198,6 +198,7 @@ def hub(llama_artifacts, monkeypatch):
         yield hub
 
 
+@pytest.mark.slow
 def test_an_artifact_comes_from_the_hub_once_and_resumes(hub, registry, loader):
     registry.register_model(published())
     id, states = "someone/tiny-llama", []
@@ -224,6 +225,7 @@ def test_an_artifact_comes_from_the_hub_once_and_resumes(hub, registry, loader):
     assert (loader.list_cached_models(), loader.clear_all_cache()) == ([], 0)
 
 
+@pytest.mark.slow
 def test_of_several_artifacts_in_a_repository_one_is_named(hub, registry, loader):
     registry.register_model(published("someone/both"))
     with pytest.raises(LoadingError, match="found fp32, int8-rtn"):

@@ -155,6 +155,7 @@ for i in range(int(count)):
 """
 
 
+@pytest.mark.slow
 def test_writers_of_several_processes_lose_nothing_and_readers_see_whole_files(tmp_path):
     registry, counts, failures = ModelRegistry(tmp_path), [], []
     writers = [

@@ -150,6 +150,7 @@ def test_a_failure_is_told_to_all_who_wait_and_the_next_may_try_again():
     assert pool.state("m") == Loaded()
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_loading_that_was_stopped_is_told_so():
     """Ctrl-C in the thread that loads is no Ctrl-C of those that wait for it."""
     pool, begun = Pool(), threading.Event()

@@ -42,6 +42,7 @@ def logits(rows=5, vocab=9):
 TARGETS = np.array([0, 3, 8, 3, 1])
 
 
+@pytest.mark.slow
 @given(logits(), logits())
 @settings(deadline=None)
 def test_statistics_agree_with_scipy(reference, candidate):

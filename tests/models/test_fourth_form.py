@@ -128,6 +128,7 @@ def test_it_quantizes_and_validates(model, windows, text, tmp_path):
     assert divergence["budget:0.15MB"] < 0.5
 
 
+@pytest.mark.slow
 def test_its_channels_may_be_rescaled_with_their_biases(model, windows, tmp_path):
     model, folder = model
     rescaled = random_rescaling(open_checkpoint(folder), 0.5, 0)

@@ -205,6 +205,7 @@ def no_text(monkeypatch):
     monkeypatch.setattr(texts, "load", load)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["int4-s16-gptq", "budget:0.09MB"])
 def test_where_no_text_is_at_hand_the_model_writes_it(checkpoint, no_text, tmp_path, name):
     made = convert(checkpoint, Scheme.parse(name), tmp_path / "made")

@@ -187,6 +187,7 @@ def test_a_budget_needs_a_llama(minilm_folder, tmp_path):
         convert(open_checkpoint(minilm_folder), Scheme.parse("budget:15MB"), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_impossible_budget_is_refused_from_the_shapes_alone(checkpoint, found, tmp_path):
     least = bounds.least_bytes(checkpoint)
     assert least == budget.frontier(found)[0][0]  # as it is once sensitivities are measured
@@ -201,6 +202,7 @@ def test_an_impossible_budget_is_refused_from_the_shapes_alone(checkpoint, found
     bounds.check(checkpoint, scheme_of(int(1.01 * least)))
 
 
+@pytest.mark.slow
 def test_a_mix_never_loses_to_the_uniform_layout_of_its_size(checkpoint, found, sizes):
     """Measured, not predicted: a mix that is predicted to be good and is bad is not taken."""
     even, windows_ = equalized(checkpoint), windows(8)

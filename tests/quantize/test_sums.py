@@ -79,6 +79,7 @@ def test_the_ridge_is_what_serves_the_other_kind_of_text():
     torch.testing.assert_close(parts, goals([weight], many)[0])
 
 
+@pytest.mark.slow
 def test_the_walk_is_the_same_however_it_is_cut(tiny_llama_of_numbers, monkeypatch):
     scheme = Scheme.parse("int4-s16-gptq")
     windows = np.random.default_rng(0).integers(0, 131, (6, 64))

@@ -292,6 +292,7 @@ def test_a_report_finds_a_fault_in_the_reader(name, fault, monkeypatch):
     assert re.search(message, failure_of(name))
 
 
+@pytest.mark.slow
 def test_each_family_is_proved_by_a_tensor_a_key_and_a_tokenizer():
     for name in FAMILIES:
         faults = {fault for family, fault in FAULTS if family == name}

@@ -12,6 +12,7 @@ BOMB = "a0: &a0 [x]\n" + "".join(
 )  # 9^11 entries, for whoever writes it out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -183,6 +183,7 @@ def test_a_damaged_graph_is_replaced_by_candle(copy, expected, caplog):
     backend.close()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_opened_says_why(llama, copy, tmp_path, caplog):
     shutil.rmtree(copy / "gguf-F32")
     backend = open_backend(copy, prefer="candle")

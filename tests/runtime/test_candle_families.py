@@ -155,6 +155,7 @@ def test_onnx_runtime_goes_on_where_candle_dies(name, made, caplog):
     backend.close()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_gguf_cannot_hold_is_left_out_when_asked(made, tmp_path):
     """What llama.cpp would tokenize otherwise it is not given: it then takes tokens alone."""
     checkpoint = made.checkpoint(MULTILINGUAL)

@@ -42,12 +42,14 @@ def test_each_generation_is_spoken_to_in_its_own_form(version, prompt, tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_a_role_that_a_model_was_not_taught_is_refused(tmp_path):
     tokenizer = open_tokenizer("tinyllama_1_1b_chat_v0_1", tmp_path)
     with pytest.raises(InferenceError, match="knows the roles user and assistant"):
         tokenizer.chat([{"role": "system", "content": "Be kind."}, *TALK])
 
 
+@pytest.mark.slow
 def test_the_checkpoints_own_template_comes_first(tmp_path):
     variant = find_variant("tinyllama_1_1b_chat_v1_0")
     checkpoint = open_checkpoint(fetch(variant, "synthetic:reduced").path, None, "another")

@@ -73,6 +73,7 @@ def test_greedy_tokens_of_the_real_model_are_the_same(make_artifact):
     )
 
 
+@pytest.mark.slow
 def test_segments_hold_every_node(openelm):
     import onnx
 

@@ -28,6 +28,7 @@ def pieces_of(text: str, cuts: list[int]) -> list[str]:
     return [text[start:end] for start, end in itertools.pairwise(borders)]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=500)
 @given(texts, stops, st.lists(st.integers(0, 30), max_size=10))
 @example("aab", ["ab"], [1, 2])

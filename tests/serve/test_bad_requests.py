@@ -87,6 +87,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "body", "status", "words"), BAD, ids=[f"{i}{case[0]}" for i, case in enumerate(BAD)]
 )
@@ -163,6 +164,7 @@ def guarded(artifacts, tmp_path_factory):
         yield server
 
 
+@pytest.mark.slow
 def test_tokens_are_needed_and_hosts_are_free_where_others_reach_the_port(guarded):
     for headers in ({}, {"authorization": "Bearer no"}, {"authorization": "Basic secret-1"}):
         status, answered, content = guarded.ask("GET", "/v1/models", **headers)
@@ -186,6 +188,7 @@ def test_named_origins_may_ask(guarded):
     assert "access-control-allow-origin" not in headers
 
 
+@pytest.mark.slow
 def test_a_full_queue_says_when_to_come_again_and_late_answers_end(guarded):
     asked = PROMPT | {"max_tokens": 8000, "logit_bias": {"0": -100}}
     bearer = {"authorization": "Bearer secret-1"}
@@ -216,6 +219,7 @@ def test_a_full_queue_says_when_to_come_again_and_late_answers_end(guarded):
     guarded.until(lambda: guarded.json(TEXT, PROMPT, **bearer))  # the slot is free
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

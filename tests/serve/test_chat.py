@@ -49,6 +49,7 @@ def test_an_artifact_and_a_server_answer_alike_and_remember(partners):
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 def test_what_no_longer_fits_is_forgotten_the_oldest_first(partners):
     """The server has 512 tokens; the artifact leaves a quarter of its 8,192 for the answer."""
     for partner, words in zip(partners, (2500, 200), strict=True):

@@ -39,6 +39,7 @@ def long(models, tmp_path_factory):
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
 def test_who_leaves_frees_the_slot_within_a_token(long, stream):
     connections = [send(long, TEXT, ENDLESS | {"stream": stream}) for _ in range(2)]
@@ -51,6 +52,7 @@ def test_who_leaves_frees_the_slot_within_a_token(long, stream):
     assert long.metric("llmkg_requests_cancelled_total") == before + 2
 
 
+@pytest.mark.slow
 def test_who_leaves_while_the_prompt_runs_or_waits_frees_the_place_too(long):
     """8,000 tokens are 63 chunks; after the one at hand the next request begins."""
     prompt = ENDLESS | {"prompt": [7] * 8000, "max_tokens": 1}
@@ -122,6 +124,7 @@ def test_a_thousand_connections_at_once(server):
     assert server.json(TEXT, body)["choices"]
 
 
+@pytest.mark.slow
 def test_at_sigterm_streams_are_finished_and_what_takes_too_long_gets_an_error(models, start):
     server = start(*models[:1], "--slots", 4, "--context", 8192, "--grace", 1)
     with (

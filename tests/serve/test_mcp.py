@@ -113,6 +113,7 @@ def test_what_is_refused_is_an_error_with_its_hint_and_no_traceback(desk):
     in_loop(work)
 
 
+@pytest.mark.slow
 def test_progress_is_told_and_a_cancelled_call_stops(desk, tmp_path):
     calls, go_on = [], threading.Event()
 

@@ -53,6 +53,7 @@ def snippets(document):
     return re.findall(r"^(curl .*?\}'?)$(?=\n\n)", text, re.M | re.S)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
 def test_what_the_documents_show_works_when_it_is_pasted(outputs, start):
     server = start("--out", outputs)

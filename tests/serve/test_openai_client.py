@@ -46,6 +46,7 @@ def test_models_are_listed_with_what_they_do(client, artifacts):
     assert client.models.retrieve("embed").task == "sentence-embedding"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_chat_is_what_the_library_answers_whole_and_streamed(seed, client, library):
     asked = {"model": "text", "messages": QUESTION, "max_tokens": 40, "seed": seed}
@@ -66,6 +67,7 @@ def test_a_chat_is_what_the_library_answers_whole_and_streamed(seed, client, lib
     assert all(chunk.usage is None for chunk in without)
 
 
+@pytest.mark.slow
 def test_characters_of_several_tokens_come_whole(client, library):
     """Random weights write many bytes that make no character, some that do."""
     asked = {"model": "text", "prompt": "a🙂", "max_tokens": 300, "seed": 5, "temperature": 1.5}
@@ -206,6 +208,7 @@ def test_errors_raise_what_the_client_calls_them(client, models, tmp_path):
     assert int(raised.value.message.split("resulted in ")[1].split()[0]) > 600
 
 
+@pytest.mark.slow
 def test_answers_under_load_are_those_alone(client, server):
     """The same seed gives the same text, whatever else is decoded beside it."""
     asked = {"model": "text", "max_tokens": 30, "messages": QUESTION}

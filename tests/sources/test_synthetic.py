@@ -68,6 +68,7 @@ def test_the_same_recipe_is_written_once_and_gives_the_same_bytes(monkeypatch, t
     assert again.fingerprint() == first.fingerprint()
 
 
+@pytest.mark.slow
 def test_weights_spread_as_trained_ones_do():
     checkpoint = open_checkpoint(reduced("smollm2_360m").path)
     gain = checkpoint.read("model.norm.weight")
