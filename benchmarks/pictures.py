@@ -33,6 +33,7 @@ COLORS = 128
 
 def main(outputs: str, folder: str, explorer: str = "") -> None:
     """Take all pictures, NAME-WIDTH-light.png and NAME-WIDTH-dark.png."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         addresses = dict(_addresses(Path(outputs).resolve(), Path(scratch), explorer))
         browser = playwright.chromium.launch(
