@@ -119,18 +119,33 @@ class TextModel(Model):
             self._backend.close()
 
 
-class EmbeddingModel(Model):
+class EncoderModel(Model):
+    """A model that reads texts whole: one request at a time, in turns."""
+
+    def __init__(self, card: Card, settings: Settings, observer: Observer) -> None:
+        super().__init__(card, settings, observer)
+        self._artifact = Artifact.open(card.folder)
+        self._backend = open_backend(card.folder, threads=settings.threads)
+        self.tokenizer = self._backend.tokenizer
+        self.max_length = longest_text(self._artifact, self.tokenizer)
+        self.turns = Turns(card.id, settings.queue)
+
+    def load(self) -> tuple[int, int]:
+        return self.turns.load()
+
+    def close(self) -> None:
+        self.turns.close()
+        self._backend.close()
+
+
+class EmbeddingModel(EncoderModel):
     """Texts to vectors."""
 
     does = "embeds texts"
 
     def __init__(self, card: Card, settings: Settings, observer: Observer) -> None:
         super().__init__(card, settings, observer)
-        artifact = Artifact.open(card.folder)
-        self._backend = open_backend(card.folder, threads=settings.threads)
-        self.tokenizer, self._prompt = self._backend.tokenizer, prompt_of(artifact)
-        self.max_length = longest_text(artifact, self.tokenizer)
-        self.turns = Turns(card.id, settings.queue)
+        self._prompt = prompt_of(self._artifact)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """The tokens of whole texts, with all that is put around them."""
@@ -147,37 +162,15 @@ class EmbeddingModel(Model):
     def caches(self) -> dict[str, CacheStats]:
         return {"embeddings": self._backend.stats()["embeddings"]}
 
-    def load(self) -> tuple[int, int]:
-        return self.turns.load()
 
-    def close(self) -> None:
-        self.turns.close()
-        self._backend.close()
-
-
-class RankingModel(Model):
+class RankingModel(EncoderModel):
     """Pairs of a query and a passage to scores."""
 
     does = "ranks passages"
 
-    def __init__(self, card: Card, settings: Settings, observer: Observer) -> None:
-        super().__init__(card, settings, observer)
-        artifact = Artifact.open(card.folder)
-        self._backend = open_backend(card.folder, threads=settings.threads)
-        self.tokenizer = self._backend.tokenizer
-        self.max_length = longest_text(artifact, self.tokenizer)
-        self.turns = Turns(card.id, settings.queue)
-
     def score(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Scores (pairs,) float32, logits."""
         return self._backend.score(pairs)
-
-    def load(self) -> tuple[int, int]:
-        return self.turns.load()
-
-    def close(self) -> None:
-        self.turns.close()
-        self._backend.close()
 
 
 KINDS: dict[str, type[Model]] = {
