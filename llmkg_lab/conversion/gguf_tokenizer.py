@@ -34,6 +34,7 @@ MARKS = (
     "llama.cpp leaves out vowels of Korean and of Indic scripts, which BERT's tokenizer reads: the "
     "GGUF file tokenizes such texts otherwise"
 )
+BYTES = {f"<0x{byte:02X}>" for byte in range(256)}  # SentencePiece's tokens of single bytes
 ONNX = "llama.cpp cannot; use the ONNX artifact"
 
 
@@ -71,8 +72,8 @@ class Source:
         unknown = self.spec["model"].get("unk_token")
         if self.spec["model"].get("byte_fallback"):
             unknown = unknown or self.special("unk")  # no text makes it, so a file may leave it out
-            for byte in range(256):
-                kinds[used[f"<0x{byte:02X}>"]] = TokenType.BYTE
+            for token in BYTES & used.keys():
+                kinds[used[token]] = TokenType.BYTE
         for index, token in self.added.items():
             kinds[index] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
         if unknown in used:
@@ -207,7 +208,7 @@ def _add_sentencepiece(writer: GGUFWriter, source: Source) -> None:
     """SentencePiece's BPE with byte fall-back."""
     prefix = _space_before(source)
     _check_bpe(source)
-    if any(source.core.token_to_id(f"<0x{byte:02X}>") is None for byte in range(256)):
+    if BYTES - source.core.get_vocab(True).keys():
         _refuse("that falls back to bytes and lacks tokens for some")
     scores = _scores(source)
     writer.add_tokenizer_model("llama")
