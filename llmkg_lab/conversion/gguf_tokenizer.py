@@ -72,8 +72,8 @@ class Source:
         unknown = self.spec["model"].get("unk_token")
         if self.spec["model"].get("byte_fallback"):
             unknown = unknown or self.special("unk")  # no text makes it, so a file may leave it out
-            for token in BYTES & used.keys():
-                kinds[used[token]] = TokenType.BYTE
+            for byte in BYTES & used.keys():
+                kinds[used[byte]] = TokenType.BYTE
         for index, token in self.added.items():
             kinds[index] = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
         if unknown in used:
