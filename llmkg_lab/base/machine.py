@@ -16,7 +16,7 @@ BANDWIDTH_BYTES = 1 << 28  # 256 MB: more than any cache holds
 CGROUP = Path("/sys/fs/cgroup")
 NO_LIMIT = 1 << 60  # bytes; version 1 of control groups writes a huge number instead of "max"
 
-# Linux's names of what kernels for quantized products use -> the usual ones
+# Linux's names of what kernels for products of few bits use -> the usual ones
 INSTRUCTION_SETS = {
     "avx2": "AVX2",
     "fma": "FMA",
@@ -24,6 +24,8 @@ INSTRUCTION_SETS = {
     "avx512_vnni": "AVX-512 VNNI",
     "avx_vnni": "AVX-VNNI",
     "amx_int8": "AMX int8",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_bf16": "AMX BF16",
     "asimd": "NEON",
     "asimddp": "NEON dotprod",
     "i8mm": "NEON i8mm",

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkg_lab.base import paths
+from llmkg_lab.base import machine, paths
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.checkpoint.views import Rescaled
 from llmkg_lab.conversion.to_onnx import convert
@@ -141,7 +141,7 @@ def test_equalizing_undoes_any_rescaling(checkpoint):
 
 
 @pytest.mark.slow
-def test_calibration_resumes_and_repeats_to_the_bit(checkpoint):
+def test_calibration_resumes_and_repeats_to_the_bit(checkpoint, monkeypatch):
     scheme, windows = Scheme.parse("int4-gptq"), random_windows(4, 1)
     first = calibrate(checkpoint, scheme, windows)
     layers = sorted((paths.cache() / "calibrated").iterdir())
@@ -153,6 +153,9 @@ def test_calibration_resumes_and_repeats_to_the_bit(checkpoint):
     for name, one in first.items():
         np.testing.assert_array_equal(one.codes, second[name].codes)
         np.testing.assert_array_equal(one.scales, second[name].scales)
+    monkeypatch.setattr(machine, "instruction_sets", lambda: ("another processor's",))
+    calibrate(checkpoint, scheme, windows)
+    assert len(list((paths.cache() / "calibrated").iterdir())) == 4  # its products differ
 
 
 @pytest.mark.slow

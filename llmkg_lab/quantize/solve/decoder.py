@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmkg_lab.base import cache
+from llmkg_lab.base import cache, machine
 from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.models.base import Unit
@@ -70,6 +70,7 @@ def calibrate(
         "damping": DAMPING,
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
+        "instructions": machine.instruction_sets(),  # they say which products are in bfloat16
         "layouts": known,
     }
     solved: Solved = {}
