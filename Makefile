@@ -61,7 +61,7 @@ quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at 
 	$(BIN)/python -m benchmarks.tasks
 
 interop: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
-interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai and Optimum
+interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed .node-peers/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai, Optimum and, where there is npm, Transformers.js
 	$(BIN)/python -m pytest tests/interop -rA
 
 # Node brings npm; without it, what runs on it is left out. A Postgres comes in a package.
@@ -106,6 +106,11 @@ clean:  ## remove the environments and what tools keep; outputs/ stays
 .venv-clients/installed: tests/services/requirements.txt .venv/bin/python
 	$(BIN)/python -m venv .venv-clients
 	.venv-clients/bin/python -m pip install --requirement $<
+	touch $@
+
+.node-peers/installed: web/peers/package-lock.json
+	mkdir -p .node-peers
+	! command -v npm >/dev/null || npm ci --prefix web/peers --ignore-scripts --no-audit --no-fund
 	touch $@
 
 .node-clients/installed: tests/services/package.json

@@ -111,11 +111,12 @@ def _encoder(
 def expected_seconds(checkpoint: Checkpoint, scheme: Scheme, effort: str) -> float | None:
     """About how long a decoder's calibration takes here; None where there is none, or no estimate.
 
-    A budget is priced and compared besides, which takes about as long as a quick calibration each.
+    A budget is priced, and its mix compared with uniform layouts, which takes about as long as a
+    quick calibration each.
     """
     if scheme.method != "gptq" or not isinstance(checkpoint.form, LlamaForm):
         return None
-    besides = 3 * seconds_of(checkpoint, "quick") if scheme.budget else 0.0
+    besides = (2 + compare.UNIFORM) * seconds_of(checkpoint, "quick") if scheme.budget else 0.0
     return seconds_of(checkpoint, effort) + besides
 
 

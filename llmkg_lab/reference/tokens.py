@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmkg_lab.reference.load import Original
 
 AROUND = ("*.json", "*.jinja", "*.model", "*.txt")  # the files around the weights
-METHOD = 1  # counted up when the same files would give other outputs
+METHOD = 2  # counted up when the same files would give other outputs
 PACKAGES = ("torch", "transformers", "tokenizers", "sentence-transformers", "accelerate")
 
 

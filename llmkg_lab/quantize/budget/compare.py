@@ -1,8 +1,8 @@
-"""A mix of layouts against the uniform layout of that size, by what is measured of both.
+"""A mix of layouts against uniform layouts of that size, by what is measured of each.
 
 Prices of single matrices predict a mix well where it has room, and badly where 4 bits throughout
-happen to fill the budget (docs/lab-notes/quantization.md). So both are solved on a little text, run
-on other text, and the better one is taken.
+happen to fill the budget (docs/lab-notes/quantization.md). So all are solved on a little text, run
+on other text, and the best one is taken.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 
 SOLVING, JUDGING = 8, 4  # windows
+UNIFORM = 3  # that a mix is compared with: each takes half a minute for 135 M parameters
 
 
-def uniform(sensitivities: Sensitivities, nbytes: int) -> dict[str, Layout] | None:
+def uniform(sensitivities: Sensitivities, nbytes: int) -> list[dict[str, Layout]]:
     """One layout for all matrices and one for the tables, within ``nbytes``, by the unit's name.
 
-    Of those that fit, the pair that is predicted to diverge least; None where none fits.
+    Of the pairs that fit, the UNIFORM ones that are predicted to diverge least, the best first.
     """
     priced = {
         name: {option.layout: option for option in options}
@@ -49,8 +50,8 @@ def uniform(sensitivities: Sensitivities, nbytes: int) -> dict[str, Layout] | No
             for kl, size, chosen in choices
             for layout in sorted(layouts, key=str)
         ]
-    fitting = [choice for choice in choices if choice[1] <= nbytes]
-    return min(fitting, key=lambda choice: choice[0])[2] if fitting else None
+    fitting = sorted((c for c in choices if c[1] <= nbytes), key=lambda choice: choice[0])
+    return [layouts for _, _, layouts in fitting[:UNIFORM]]
 
 
 def measured(
@@ -87,17 +88,20 @@ def better(
     checkpoint: Checkpoint,
     scheme: Scheme,
     mix: Allocation,
-    even: dict[str, Layout] | None,
+    even: Sequence[dict[str, Layout]],
     windows: np.ndarray,
     progress: Progress,
 ) -> tuple[dict[str, Layout], dict[str, float]]:
-    """The layouts of the mix or the uniform ones, and what was measured of both.
+    """The layouts of the mix or the best of the uniform ones, and what was measured of each.
 
     Arguments as above. Nothing is measured where there is no choice.
     """
-    if even is None or mix.layouts == even:
+    others = {f"uniform {i}": layouts for i, layouts in enumerate(even, 1)}
+    candidates = {"mix": mix.layouts} | {
+        name: layouts for name, layouts in others.items() if layouts != mix.layouts
+    }
+    if len(candidates) == 1:
         return mix.layouts, {}
-    candidates = {"mix": mix.layouts, "uniform": even}
     found = measured(checkpoint, scheme, candidates, windows, progress)
     return candidates[min(found, key=lambda name: found[name])], found
 
