@@ -37,6 +37,7 @@ from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 TOKENS = 16384  # of each kind, or as many as there are
 SCHEME = "int4-s16-gptq-e8b64sym"
+NOTHING = "nothing"  # read: a scheme that is not calibrated
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Row:
         if self.runtime == "llama.cpp":
             kind, *importance = self.name.split()
             return weights.llama_cpp(kind, with_importance=bool(importance))
+        if self.how == NOTHING:
+            return weights.ours(self.name)
         effort, *alone = self.how.split(", ")
         return weights.ours(self.name, effort, alone=bool(alone))
 
@@ -64,6 +67,9 @@ ROWS = (
     Row("llmkg-lab", SCHEME, "high"),
     Row("llmkg-lab", "budget:100MB", "normal"),
     PEER,
+    Row("llmkg-lab", "int4-rtn", NOTHING),
+    Row("llmkg-lab", "int4-s16-mse-e8b64sym", NOTHING),
+    Row("llmkg-lab", "int8-s16-eq", NOTHING),
 )
 
 
