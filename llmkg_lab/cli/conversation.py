@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from llmkg_lab import artifact as artifacts
 from llmkg_lab.base.errors import LabError
+from llmkg_lab.runtime.abilities import GENERATES
 from llmkg_lab.runtime.selection import open_backend
 from llmkg_lab.runtime.text.generate import GenerationConfig, Speed
 from llmkg_lab.runtime.text.tokenizer import Message
@@ -26,6 +28,7 @@ class Partner(Protocol):
 
     name: str
     speed: Speed | None  # of the last answer
+    cut: bool  # whether it was as long as it may be, and would have gone on
 
     def answer(self, messages: Sequence[Message]) -> Iterator[str]:
         """Answer piece by piece. Raises TooLongError before the first."""
@@ -48,9 +51,10 @@ class Artifact:
     config: GenerationConfig
     runtime: str | None = None
     speed: Speed | None = None
+    cut: bool = False
 
     def __post_init__(self) -> None:
-        self.change(self.name)
+        self._open(self.name)
 
     def answer(self, messages: Sequence[Message]) -> Iterator[str]:
         tokenizer = self._backend.tokenizer
@@ -64,13 +68,22 @@ class Artifact:
         finally:
             stream.close()
             self.speed = stream.speed
+            self.cut = stream.tokens >= min(self.config.max_tokens, self._context - count)
 
     def others(self) -> list[str]:
-        beside = Path(self.name).resolve().parent.glob("*/manifest.json")
-        return sorted(str(path.parent) for path in beside)
+        beside = sorted(Path(self.name).resolve().parent.glob(f"*/{artifacts.MANIFEST}"))
+        return [path.parent.name for path in beside if _generates(path.parent)]
 
     def change(self, name: str) -> None:
-        backend = open_backend(name, self.runtime)
+        """Let another artifact answer: a path, or the name of one beside this."""
+        beside = Path(self.name).resolve().parent / name
+        before = self._backend
+        self._open(str(beside) if beside.is_dir() and not Path(name).is_dir() else name)
+        before.close()
+
+    def _open(self, name: str) -> None:
+        # a conversation begins as it did before: its beginning is not read again
+        backend = open_backend(name, self.runtime, reuse_prompts=True)
         if not backend.tokenizer.chats:
             backend.close()
             raise LabError(
@@ -97,6 +110,7 @@ class Server:
     name: str = ""
     token: str = ""
     speed: Speed | None = None
+    cut: bool = False
     _models: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -128,6 +142,7 @@ class Server:
             **({"stop": list(self.config.stop_tokens)} if self.config.stop_tokens else {}),
         }
         started, first, tokens = time.perf_counter(), 0.0, 0
+        self.speed, self.cut = None, False
         with self._reached(), self._client.stream("POST", "chat/completions", json=body) as answer:
             if answer.status_code != 200:
                 raise _refusal(answer.read())
@@ -139,6 +154,7 @@ class Server:
                     raise LabError(f"{self.url}: {event['error']['message']}")
                 tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
                 for choice in event["choices"]:
+                    self.cut = choice.get("finish_reason") == "length"
                     if piece := choice["delta"].get("content"):
                         first = first or time.perf_counter()
                         yield piece
@@ -212,7 +228,27 @@ class History:
             except TooLongError:
                 if len(turns) < 3:
                     raise
-                del turns[:2]  # a question and its answer
+                _forget(turns)
+
+
+def _forget(turns: list[Message]) -> None:
+    """Take the oldest questions with their answers out, until half of the text is left.
+
+    If it were only as much as has to go, the next question would begin another conversation again,
+    which the model reads from its beginning.
+    """
+    left = sum(len(turn["content"]) for turn in turns)
+    half = left / 2
+    while len(turns) > 2 and left > half:
+        left -= sum(len(turn["content"]) for turn in turns[:2])
+        del turns[:2]
+
+
+def _generates(folder: Path) -> bool:
+    try:
+        return artifacts.Artifact.open(folder).task == GENERATES
+    except LabError:  # of another program, or half written
+        return False
 
 
 def _refusal(content: bytes) -> LabError:

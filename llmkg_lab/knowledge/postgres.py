@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -10,6 +9,7 @@ import numpy as np
 import psycopg
 
 from llmkg_lab.knowledge import store
+from llmkg_lab.knowledge.connections import PerThread
 from llmkg_lab.knowledge.facts import Clock, KnowledgeError
 from llmkg_lab.knowledge.store import Row, SqlStore, Store, Transaction
 from llmkg_lab.knowledge.vectors import BATCH, Embedder, embed_missing
@@ -51,8 +51,7 @@ class PostgresStore(SqlStore):
 
     def __init__(self, address: str, clock: Clock = store.now) -> None:
         self.address, self.clock = address, clock
-        self._own = threading.local()
-        self._all: list[psycopg.Connection] = []
+        self._connections = PerThread(self._connect)
         try:
             self._prepare()
         except BaseException:
@@ -60,7 +59,7 @@ class PostgresStore(SqlStore):
             raise
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        return self._connection().execute(_translated(sql), values).fetchall()
+        return self._connections.get().execute(_translated(sql), values).fetchall()
 
     def stream(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Row]:
         with self._connect(autocommit=False) as connection, connection.cursor("rows") as cursor:
@@ -68,7 +67,7 @@ class PostgresStore(SqlStore):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Transaction]:
-        connection = self._connection()
+        connection = self._connections.get()
         with connection.transaction():
             # one writer at a time, so that revisions and ids are in the order of commits
             connection.execute("LOCK TABLE revision IN EXCLUSIVE MODE")
@@ -78,17 +77,7 @@ class PostgresStore(SqlStore):
         return int(self.query("SELECT pg_database_size(current_database())")[0][0])
 
     def close(self) -> None:
-        for connection in self._all:
-            connection.close()
-        self._all.clear()
-        self._own = threading.local()
-
-    def _connection(self) -> psycopg.Connection:
-        connection = getattr(self._own, "connection", None)
-        if connection is None:
-            connection = self._own.connection = self._connect()
-            self._all.append(connection)
-        return connection
+        self._connections.close()
 
     def _connect(self, *, autocommit: bool = True) -> psycopg.Connection:
         try:
@@ -99,7 +88,7 @@ class PostgresStore(SqlStore):
             ) from None
 
     def _prepare(self) -> None:
-        connection = self._connection()
+        connection = self._connections.get()
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
             if connection.execute("SELECT to_regclass('version')").fetchall()[0][0] is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmkg_lab.knowledge import store
+from llmkg_lab.knowledge.connections import PerThread
 from llmkg_lab.knowledge.facts import Clock, KnowledgeError
 from llmkg_lab.knowledge.store import Row, SqlStore, Transaction
 
@@ -56,8 +57,7 @@ class SqliteStore(SqlStore):
 
     def __init__(self, path: Path, clock: Clock = store.now) -> None:
         self.path, self.clock = path, clock
-        self._own = threading.local()
-        self._all: list[sqlite3.Connection] = []
+        self._connections = PerThread(self._connect)
         self._lock = threading.Lock()
         self._wrote, self._closing = threading.Event(), threading.Event()
         self._folding = threading.Thread(target=self._fold, name="llmkg-checkpoint", daemon=True)
@@ -70,7 +70,7 @@ class SqliteStore(SqlStore):
             raise
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        return self._connection().execute(sql, values).fetchall()
+        return self._connections.get().execute(sql, values).fetchall()
 
     def stream(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Row]:
         with contextlib.closing(self._connect()) as connection:  # its rows are of one moment
@@ -79,7 +79,7 @@ class SqliteStore(SqlStore):
     @contextlib.contextmanager
     def writing(self) -> Iterator[Transaction]:
         with self._lock:
-            connection = self._connection()
+            connection = self._connections.get()
             try:
                 connection.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
@@ -103,18 +103,8 @@ class SqliteStore(SqlStore):
         self._closing.set()
         self._wrote.set()
         self._folding.join()
-        with self._lock:
-            for connection in self._all:
-                connection.close()
-            self._all.clear()
-        self._own = threading.local()
-
-    def _connection(self) -> sqlite3.Connection:
-        connection = getattr(self._own, "connection", None)
-        if connection is None:
-            connection = self._own.connection = self._connect()
-            self._all.append(connection)
-        return connection
+        with self._lock:  # a write that is at work ends first
+            self._connections.close()
 
     def _connect(self) -> sqlite3.Connection:
         if self._closing.is_set():
@@ -139,7 +129,7 @@ class SqliteStore(SqlStore):
     def _prepare(self) -> None:
         """Check whose file it is, and make the schema of a new one."""
         try:
-            connection = self._connection()
+            connection = self._connections.get()
             version, application = self._header(connection)
             is_new = version == 0 and not connection.execute("PRAGMA schema_version").fetchone()[0]
             if is_new:

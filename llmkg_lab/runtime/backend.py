@@ -176,6 +176,7 @@ class OrtBackend(CachedBackend):
     memory: bytes that the process may have resident; a decoder then pages its layers.
     provider: an execution provider by ONNX Runtime's name, for encoders; a decoder's cache is
         bound in the CPU's memory.
+    reuse_prompts: as ``Decoder`` takes it; one that pages its layers reads every prompt whole.
     """
 
     name = "onnxruntime"
@@ -186,6 +187,7 @@ class OrtBackend(CachedBackend):
         threads: int | None = None,
         memory: int | None = None,
         provider: str = CPU,
+        reuse_prompts: bool = False,
     ) -> None:
         self.artifact, self.folder, self.task = artifact, artifact.folder, artifact.task
         before = psutil.Process().memory_info().rss
@@ -198,7 +200,7 @@ class OrtBackend(CachedBackend):
             if memory:
                 self._decoder = PagedDecoder(artifact, threads, memory=memory)
             else:
-                self._decoder = Decoder(artifact, threads)
+                self._decoder = Decoder(artifact, threads, reuse_prompts=reuse_prompts)
         elif self.task in EMBEDS:
             self._embedder = Embedder(artifact, threads, provider=provider)
         elif self.task == RANKS:

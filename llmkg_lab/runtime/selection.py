@@ -42,6 +42,7 @@ def open_backend(
     *,
     threads: int | None = None,
     memory: int | None = None,
+    reuse_prompts: bool = False,
 ) -> "FallbackBackend":
     """Open a model on the runtime that is preferred; the other stands by, where it can run it.
 
@@ -49,6 +50,7 @@ def open_backend(
         it and beside it are looked for what other runtimes can open of the same checkpoint.
     prefer: onnxruntime or candle; by default ONNX Runtime where there is an ONNX artifact.
     memory: bytes that this process may have resident, which only ONNX Runtime can hold to.
+    reuse_prompts: read of a prompt only what the last one did not begin with (``ort.Decoder``).
     Which runtime runs and why is logged, and logged as a warning where it is not the one asked
     for. A backend that does not load, or that dies, is replaced once, by the next candidate.
     Raises InferenceError where no runtime can open the folder.
@@ -74,7 +76,9 @@ def open_backend(
     def opener(candidate: Candidate) -> Callable[[], CachedBackend]:
         if candidate.runtime == CandleBackend.name:
             return lambda: CandleBackend(candidate.folder, threads)
-        return lambda: OrtBackend(Artifact.open(candidate.folder), threads, memory)
+        return lambda: OrtBackend(
+            Artifact.open(candidate.folder), threads, memory, reuse_prompts=reuse_prompts
+        )
 
     return FallbackBackend([(c.runtime, str(c.folder), opener(c)) for c in ordered])
 

@@ -28,6 +28,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 MODEL = ("model_name",)
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+QUERY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0)
 COUNTS = (1, 4, 16, 64, 256, 1024, 4096, 16384)
 
 
@@ -77,6 +78,10 @@ class Metrics:
         self.cancelled = counter(
             "llmkg_requests_cancelled", "Requests whose client went away.", ("route",)
         )
+        self.tools = counter(
+            "llmkg_tool_calls", "Graph queries and other tools of /mcp.", ("tool", "outcome")
+        )
+        self.tool_time = histogram("llmkg_tool_seconds", "Of a call of a tool.", QUERY, ("tool",))
         self.connections = gauge("llmkg_http_requests_in_flight", "Requests being answered.")
         self.loaded = gauge("llmkg_model_bytes", "Of a model in memory.", MODEL)
         self.memory = gauge("llmkg_resident_bytes", "Memory of the server's processes.")
@@ -102,6 +107,11 @@ class Metrics:
             self.cache_misses.labels(model, cache).inc(now.misses - misses)
             self.cache_bytes.labels(model, cache).set(now.nbytes)
             self._cached[model, cache] = now
+
+    def tool(self, name: str, outcome: str, seconds: float) -> None:
+        """Count a call of a tool."""
+        self.tools.labels(name, outcome).inc()
+        self.tool_time.labels(name).observe(seconds)
 
     def process(self) -> None:
         """Look at this process's memory and file handles."""
@@ -132,8 +142,10 @@ class Metrics:
         # summed over the processes that live
         return Gauge(name, what, labels, registry=self.registry, multiprocess_mode="livesum")
 
-    def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(name, what, MODEL, registry=self.registry, buckets=buckets)
+    def _histogram(
+        self, name: str, what: str, buckets: Sequence[float], labels: Sequence[str] = MODEL
+    ) -> Histogram:
+        return Histogram(name, what, labels, registry=self.registry, buckets=buckets)
 
 
 class ModelObserver:

@@ -69,9 +69,11 @@ def serve(settings: Settings, workers: int = 1, log_level: str = "info") -> None
 
 def _serve_here(settings: Settings, listening: socket.socket) -> None:
     from llmkg_lab.serve.http.app import create_app  # a supervisor needs none of it
+    from llmkg_lab.serve.http.protocol import BoundedProtocol
 
     config = uvicorn.Config(
         create_app(settings, _extensions(settings)),
+        http=BoundedProtocol,
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -80,7 +82,7 @@ def _serve_here(settings: Settings, listening: socket.socket) -> None:
         lifespan="on",
         backlog=BACKLOG,
         timeout_graceful_shutdown=CLOSING,
-        timeout_keep_alive=30,
+        timeout_keep_alive=settings.upload,
     )
     with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn, when all is done
         Server(config).run(sockets=[listening])

@@ -25,7 +25,7 @@ class Settings:
     inputs: int = 512  # texts of one embedding or rerank request, prompts of one completion
     body: int = 8 << 20
     timeout: float = 600.0  # of a request, waiting included
-    upload: float = 30.0  # until a request's body is there
+    upload: int = 30  # until a request's head is there, and until its body is
     grace: float = 30.0  # for what runs when the server is told to end
     ping: float = 15.0  # between two comments in a silent stream
     preload: bool = True

@@ -98,6 +98,17 @@ def test_convert_makes_one_artifact_a_scheme(minilm_folder, tmp_path):
 
 
 @pytest.mark.slow
+def test_convert_suggests_a_question_where_the_model_answers(tiny_llama_of_numbers, tmp_path):
+    folder = shutil.copytree(tiny_llama_of_numbers.path, tmp_path / "llama")
+    _, stdout, _ = call("convert", folder, "--scheme", "int8-rtn", "--out", tmp_path / "plain")
+    assert "'Once upon a time'" in stdout
+    template = "{% for m in messages %}1 {{ m.content }} 2 {% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    _, stdout, _ = call("convert", folder, "--scheme", "int8-rtn", "--out", tmp_path / "taught")
+    assert "'Why is the sky blue?'" in stdout
+
+
+@pytest.mark.slow
 def test_a_key_that_is_not_followed_is_said(tiny_llama_of_numbers, tmp_path):
     """On stderr, so that a program reads its JSON; one that is refused ends the command."""
     folder = shutil.copytree(tiny_llama_of_numbers.path, tmp_path / "llama")

@@ -1,7 +1,9 @@
 """SQLite as a store: the contract of all stores, and what is its own."""
 
 import sqlite3
+import threading
 
+import psutil
 import pytest
 from knowledge.contract import FACTS, StoreContract, texts, ticking
 
@@ -25,6 +27,20 @@ def test_another_process_sees_what_was_written(store):
     other = SqliteStore(store.path)
     assert texts(other.find(Pattern("Ada"))) == texts(store.find(Pattern("Ada")))
     other.close()
+
+
+def test_threads_that_have_ended_keep_no_file_open(store):
+    store.load(FACTS)
+
+    def look():
+        assert texts(store.find(Pattern("Bob")))
+
+    for _ in range(20):
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+    names = [file.path for file in psutil.Process().open_files()]
+    assert 1 <= names.count(str(store.path)) <= 3
 
 
 def test_files_that_are_not_ours_are_refused_and_left_alone(tmp_path):

@@ -81,7 +81,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely():
     assert np.all(abs(frequencies - probabilities) < 5 * np.sqrt(probabilities / len(draws)))
 
 
-@pytest.mark.parametrize("temperature", [0, 0.0, None])
+@pytest.mark.parametrize("temperature", [0, 0.0, None, 5e-324])
 def test_without_temperature_the_most_likely_token_wins(temperature):
     logits, history = random_logits(5)
     best = int(logits.argmax())
@@ -107,6 +107,7 @@ def test_the_model_s_logits_are_left_as_they_are():
         ("top_p", 1.01),
         ("top_p", float("nan")),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 5e-324),
         ("seed", -1),
     ],
 )

@@ -1,12 +1,20 @@
 """Each bad request has its status, its code and words that help."""
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 
+import msgspec
 import pytest
 from support.server import serving
+
+from llmkg_lab.serve import run
+from llmkg_lab.serve.settings import Settings
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 EMBED, RANK = "/v1/embeddings", "/v1/rerank"
@@ -35,6 +43,7 @@ BAD = [
     (CHAT, HELLO | {"temperature": "0.7"}, 400, "'temperature'"),
     (CHAT, HELLO | {"temperature": 3}, 400, "'temperature'"),
     (CHAT, HELLO | {"top_p": -0.1}, 400, "'top_p'"),
+    (CHAT, HELLO | {"repetition_penalty": 5e-324}, 400, "'repetition_penalty'"),
     (CHAT, HELLO | {"max_tokens": 0}, 400, "'max_tokens'"),
     (CHAT, HELLO | {"max_tokens": 1.5}, 400, "'max_tokens'"),
     (CHAT, HELLO | {"max_tokens": True}, 400, "'max_tokens'"),
@@ -149,6 +158,48 @@ def test_what_is_too_large_or_too_slow_is_refused(server):
         connection.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
                            b"content-length: 100\r\n\r\n{")  # fmt: skip
         assert server.json("/health") == {"status": "ok"}
+
+
+@pytest.fixture
+def hasty(tmp_path):
+    """How to connect to a server that waits a second for a head, and a second for a body."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        settings = Settings(upload=1, outputs=str(tmp_path))
+        given = {run.VARIABLE: msgspec.json.encode((settings, "error")).decode()}
+        command = [sys.executable, "-m", "llmkg_lab.serve.run", str(listening.fileno())]
+        pipes = {"pass_fds": [listening.fileno()], "env": {**os.environ, **given}}
+        with subprocess.Popen(command, **pipes) as process:
+            yield lambda: socket.create_connection(listening.getsockname(), timeout=20)
+            process.terminate()
+    assert process.returncode in (0, -signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_who_takes_too_long_over_a_head_or_a_body_is_answered_and_closed(hasty):
+    def sent(*parts, pause=0.3):
+        """All that comes back until the server closes."""
+        with hasty() as connection:
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    health = b"GET /health HTTP/1.1\r\nhost: localhost\r\n"
+    post = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{"
+    for parts, status, code in [
+        ([b"GET", b" /he"], 408, b"head_timeout"),
+        ([health + b"\r\n", health], 408, b"head_timeout"),  # on a connection that was good
+        ([post], 408, b"body_timeout"),
+        ([b"\0\1\2\r\n\r\n"], 400, b"invalid_http"),
+    ]:
+        answer = sent(*parts).rpartition(b"HTTP/1.1 ")[2]
+        assert answer.startswith(b"%d " % status), parts
+        assert b'"code":"' + code in answer
+    assert sent(b"") == b""  # who says nothing is told nothing
+    began = time.monotonic()  # the time is of the whole head, not between two of its bytes
+    assert sent(*(health[i : i + 1] for i in range(9)), pause=0.1)[9:12] == b"408"
+    assert time.monotonic() - began < 1.7
+    assert b'{"status":"ok"}' in sent(health[:9], health[9:] + b"\r\n")
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,12 @@ import threading
 import time
 
 import pytest
+from rich.cells import cell_len
 from support.terminal import without_escapes
 
 from llmkg_lab.cli.conversation import Artifact, History, Server, TooLongError
+from llmkg_lab.cli.wrapped import Wrapped
+from llmkg_lab.runtime.ort.decoder import Decoder
 from llmkg_lab.runtime.text.generate import GenerationConfig
 from llmkg_lab.serve import watch
 
@@ -67,8 +70,48 @@ def test_what_no_longer_fits_is_forgotten_the_oldest_first(partners):
 
 
 @pytest.mark.slow
+def test_a_conversation_is_not_read_again_from_its_beginning(partners, monkeypatch):
+    """Nor where it was too long: as much is forgotten as leaves room for questions to come."""
+    runs, start = [], Decoder.start
+
+    def started(decoder, prompt):
+        left = start(decoder, prompt)
+        runs.append((len(prompt), len(left)))
+        return left
+
+    monkeypatch.setattr(Decoder, "start", started)
+    history, forgotten = History(), []
+    for i in range(9):
+        list(history.ask(partners[0], f"{i} " + "word " * 1000, forgotten.append))
+    assert len(forgotten) in (1, 2)
+    whole = [left for prompt, left in runs if left > 2000]
+    assert len(whole) == len(forgotten)
+    assert sum(prompt for prompt, _ in runs) > 2 * sum(left for _, left in runs)
+
+
+def test_lines_break_between_words():
+    wrapped = Wrapped(10)
+    pieces = [
+        "The qu",
+        "ick  br",
+        "own fox\n",
+        "  jumps",
+        " supercalifragilistic",
+        " 日本語日本語",
+        "!",
+    ]
+    text = "".join(map(wrapped.push, pieces)) + wrapped.flush()
+    lines = text.split("\n")
+    assert max(map(cell_len, lines)) <= 10
+    assert lines[:4] == ["The quick ", "brown fox", "  jumps ", "supercalif"]
+    assert re.sub(r"\s", "", text) == re.sub(r"\s", "", "".join(pieces))
+    assert Wrapped(10).push("two") == ""  # not yet whole
+
+
+@pytest.mark.slow
 def test_a_conversation_by_lines(artifacts, server):
-    lines = "Hello\n/model\n/model nobody\n/reset\n/system Be brief.\nHello\n/what\n/exit\nHello\n"
+    lines = "Hello\n/model\n/model nobody\n/model text\n/reset\n/system Be brief.\nHello\n"
+    lines += "/what\n/exit\nHello\n"
     folder = artifacts["text"].folder
     for target in ((folder,), (server.url, "--model", "text")):
         options = ("--max-tokens", "8", "--seed", "1")
@@ -77,7 +120,9 @@ def test_a_conversation_by_lines(artifacts, server):
         assert stdout.strip()
         assert len(re.findall(r"^\[\d+ tokens?, the first after", stderr, re.M)) == 2
         assert "what was said is forgotten" in stderr
-        assert "error: " in stderr
+        assert stderr.count("error: ") == 1
+        assert "text answers from now on" in stderr  # by its name alone
+        assert "cut off there" in stderr
         assert "/system TEXT" in stderr
         assert "Traceback" not in stderr
     code, _, stderr = call("chat", artifacts["embed"].folder, typed="Hello\n")
@@ -124,6 +169,9 @@ def test_on_a_terminal_ctrl_c_ends_an_answer_and_the_talk_goes_on(artifacts):
         time.sleep(0.01)
     os.write(mine, b"\x03")  # as a person presses it
     until("tokens/s]")
+    until("> ", 2)
+    os.write(mine, b"not this\x03")
+    until("/exit ends")
     os.write(mine, b"/reset\n")
     until("is forgotten")
     os.write(mine, b"\x04")

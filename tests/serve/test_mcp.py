@@ -1,6 +1,7 @@
 """The MCP server, by the SDK's own client: in this process, and over stdio as assistants do."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from knowledge.hashed import HASHED, embed
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 from support.server import serving
 
 from llmkg_lab.knowledge.knowledge import EMBEDDED_AT_ONCE, Knowledge
@@ -311,6 +313,10 @@ def test_over_http_the_same_tools_behind_the_same_checks(over_http):
                 arguments = {"content": text, "title": "t"}
                 await client.call_tool("store_knowledge", arguments, progress_callback=progress)
                 found = await client.call_tool("find_facts", {"query": {"subject": "Ada"}})
+                await client.call_tool("find_facts", {"query": {}})
+                for name in ("no_such_tool", "nor_this"):
+                    with contextlib.suppress(MCPError):
+                        await client.call_tool(name, {})
             statuses = []
             for headers, body in (
                 ({"Authorization": "Bearer wrong"}, INITIALIZE),
@@ -322,9 +328,18 @@ def test_over_http_the_same_tools_behind_the_same_checks(over_http):
                 statuses.append(answer.status_code)
             other = await http.get(f"{over_http.url}/no-such-path")
             models = await http.get(f"{over_http.url}/v1/models")
-        return names, stored, found, statuses, other, models
+            metrics = await http.get(f"{over_http.url}/metrics")
+        return names, stored, found, statuses, other, models, metrics.text
 
-    names, stored, found, statuses, other, models = in_loop(work)
+    names, stored, found, statuses, other, models, metrics = in_loop(work)
+    for tool, outcome, count in (
+        ("store_fact", "ok", 1), ("store_knowledge", "ok", 1), ("find_facts", "ok", 1),
+        ("find_facts", "error", 1), ("unknown", "error", 2),
+    ):  # fmt: skip
+        line = f'llmkg_tool_calls_total{{outcome="{outcome}",tool="{tool}"}} {count}.0'
+        assert line in metrics
+    assert 'llmkg_tool_seconds_count{tool="find_facts"} 2.0' in metrics
+    assert "nor_this" not in metrics
     assert names == {*KNOWLEDGE, *MODELS}
     assert stored.structured_content["outcome"] == "added"
     assert found.structured_content["facts"][0]["object"] == "Bob"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec import to_builtins
 
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.cli import console
 from llmkg_lab.cli.application import CheckpointName, Json, app, examples
 
@@ -206,6 +207,19 @@ def _use(artifact: "Artifact") -> str:
         "text-generation": "generate {} 'Once upon a time'",
         "text-ranking": "rank {} 'how tall is it' 'The tower is 300 m tall.' 'It rains.'",
     }
-    return words.get(artifact.task, "embed {} 'A cat sleeps' 'A kitten naps'").format(
-        shlex.quote(str(artifact.folder))
-    )
+    line = words.get(artifact.task, "embed {} 'A cat sleeps' 'A kitten naps'")
+    if artifact.task == "text-generation" and _answers(artifact.folder):
+        line = (
+            "generate {} 'Why is the sky blue?'"  # half a sentence would be answered with nonsense
+        )
+    return line.format(shlex.quote(str(artifact.folder)))
+
+
+def _answers(folder: Path) -> bool:
+    """Whether a model was taught to answer."""
+    from llmkg_lab.runtime.text.tokenizer import Tokenizer
+
+    try:
+        return Tokenizer.from_folder(folder).chats
+    except LabError:  # of an export, the tokenizer may be in the weights' file
+        return False

@@ -2,8 +2,9 @@
 
 import contextlib
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from rich.text import Text
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.cli import console
 from llmkg_lab.cli.application import Runtime, app, examples
+from llmkg_lab.cli.wrapped import Wrapped
 
 if TYPE_CHECKING:
     from llmkg_lab.cli.conversation import History, Partner
@@ -79,28 +81,37 @@ def _lines() -> Iterator[str]:
     while True:
         try:
             line = input("> " if asks else "").strip()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             if asks:
                 print()
             return
+        except KeyboardInterrupt:  # often meant for an answer that has just ended
+            if not asks:
+                return
+            print()
+            _tell("Ctrl-D or /exit ends the conversation")
+            continue
         if line:
             yield line
 
 
 def _answer(question: str, partner: "Partner", history: "History") -> None:
-    shown = False
+    shown, wrapped = False, Wrapped(shutil.get_terminal_size().columns)
+    show: Callable[[str], str] = wrapped.push if sys.stdout.isatty() else str
     pieces = history.ask(partner, question, lambda n: _tell(f"forgot the oldest {n} messages"))
     try:
         for piece in pieces:
-            print(piece, end="", flush=True)
+            print(show(piece), end="", flush=True)
             shown = shown or bool(piece)
     except KeyboardInterrupt:
         pass
     finally:
         pieces.close()  # type: ignore[attr-defined]
-        print()
+        print(wrapped.flush())
     if partner.speed is not None:
         console.print_speed(partner.speed, shown)
+    if partner.cut:
+        _tell("it was cut off there: an answer may be longer with --max-tokens")
 
 
 def _command(line: str, partner: "Partner", history: "History") -> bool:

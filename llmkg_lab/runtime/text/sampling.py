@@ -4,6 +4,9 @@ import numpy as np
 
 from llmkg_lab.runtime import InferenceError
 
+COLDEST = 1e-5  # a temperature below it is as 0: logits divided by less may not be numbers any more
+PENALTIES = 0.01, 100.0  # of repetition: beyond, the same
+
 
 class Sampler:
     """Repetition penalty, temperature, top-k, top-p, then one draw: the order of transformers.
@@ -29,9 +32,11 @@ class Sampler:
         _check("temperature", temperature, temperature is None or 0 <= temperature < np.inf, "≥ 0")
         _check("top_k", top_k, top_k is None or (top_k >= 0 and top_k == int(top_k)), "whole, ≥ 0")
         _check("top_p", top_p, top_p is None or 0 <= top_p <= 1, "between 0 and 1")
-        _check("repetition_penalty", repetition_penalty, 0 < repetition_penalty < np.inf, "> 0")
+        low, high = PENALTIES
+        within = low <= repetition_penalty <= high
+        _check("repetition_penalty", repetition_penalty, within, f"between {low:g} and {high:g}")
         _check("seed", seed, seed is None or seed >= 0, "≥ 0")
-        self.temperature = temperature or 0.0
+        self.temperature = temperature if temperature and temperature >= COLDEST else 0.0
         self.top_k = top_k or None
         self.top_p = 1.0 if top_p is None else top_p
         self.repetition_penalty = repetition_penalty

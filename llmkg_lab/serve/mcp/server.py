@@ -16,6 +16,7 @@ from llmkg_lab.base.version import __version__
 from llmkg_lab.serve.mcp import knowledge_tools, model_tools
 from llmkg_lab.serve.mcp.calls import Calls
 from llmkg_lab.serve.mcp.desk import Desk
+from llmkg_lab.serve.mcp.watched import Watched
 
 PATH = "/mcp"
 INSTRUCTIONS = """\
@@ -25,14 +26,14 @@ and ask_question, which cites what it answers from and says when it does not kno
 """
 
 
-def create_server(desk: Desk) -> MCPServer:
-    """Return a server with all tools."""
+def create_server(desk: Desk, watched: Watched | None = None) -> MCPServer:
+    """Return a server with all tools, whose calls are ``watched``."""
     server: MCPServer = MCPServer(
         "llmkg-lab",
         instructions=INSTRUCTIONS,
         version=__version__,
         log_level="WARNING",
-        middleware=[_without_prompts],
+        middleware=[_without_prompts, *([watched] if watched else [])],
     )
     calls = Calls()
     knowledge_tools.register(server, desk, calls)
@@ -67,15 +68,18 @@ def mounted(
 
     Whom it answers is the application's to say: hosts and tokens are checked before.
     """
-    server = create_server(desk)
+    watched = Watched()
+    server = create_server(desk, watched)
     unguarded = TransportSecuritySettings(enable_dns_rebinding_protection=False)
     app = server.streamable_http_app(streamable_http_path=PATH, transport_security=unguarded)
 
     def mount(api: Any) -> None:
+        watched.observe = api.state.context.metrics.tool
         api.router.routes.extend(app.routes)  # the one path; other unknown ones stay the api's
 
     @asynccontextmanager
     async def lifespan() -> AsyncIterator[None]:
+        watched.tools = {tool.name for tool in await server.list_tools()}
         with desk:
             async with server.session_manager.run():
                 yield
