@@ -3,13 +3,12 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support import native_engine
-from support.bundles import BUILT, copied, serving
-from support.lab_browser import CHROMIUM, browser
+from support.bundles import BUILT, copied
+from support.lab_browser import CHROMIUM
+from support.page import GENERATE, GREEDY, IDS, TINY, continued, generate, greedy
 
-from llmkg_lab.browser.server import HEADERS
 from llmkg_lab.conversion.to_web import FILE
 from llmkg_lab.runtime.text.sampling import Sampler
 
@@ -18,85 +17,8 @@ pytestmark = [
     pytest.mark.skipif(not BUILT, reason="the page is not built: make web"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
-IDS = [5, 77, 3, 130, 12, 12, 9, 64]
-# options of load, a prompt and options of generate -> token ids, and how they were made
-GENERATE = """async ([options, ids, sampling]) => {
-  const { load } = await import("/llmkg-lab.js");
-  try {
-    const model = await load("/bundles/numbers/", options);
-    const tokens = [];
-    for await (const token of model.tokens(ids, [], sampling)) tokens.push(token);
-    model.dispose();
-    return { tokens, ...model.choice, ...model.choice.loaded, isolated: crossOriginIsolated };
-  } catch (error) {
-    return { kind: error.kind, message: error.message, hint: error.hint };
-  }
-}"""
-GREEDY = {"temperature": 0, "repetition_penalty": 1, "max_tokens": 24}
-TINY = {"store": "none", "threads": 1}
-
-
-@pytest.fixture(scope="module")
-def server(numbers_bundle):
-    with serving({"numbers": numbers_bundle}) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def profile(tmp_path_factory):
-    return tmp_path_factory.mktemp("profile")
-
-
-@pytest.fixture(scope="module")
-def chromium(profile):
-    with browser(profile / "chromium") as page:
-        page.set_default_timeout(60_000)
-        yield page
-
-
-@pytest.fixture
-def page(chromium, server):
-    """The page of a server without faults, nothing stored and nothing asked."""
-    server.fault = None
-    server.headers = dict(HEADERS)
-    chromium.goto(f"{server.address}?worker=none")
-    chromium.evaluate(
-        """async () => {
-          const root = await navigator.storage.getDirectory();
-          for await (const name of root.keys()) await root.removeEntry(name, { recursive: true });
-          for (const name of await caches.keys()) await caches.delete(name);
-        }"""
-    )
-    server.asked = 0
-    return chromium
-
-
-@pytest.fixture(scope="module")
-def native(numbers_bundle, tmp_path_factory):
-    library = native_engine.library(tmp_path_factory.mktemp("native"))
-    decoder = native_engine.NativeDecoder(library, numbers_bundle)
-    yield decoder
-    decoder.close()
-
-
-def continued(native, choose, count):
-    """What the same C, compiled for this machine, makes of the prompt."""
-    ids = list(IDS)
-    native.step(ids, 0)
-    logits = native.logits(len(ids) - 1)
-    for _ in range(count):
-        ids.append(int(choose(logits, np.array(ids))))
-        native.step(ids[-1:], len(ids) - 1)
-        logits = native.logits(0)
-    return ids[len(IDS) :]
-
-
-def generate(page, options=None, sampling=None):
-    return page.evaluate(GENERATE, [options or {}, IDS, sampling or GREEDY])
-
-
 def test_tokens_are_those_of_the_same_code_on_this_machine(page, native):
-    wanted = continued(native, lambda logits, _: logits.argmax(), 24)
+    wanted = continued(native, greedy, 24)
     for options in ({"threads": 2}, {"threads": 1}, {"threads": 2, "relaxedSimd": False}):
         found = generate(page, options)
         assert found["tokens"] == wanted, options
@@ -116,7 +38,7 @@ def test_without_isolation_there_is_one_thread(page, server, native):
     page.goto(f"{server.address}?worker=none")
     found = generate(page)
     assert (found["isolated"], found["threads"]) == (False, 1)
-    assert found["tokens"] == continued(native, lambda logits, _: logits.argmax(), 24)
+    assert found["tokens"] == continued(native, greedy, 24)
 
 
 def test_a_second_visit_asks_for_no_weights(page, server):
@@ -197,7 +119,7 @@ def test_two_tabs_load_once(page, server, numbers_bundle):
     start = f"options => {{ window.answer = ({GENERATE})(options) }}"
     server.fault = "slow"
     for tab in (page, other):
-        tab.evaluate(start, [{"threads": 1}, IDS, GREEDY])
+        tab.evaluate(start, ["numbers", {"threads": 1}, IDS, GREEDY])
     first, second = (tab.evaluate("() => window.answer") for tab in (page, other))
     other.close()
     assert first["tokens"] == second["tokens"]
@@ -285,19 +207,17 @@ def test_what_cannot_be_is_said(page, server, numbers_bundle, tmp_path):
     manifest = json.loads((folder / FILE).read_text())
     changes = {
         "memory": {"context_length": 1 << 24},
-        "unsupported": {"engine": {"refused": "it computes nothing that we know"}},
         "damaged": {"format": "something else"},
     }
-    script = GENERATE.replace("bundles/numbers", "bundles/other")
     for kind, change in changes.items():
         (folder / FILE).write_text(json.dumps({**manifest, **change}))
-        found = page.evaluate(script, [{"positions": 1 << 24}, IDS, GREEDY])
+        found = generate(page, {"positions": 1 << 24}, bundle="other")
         assert found["kind"] == kind, found
         assert found["hint"]
     layers = manifest["engine"]["decoder"]["layers"]
     layers[0]["qkv"]["codes"][1] = 1 << 40
     (folder / FILE).write_text(json.dumps(manifest))
-    assert page.evaluate(script, [{}, IDS, GREEDY])["kind"] == "damaged"
+    assert generate(page, bundle="other")["kind"] == "damaged"
 
 
 def test_the_page_answers_and_works_offline(page, server):

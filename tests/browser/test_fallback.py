@@ -1,6 +1,7 @@
 """A model that the browser cannot run, answered by this project's own server."""
 
 import contextlib
+import json
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from support.lab_browser import CHROMIUM, browser
 
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
-from llmkg_lab.conversion.to_web import bundle
+from llmkg_lab.conversion.to_web import FILE, bundle
 from llmkg_lab.runtime.selection import open_backend
 from llmkg_lab.runtime.text.generate import GenerationConfig
 from llmkg_lab.scheme import Scheme
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 SCRIPT = """async (server) => {
   const { load } = await import("/llmkg-lab.js");
-  const model = await load("/bundles/numbers/", { server });
+  const model = await load("/bundles/numbers/", { server, positions: 1 << 24 });
   let text = "";
   const options = { temperature: 0, repetition_penalty: 1, max_tokens: 12 };
   for await (const piece of model.generate("5 77 3 130", options)) text += piece;
@@ -56,8 +57,10 @@ def endpoint(artifact, origin):
 
 def test_a_server_answers_where_the_browser_cannot(tmp_path):
     checkpoint = open_checkpoint(numbers_llama(tmp_path / "llama", num_hidden_layers=1))
-    artifact = convert(checkpoint, Scheme.parse("fp16"), tmp_path / "artifact")
+    artifact = convert(checkpoint, Scheme.parse("int8-rtn"), tmp_path / "artifact")
     made = bundle(artifact, tmp_path / "bundle")
+    manifest = json.loads((made / FILE).read_text())  # of a context that no browser has memory for
+    (made / FILE).write_text(json.dumps({**manifest, "context_length": 1 << 24}))
     greedy = GenerationConfig(temperature=0, repetition_penalty=1, max_tokens=12)
     wanted = "".join(open_backend(artifact.folder).stream_text("5 77 3 130", greedy))
     with serving({"numbers": made}) as server, browser(tmp_path / "chromium") as page:
@@ -66,4 +69,4 @@ def test_a_server_answers_where_the_browser_cannot(tmp_path):
             found = page.evaluate(SCRIPT, address)
             assert found["text"].strip() == wanted.strip()
             assert found["engine"].startswith("server 127.0.0.1")
-            assert "fp16" in found["why"]
+            assert "MB, which this browser does not give; so a server answers" in found["why"]

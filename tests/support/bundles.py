@@ -45,6 +45,9 @@ class Faulty(Handler):
 
     def send_file(self, file, with_body):
         server = self.server
+        if server.prelude and file.suffix == ".js" and "worker" in file.name:
+            self._say(HTTPStatus.OK, server.prelude.encode() + file.read_bytes(), "text/javascript")
+            return
         if "_data" not in file.name:
             super().send_file(file, with_body)
             return
@@ -82,9 +85,13 @@ class Faulty(Handler):
 
 @contextlib.contextmanager
 def serving(bundles: dict[str, Path], root: Path | None = None):
-    """A server of bundles beside the built page; ``fault`` and ``asked`` are set by tests."""
+    """A server of bundles beside the built page.
+
+    Tests set ``fault`` (of weights), ``asked`` (for weights), ``prelude`` (code before workers').
+    """
     server = BundleServer(root or paths.web(), bundles)
     server.RequestHandlerClass, server.fault, server.asked = Faulty, None, 0
+    server.prelude = None
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

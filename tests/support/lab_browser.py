@@ -20,6 +20,7 @@ import pytest
 ARGUMENTS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--enable-blink-features=ForceEagerMeasureMemory",  # or a page waits half a minute for its size
 )
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 _SKIP = pytest.mark.skipif(
@@ -96,8 +97,11 @@ def _wait_until_it_answers(address, token, process, log, seconds=120):
 
 
 @contextlib.contextmanager
-def browser(folder: Path, width=1280, height=900):
-    """A page of a fresh Chromium; ``page.strangers`` lists requests that left loopback."""
+def browser(folder: Path, width=1280, height=900, *, arguments=(), **options):
+    """A page of a fresh Chromium; ``page.strangers`` lists requests that left loopback.
+
+    arguments: of Chromium's command line; options: of Playwright's context.
+    """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -105,8 +109,9 @@ def browser(folder: Path, width=1280, height=900):
             folder,
             executable_path=CHROMIUM,
             headless=True,
-            args=list(ARGUMENTS),
+            args=[*ARGUMENTS, *arguments],
             viewport={"width": width, "height": height},
+            **options,
         )
         page = context.pages[0]
         page.set_default_timeout(120_000)  # the whole suite may be running beside it

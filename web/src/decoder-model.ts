@@ -1,7 +1,8 @@
 /** A model that writes text, run by the engine. */
+import type { Choice, ThreadChoice } from "./choice";
 import { LabError } from "./errors";
 import type { Manifest } from "./manifest";
-import type { Generated, Loaded } from "./protocol";
+import type { Generated } from "./protocol";
 import type { Sampling } from "./sampler";
 import { Detokenizer, StopTexts, type Message, type TextTokenizer } from "./text";
 import type { WorkerClient } from "./worker-client";
@@ -10,15 +11,6 @@ export interface GenerateOptions extends Sampling {
   max_tokens?: number;
   stop?: string[];
   signal?: AbortSignal;
-}
-
-/** How the model is run, and why so. */
-export interface Choice {
-  engine: string;
-  threads: number;
-  why: string;
-  loaded?: Loaded;
-  msPerToken?: number;
 }
 
 /** What all models that write text share, wherever they are computed. */
@@ -40,6 +32,7 @@ export class DecoderModel implements TextModel {
     readonly tokenizer: TextTokenizer,
     readonly choice: Choice,
     private readonly worker: WorkerClient,
+    private readonly threads: ThreadChoice | null = null,
   ) {}
 
   /** Continue a text, or answer a conversation; the text comes as it grows. */
@@ -70,9 +63,10 @@ export class DecoderModel implements TextModel {
     let state: { error?: LabError } | null = null;
     const done = (error?: LabError) => ((state = { error }), wake());
     const onToken = (token: number) => (arrived.push(token), wake());
-    this.worker
-      .ask<Generated>({ kind: "generate", ids, ends, maxTokens, sampling }, own.signal, { onToken })
-      .then((result) => ((this.last = result), done()), done);
+    const request = { kind: "generate" as const, ids, ends, maxTokens, sampling };
+    Promise.resolve(this.threads?.again(own.signal))
+      .then(() => this.worker.ask<Generated>(request, own.signal, { onToken }))
+      .then((result) => ((this.last = result), this.threads?.note(result), done()), done);
     try {
       for (;;) {
         while (arrived.length) yield arrived.shift()!;

@@ -1,7 +1,7 @@
 /** Embedders and rerankers, run by ONNX Runtime's plain WebAssembly build. */
 import type * as Ort from "onnxruntime-web";
 import { LabError } from "./errors";
-import type { Choice } from "./decoder-model";
+import type { Choice } from "./choice";
 import type { Manifest } from "./manifest";
 import type { TextTokenizer } from "./text";
 

@@ -6,7 +6,6 @@ import type { Decoder } from "./manifest";
 const PAGE = 65536;
 const ALIGNMENT = 64;
 const STACK = PAGE; // bytes of a helper's
-export const TILE = 128; // tokens of a prompt in one step: TILE of engine/decoder.h
 const MOST_PAGES = 65535; // of 4 GB; as the binaries say
 
 interface Exports {
@@ -80,7 +79,7 @@ export class Engine {
     private readonly addresses: number[],
     private readonly end: number,
     readonly positions: number,
-    readonly threads: number,
+    private readonly threads: number, // at most
   ) {
     this.vocab = model.vocab;
   }
@@ -116,15 +115,18 @@ export class Engine {
     return new Uint8Array(this.memory.buffer, this.addresses[index], bytes);
   }
 
-  /** Begin, once the weights are there; returns what the helpers need. */
-  open(): Helper[] {
+  /** Begin, once the weights are there, with an empty cache; returns what the helpers need.
+   *
+   * It may be opened again with other threads, when it was stopped and no helper runs.
+   */
+  open(threads = this.threads): Helper[] {
     const frequencies = this.end;
     const floats = Float32Array.from(this.model.inverse_frequencies);
     const words = describe(this.model, {
       pieces: this.addresses,
       frequencies,
       positions: this.positions,
-      threads: this.threads,
+      threads,
     });
     const wordsAt = align(frequencies + floats.byteLength);
     const start = align(wordsAt + words.byteLength);
@@ -134,9 +136,10 @@ export class Engine {
     const bytes = this.exports.decoder_bytes(wordsAt, words.length) >>> 0;
     if (!bytes) throw new LabError("unsupported", "the engine does not compute this model");
     const stacks = align(start + bytes);
-    this.grow(stacks + STACK * this.threads);
+    this.grow(stacks + STACK * threads);
     this.decoder = this.exports.decoder_open(wordsAt, words.length, 0, start);
-    return Array.from({ length: this.threads - 1 }, (_, i) => ({
+    this.length = 0;
+    return Array.from({ length: threads - 1 }, (_, i) => ({
       module: this.module,
       memory: this.memory,
       stack: stacks + STACK * (i + 1),
@@ -154,9 +157,10 @@ export class Engine {
     return this.length;
   }
 
-  /** Forget all tokens behind the first `length`. */
-  rewind(length: number): void {
+  /** Forget all tokens behind the first `length`; returns how many are left. */
+  rewind(length: number): number {
     this.length = Math.min(this.length, length);
+    return this.length;
   }
 
   /** Append tokens, at most TILE, to those in the cache. */

@@ -1,7 +1,9 @@
-/** A helper of the engine: it joins, and returns when the decoder is stopped. */
+/** A helper of the engine: it joins, and returns when the decoder is stopped; it says both. */
 import { help, type Helper } from "./engine";
 
 onmessage = ({ data }: MessageEvent<Helper>) => {
+  postMessage("joining");
   help(data);
+  postMessage("gone");
   close();
 };

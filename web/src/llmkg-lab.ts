@@ -1,6 +1,7 @@
 /** The public face: `import { load } from "./llmkg-lab.js"`. */
-import { DecoderModel, type Choice, type TextModel } from "./decoder-model";
-import { defaultThreads, detect, type Device } from "./device";
+import { checkMemory, ENGINES, ThreadChoice, variantFor, type Choice } from "./choice";
+import { DecoderModel, type TextModel } from "./decoder-model";
+import { detect, mostThreads, type Device } from "./device";
 import { loadFiles, loadWhole, type Downloading, type Progress } from "./download";
 import { EmbeddingModel, RankingModel } from "./encoder-model";
 import { cancelled, check, LabError } from "./errors";
@@ -12,7 +13,8 @@ import { TextTokenizer } from "./text";
 import { WorkerClient } from "./worker-client";
 
 export { cosine, EmbeddingModel, RankingModel } from "./encoder-model";
-export { DecoderModel, type Choice, type GenerateOptions, type TextModel } from "./decoder-model";
+export type { Choice } from "./choice";
+export { DecoderModel, type GenerateOptions, type TextModel } from "./decoder-model";
 export { detect, type Device } from "./device";
 export { LabError, type ErrorKind } from "./errors";
 export { openStore } from "./store";
@@ -25,25 +27,29 @@ export type Model = TextModel | EmbeddingModel | RankingModel;
 export interface LoadOptions {
   signal?: AbortSignal;
   onProgress?: (progress: Progress & { secondsLeft: number }) => void;
-  threads?: number; // by default what this device has
+  threads?: number; // by default what is measured to be fastest
   relaxedSimd?: boolean; // false: as if the browser had none
   positions?: number; // tokens that prompt and answer may have together
   store?: "auto" | "opfs" | "cache" | "none";
+  smaller?: string[]; // bundles to take, the first that fits, where this device has too little memory
   server?: string; // where to go where this device cannot
 }
 
 const POSITIONS = 2048; // by default; the cache of more takes memory that few conversations use
 
-/** Load the bundle at `url`. Rejects with LabError. */
+/** Load the bundle at `url`, or what stands in for it. Rejects with LabError. */
 export async function load(url: string | URL, options: LoadOptions = {}): Promise<Model> {
-  const base = new URL(url, location.href);
-  if (!base.pathname.endsWith("/")) base.pathname += "/";
+  const base = folderOf(url);
   const [manifest, device] = await Promise.all([fetchManifest(base, options.signal), detect()]);
   try {
-    if (manifest.task === "text-generation") return await loadDecoder(base, manifest, device, options);
-    return await loadEncoder(base, manifest, device, options);
+    return await loadHere(base, manifest, device, options);
   } catch (error) {
     const known = LabError.from(error);
+    if (known.kind === "memory") {
+      const smaller = [...(options.smaller ?? []), ...(manifest.smaller ?? []).map((name) => new URL(name, base))];
+      const model = await loadSmaller(smaller, manifest, device, options);
+      if (model) return explained(model, `${known.message}; this is a smaller one`);
+    }
     const elsewhere = known.kind === "memory" || known.kind === "unsupported";
     if (!options.server || !elsewhere || manifest.task !== "text-generation") throw known;
     const why = `${known.message}; so a server answers`;
@@ -51,17 +57,55 @@ export async function load(url: string | URL, options: LoadOptions = {}): Promis
   }
 }
 
+function folderOf(url: string | URL): URL {
+  const base = new URL(url, location.href);
+  if (!base.pathname.endsWith("/")) base.pathname += "/";
+  return base;
+}
+
+function loadHere(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<Model> {
+  if (manifest.task === "text-generation") return loadDecoder(base, manifest, device, options);
+  return loadEncoder(base, manifest, device, options);
+}
+
+/** The first of these bundles that does the same task and fits; null where none does. */
+async function loadSmaller(
+  urls: (string | URL)[],
+  than: Manifest,
+  device: Device,
+  options: LoadOptions,
+): Promise<Model | null> {
+  for (const base of urls.map(folderOf)) {
+    const manifest = await fetchManifest(base, options.signal);
+    if (manifest.task !== than.task || manifest.bundle_size >= than.bundle_size) continue;
+    try {
+      return await loadHere(base, manifest, device, options);
+    } catch (error) {
+      const known = LabError.from(error);
+      if (known.kind !== "memory") throw known;
+    }
+  }
+  return null;
+}
+
+function explained(model: Model, why: string): Model {
+  model.choice.why = `${why}; ${model.choice.why}`;
+  return model;
+}
+
 async function fetchManifest(base: URL, signal?: AbortSignal): Promise<Manifest> {
   check(signal);
   let answer: Response;
+  let text: string;
   try {
     answer = await fetch(new URL(MANIFEST, base), { signal });
+    text = await answer.text();
   } catch (error) {
     if (signal?.aborted) throw cancelled();
     throw new LabError("network", `${base}: ${(error as Error).message}`, "check the address and the connection");
   }
   if (!answer.ok) throw new LabError("missing", `${base} has no ${MANIFEST}`, "give the address of a bundle");
-  return parseManifest(await answer.text());
+  return parseManifest(text);
 }
 
 async function readJson(task: Downloading, name: string): Promise<Record<string, unknown>> {
@@ -86,15 +130,12 @@ function timed(options: LoadOptions): (progress: Progress) => void {
 }
 
 async function loadDecoder(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<TextModel> {
-  if (!manifest.engine.decoder) {
-    throw new LabError("unsupported", `the engine cannot run ${manifest.quantization}: ${manifest.engine.refused}`, "convert to int4 or int8");
-  }
-  if (!device.simd) throw new LabError("unsupported", "this browser has no SIMD", "take a newer one, or a server");
-  const most = defaultThreads(device);
-  const threads = Math.max(1, Math.min(options.threads ?? most, device.isolated ? 64 : 1));
-  const variant = device.relaxedSimd && options.relaxedSimd !== false ? "relaxed" : "plain";
+  const variant = variantFor(manifest, device, options.relaxedSimd !== false);
+  const threads = mostThreads(device, options.threads);
   const positions = Math.min(options.positions ?? POSITIONS, manifest.context_length ?? POSITIONS);
-  const worker = new WorkerClient(new URL("./engine-worker.js", import.meta.url));
+  checkMemory(manifest, device, positions);
+  const ours = Boolean(manifest.engine.decoder);
+  const worker = new WorkerClient(new URL(ours ? "./engine-worker.js" : "./ort-worker.js", import.meta.url));
   try {
     const onProgress = timed(options);
     const store = options.store ?? "auto";
@@ -106,9 +147,12 @@ async function loadDecoder(base: URL, manifest: Manifest, device: Device, option
       ),
       openStore("none").then((none) => loadTokenizer({ base, manifest, store: none, signal: options.signal })),
     ]);
-    const why = device.isolated ? `${device.cores} cores` : "one thread: the page is not cross-origin isolated";
-    const choice: Choice = { engine: `llmkg-lab, ${variant} SIMD`, threads, why, loaded };
-    return new DecoderModel(manifest, tokenizer, choice, worker);
+    const why = ours ? "as was asked for" : `the engine cannot run ${manifest.quantization}: ${manifest.engine.refused}`;
+    const choice: Choice = { engine: ENGINES[loaded.variant ?? variant], threads, why, loaded };
+    const chosen = ours && !options.threads ? new ThreadChoice(worker, choice, manifest, threads) : null;
+    await chosen?.begin(options.signal);
+    if (!device.isolated) choice.why += "; the page is not cross-origin isolated, which threads need";
+    return new DecoderModel(manifest, tokenizer, choice, worker, chosen);
   } catch (error) {
     worker.end(new LabError("disposed", "it was never loaded"));
     throw error;
@@ -127,7 +171,7 @@ async function loadEncoder(base: URL, manifest: Manifest, device: Device, option
   });
   const ort = (await import(/* @vite-ignore */ new URL("./ort/ort.wasm.min.mjs", import.meta.url).href)) as typeof import("onnxruntime-web");
   ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
-  const threads = Math.max(1, Math.min(options.threads ?? defaultThreads(device), device.isolated ? 64 : 1));
+  const threads = mostThreads(device, options.threads);
   ort.env.wasm.numThreads = threads;
   const externalData = [...pieces].map(([name, data]) => ({ path: name.split("/").pop()!, data }));
   const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData });

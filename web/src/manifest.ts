@@ -53,6 +53,14 @@ export interface File {
 
 export type Task = "text-generation" | "sentence-embedding" | "text-ranking" | string;
 
+/** What was measured of the artifact on the machine that made it. */
+export interface Performance {
+  quality?: Record<string, { value: number; low?: number | null; high?: number | null }>;
+  speed?: Record<string, { value: number }>;
+  verdict?: string;
+  machine?: string;
+}
+
 export interface Manifest {
   format: string;
   name: string;
@@ -67,7 +75,8 @@ export interface Manifest {
   range: number;
   context_length?: number;
   pooling?: { mode: string; normalize: boolean; max_length?: number | null; prompt?: string };
-  performance: Record<string, unknown>;
+  performance: Performance;
+  smaller?: string[]; // bundles to take in its place where memory is short, relative to this one
   engine: { decoder?: Decoder; refused?: string };
   pieces: string[];
   files: Record<string, File>;

@@ -4,12 +4,15 @@ import type { Manifest } from "./manifest";
 import type { Progress } from "./download";
 import type { Sampling } from "./sampler";
 
+/** The engine with or without relaxed instructions; ONNX Runtime on the processor or the GPU. */
+export type Variant = "relaxed" | "plain" | "wasm" | "webgpu";
+
 export interface LoadRequest {
   kind: "load";
   base: string;
   manifest: Manifest;
-  variant: "relaxed" | "plain";
-  threads: number;
+  variant: Variant;
+  threads: number; // at most
   positions: number;
   store: "auto" | "opfs" | "cache" | "none";
 }
@@ -27,10 +30,18 @@ export type Request =
   | GenerateRequest
   | { kind: "logits"; ids: number[] }
   | { kind: "measure"; tokens: number }
+  | { kind: "choose"; counts: number[]; milliseconds: number }
+  | { kind: "threads"; threads: number }
   | { kind: "cancel"; of: number };
 
+export interface Timing {
+  threads: number;
+  msPerToken: number; // median
+}
+
 export interface Loaded {
-  bytes: number; // of the engine's memory
+  bytes: number; // of the engine's memory; 0: unknown
+  variant?: Variant; // what came of the one that was asked for
   store: string;
   fetched: number;
   seconds: number;

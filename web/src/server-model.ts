@@ -1,6 +1,7 @@
 /** A model on a server that speaks OpenAI's protocol, as `llmkg-lab serve` does. */
 import { cancelled, LabError } from "./errors";
-import type { Choice, GenerateOptions, TextModel } from "./decoder-model";
+import type { Choice } from "./choice";
+import type { GenerateOptions, TextModel } from "./decoder-model";
 import type { Generated } from "./protocol";
 import type { Message } from "./text";
 

@@ -3,7 +3,7 @@
  */
 const worker = self as unknown as ServiceWorkerGlobalScope;
 const NAME = "llmkg-lab-page";
-const PAGE = ["./", "style.css", "page.js", "llmkg-lab.js", "engine-worker.js", "helper-worker.js"];
+const PAGE = ["./", "style.css", "page.js", "llmkg-lab.js", "engine-worker.js", "helper-worker.js", "ort-worker.js"];
 const WEIGHTS = /\.onnx_data(_\d+)?$/;
 const ISOLATION = {
   "Cross-Origin-Opener-Policy": "same-origin",

@@ -1,0 +1,112 @@
+/** The leader of ONNX Runtime: what the engine does not compute (float16 and float32) runs by its graph.
+ *
+ * The keys and values of all tokens go in with each step and come out again; on a GPU they stay there.
+ */
+import type * as Ort from "onnxruntime-web";
+import { loadFiles, loadWhole, type Downloading } from "./download";
+import { LabError } from "./errors";
+import { lead, type Runner } from "./leader";
+import { openStore } from "./store";
+
+const SCRIPTS = { wasm: "ort.wasm.min.mjs", webgpu: "ort.webgpu.min.mjs" };
+const PAST = /^past_key_values\.(.*)$/;
+
+lead(async (request, signal, onProgress) => {
+  const start = performance.now();
+  const { manifest } = request;
+  const provider = request.variant === "webgpu" ? "webgpu" : "wasm";
+  const store = await openStore(request.store);
+  const task: Downloading = { base: new URL(request.base), manifest, store, signal, onProgress };
+  const graph = await loadWhole(task, manifest.model);
+  const pieces = new Map<string, Uint8Array>();
+  const progress = await loadFiles(task, manifest.pieces, (name) => {
+    pieces.set(name, new Uint8Array(manifest.files[name].bytes));
+    return pieces.get(name)!;
+  });
+  const folder = new URL("./ort/", import.meta.url);
+  const ort = (await import(/* @vite-ignore */ new URL(SCRIPTS[provider], folder).href)) as typeof Ort;
+  ort.env.wasm.wasmPaths = folder.href;
+  ort.env.wasm.numThreads = request.threads;
+  const externalData = [...pieces].map(([name, data]) => ({ path: name.split("/").pop()!, data }));
+  const session = await ort.InferenceSession.create(graph, {
+    executionProviders: [provider],
+    externalData,
+    preferredOutputLocation: provider === "webgpu" ? "gpu-buffer" : "cpu",
+  });
+  const seconds = (performance.now() - start) / 1e3;
+  const loaded = { bytes: 0, store: store.kind, fetched: progress.fetched, seconds, variant: request.variant };
+  return { runner: new Graph(ort, session, request.positions), loaded };
+});
+
+type Tensors = Record<string, Ort.Tensor>;
+
+/** A decoder's graph with its cache. */
+class Graph implements Runner {
+  readonly everyLogit = false;
+  readonly vocab: number;
+  cached = 0;
+  private past: Tensors;
+  private latest = new Float32Array();
+
+  constructor(
+    private readonly ort: typeof Ort,
+    private readonly session: Ort.InferenceSession,
+    readonly positions: number,
+  ) {
+    this.vocab = Number(shape(session.outputMetadata, "logits")[2]);
+    this.past = this.nothing();
+  }
+
+  /** All or nothing: the cache is not cut. */
+  rewind(length: number): number {
+    if (length >= this.cached) return this.cached;
+    this.keep(this.nothing(), 0);
+    return 0;
+  }
+
+  async step(ids: number[]): Promise<void> {
+    const length = this.cached + ids.length;
+    if (length > this.positions) {
+      throw new LabError("input", `there is room for ${this.positions} tokens`, "shorten the prompt");
+    }
+    const feeds: Tensors = {
+      ...this.past,
+      input_ids: this.whole(ids, [1, ids.length]),
+      attention_mask: this.whole(new Array(length).fill(1), [1, length]),
+      num_logits_to_keep: this.whole([1], []),
+    };
+    const results = await this.session.run(feeds);
+    this.latest = (await results.logits.getData(true)) as Float32Array<ArrayBuffer>;
+    const past = this.session.inputNames.filter((name) => PAST.test(name));
+    this.keep(Object.fromEntries(past.map((name) => [name, results[name.replace(PAST, "present.$1")]])), length);
+  }
+
+  logits(): Float32Array {
+    return this.latest;
+  }
+
+  private keep(past: Tensors, length: number): void {
+    Object.values(this.past).forEach((tensor) => tensor.dispose());
+    this.past = past;
+    this.cached = length;
+  }
+
+  private nothing(): Tensors {
+    const names = this.session.inputNames.filter((name) => PAST.test(name));
+    const empty = (name: string) => {
+      const [, heads, , size] = shape(this.session.inputMetadata, name).map(Number);
+      return new this.ort.Tensor("float32", new Float32Array(), [1, heads, 0, size]);
+    };
+    return Object.fromEntries(names.map((name) => [name, empty(name)]));
+  }
+
+  private whole(values: number[], dims: number[]): Ort.Tensor {
+    return new this.ort.Tensor("int64", BigInt64Array.from(values, BigInt), dims);
+  }
+}
+
+function shape(values: readonly Ort.InferenceSession.ValueMetadata[], name: string): readonly (number | string)[] {
+  const found = values.find((value) => value.name === name);
+  if (!found?.isTensor) throw new LabError("unsupported", `the graph has no ${name}`, "make the bundle again");
+  return found.shape;
+}
