@@ -56,7 +56,7 @@ def test_threads_are_measured_once_and_remembered(page):
     assert "remembered" in second["why"]
     assert (second["threads"], second["msPerToken"]) == (first["threads"], first["msPerToken"])
     assert second["tokens"] == first["tokens"]
-    page.evaluate("localStorage.setItem(Object.keys(localStorage)[0], '{\"threads\": \"all\"}')")
+    page.evaluate('localStorage.setItem(Object.keys(localStorage)[0], \'{"threads": "all"}\')')
     assert re.match(MEASURED, generate(page)["why"])  # what makes no sense is not believed
 
 
@@ -161,7 +161,9 @@ def test_without_a_store_the_next_one_is_taken(page, server, native, missing):
         "getDirectory": "delete StorageManager.prototype.getDirectory;",
         "createSyncAccessHandle": "delete FileSystemFileHandle.prototype.createSyncAccessHandle;",
     }
-    gone["caches"] = gone["getDirectory"] + "delete globalThis.caches; delete self.__proto__.caches;"
+    gone["caches"] = (
+        gone["getDirectory"] + "delete globalThis.caches; delete self.__proto__.caches;"
+    )
     server.prelude = gone[missing] + "delete WorkerGlobalScope.prototype.caches;" * (
         missing == "caches"
     )

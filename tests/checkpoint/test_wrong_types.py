@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from fuzz import formats
 
@@ -150,6 +151,29 @@ def test_a_graph_that_loads_and_does_not_run_is_told(embedder):
     with pytest.raises(BackendError, match="ONNX Runtime fails on the graph"):
         model.embed(["a b"])
     assert issubclass(BackendError, LabError)
+
+
+def test_a_decoder_with_too_few_positions_in_its_graph_is_told(tiny_llama_of_numbers, tmp_path):
+    """Which ONNX Runtime says by an error that is not of its own classes."""
+    import onnx
+    from onnx import numpy_helper
+
+    artifact = convert(tiny_llama_of_numbers, formats.RTN, tmp_path / "decoder")
+    graph = onnx.load(artifact.model_path, load_external_data=False)
+    name = f"position_{artifact.context_length}"
+    (positions,) = (t for t in graph.graph.initializer if t.name.endswith(name))
+    positions.CopyFrom(numpy_helper.from_array(np.array(2), positions.name))
+    artifact.model_path.write_bytes(graph.SerializeToString())
+    with pytest.raises(BackendError, match="ONNX Runtime fails on the graph"):
+        Decoder(artifact).prefill([1, 2, 3])
+
+
+def test_a_name_that_is_no_text_is_told(embedder):
+    name = b"attention_mask"
+    content = embedder.model_path.read_bytes()
+    embedder.model_path.write_bytes(content.replace(name, b"\xbb" + name[1:]))
+    with pytest.raises(InferenceError, match="ONNX Runtime cannot load"):
+        Embedder(embedder, 1)
 
 
 @pytest.mark.parametrize("positions", [10**9, 0, True, "64", 2**63])

@@ -143,7 +143,14 @@ def test_special_tokens_end_an_answer(smollm2_gguf, tmp_path):
     assert said(tokenizer, tmp_path, [*words, 4, *more]) == "One."
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"eos_token_id": "x"}', '{"eos_token_id": [[1]]}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "{",
+        *(f'{{"eos_token_id": {end}}}' for end in ('"x"', "[[1]]", "Infinity", "2.5", "[true]")),
+    ],
+)
 def test_a_damaged_generation_config_is_an_error(content, smollm2_gguf, tmp_path):
     (tmp_path / "generation_config.json").write_text(content)
     with pytest.raises(InferenceError, match=r"generation_config.json does not say what ends"):

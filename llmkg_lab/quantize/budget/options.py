@@ -78,7 +78,7 @@ class Sensitivities:
                 for name, options in content["matrices"].items()
             }
             return cls(matrices, int(content["fixed_bytes"]), content["record"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise SensitivityError(
                 f"no sensitivities: {error!r}", "measure them again, with sensitivity.measure"
             ) from None

@@ -53,13 +53,15 @@ def open_session(
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     try:
-        return onnxruntime.InferenceSession(
+        session = onnxruntime.InferenceSession(
             model, options, providers=list(dict.fromkeys((provider, CPU)))
         )
+        _ = [value.name for value in (*session.get_inputs(), *session.get_outputs())]  # not UTF-8?
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise InferenceError(
             f"ONNX Runtime cannot load {model}: {error}", "check it with `llmkg-lab verify`"
         ) from error
+    return session
 
 
 @cache
@@ -75,8 +77,9 @@ def running() -> Iterator[None]:
     """Raise BackendError where ONNX Runtime fails as it runs a graph: one may load and not run."""
     try:
         yield
-    except Exception as error:  # its errors share no base class
-        if not type(error).__module__.startswith("onnxruntime."):
+    except Exception as error:  # its errors share no base class; some are plain RuntimeErrors
+        own = type(error).__module__.startswith("onnxruntime.") or type(error) is RuntimeError
+        if not own:
             raise
         raise BackendError(
             f"ONNX Runtime fails on the graph: {error}", "check it with `llmkg-lab verify`"

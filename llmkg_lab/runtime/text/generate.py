@@ -94,9 +94,9 @@ def end_tokens(artifact: Artifact, tokenizer: Tokenizer | None = None) -> set[in
     try:
         generation = json.loads(path.read_bytes()) if path.exists() else {}
         ends = generation.get("eos_token_id", artifact.config.get("eos_token_id"))
-        found = {
-            int(end) for end in (ends if isinstance(ends, list) else [ends]) if end is not None
-        }
+        found = {*(ends if isinstance(ends, list) else [ends])} - {None}
+        if wrong := [end for end in found if type(end) is not int]:
+            raise ValueError(f"eos_token_id is {wrong[0]!r}")
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InferenceError(
             f"{path} does not say what ends a text: {error}", "convert the checkpoint again"
