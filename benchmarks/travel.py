@@ -84,7 +84,7 @@ def main() -> None:
 
     text = texts.load(("wikitext2",))
     weights = [Weights(seed, text) for seed in options.seeds]
-    references = references_of(weights[0])
+    references = references_of(weights[0], options.kinds)
     protocol = describe(references)
     points = earlier(protocol)
     chosen = [ROWS[i] for i in options.rows]
@@ -95,15 +95,20 @@ def main() -> None:
             for own in weights:
                 runs.append(run(row.make(own), references))
                 bar.update()
-            points[row.runtime, row.name, row.how] = point(row, options.seeds, runs, references)
+            measured = point(row, options.seeds, runs, references)
+            points[row.runtime, row.name, row.how] = joined(
+                points.get((row.runtime, row.name, row.how)), measured
+            )
             publish(points, protocol)
     print((RESULTS / "travel.md").read_text())
 
 
-def references_of(weights: Weights) -> dict[str, tuple[Kind, DecoderReference]]:
-    """PyTorch on each kind, on the weights as they are packaged: rescaling is the same function."""
+def references_of(
+    weights: Weights, names: Sequence[str]
+) -> dict[str, tuple[Kind, DecoderReference]]:
+    """PyTorch on some kinds, on the weights as packaged: rescaling is the same function."""
     tokenizer, checkpoint = Tokenizer.from_folder(weights.float32), packaged_checkpoint()
-    kinds = [read(name, tokenizer, WINDOW, TOKENS) for name in KINDS]
+    kinds = [read(name, tokenizer, WINDOW, TOKENS) for name in names]
     return {
         kind.name: (kind, reference.decoder_reference(checkpoint, kind.windows, [], 0))
         for kind in kinds
@@ -145,6 +150,12 @@ def point(
     }
 
 
+def joined(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """A point with the kinds of an earlier run besides, where it was of the same models."""
+    same = before and all(before[key] == now[key] for key in ("bytes", "seeds"))
+    return {**now, "kinds": {**before["kinds"], **now["kinds"]}} if before and same else now
+
+
 def with_differences(points: Sequence[dict]) -> list[dict]:
     """The points with what each kind's divergence is less than PEER's, paired token by token."""
     names = (PEER.runtime, PEER.name, PEER.how)
@@ -157,8 +168,8 @@ def with_differences(points: Sequence[dict]) -> list[dict]:
 
 def _less(one: dict, peer: dict, name: str) -> dict:
     kind = one["kinds"][name]
-    if one is peer:
-        return kind
+    if one is peer or name not in peer["kinds"] or one["seeds"] != peer["seeds"]:
+        return {key: value for key, value in kind.items() if key != "less"}
     difference = np.subtract(kind["tokens"], peer["kinds"][name]["tokens"])
     places = np.arange(len(difference))
     blocks = places // (WINDOW - 1) * WINDOW + places % (WINDOW - 1) // BLOCK
@@ -167,11 +178,14 @@ def _less(one: dict, peer: dict, name: str) -> dict:
 
 
 def earlier(protocol: dict) -> dict[tuple[str, str, str], dict]:
-    """Rows of runs before: they stay where all else was the same."""
+    """Rows of runs before: they stay where all else was the same. Their kinds join the protocol."""
     path = RESULTS / "travel.json"
-    record = json.loads(path.read_text()) if path.exists() else {"protocol": None}
-    if record["protocol"] != protocol:
+    record = json.loads(path.read_text()) if path.exists() else {"protocol": {"kinds": {}}}
+    before = record["protocol"]
+    known = {**before["kinds"], **protocol["kinds"]}
+    if {**before, "kinds": {**known, **before["kinds"]}} != {**protocol, "kinds": known}:
         return {}
+    protocol["kinds"] = {name: known[name] for name in KINDS if name in known}
     return {(p["runtime"], p["name"], p["how"]): p for p in record["points"]}
 
 
@@ -210,7 +224,7 @@ def table(points: Sequence[dict], protocol: dict) -> str:
     rows = [["runtime", "model", "effort, solved on", "MB", "seeds", *kinds]]
     rows.append(["---", "---", "---", "---:", "---:", *["---"] * len(kinds)])
     for p in points:
-        cells = [_cell(p["kinds"][name]) for name in kinds]
+        cells = [_cell(p["kinds"][name]) if name in p["kinds"] else "" for name in kinds]
         seeds = ", ".join(map(str, p["seeds"]))
         mb = f"{p['bytes'] / 1e6:.1f}"
         rows.append([p["runtime"], f"`{p['name']}`", p["how"], mb, seeds, *cells])

@@ -5,7 +5,7 @@ import time
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.scheme import SchemeError
 
-EFFORTS = {"quick": 4096, "normal": 49152, "high": 131072}  # tokens, for COLUMNS or more of them
+EFFORTS = {"quick": 4096, "normal": 65536, "high": 131072}  # tokens, for COLUMNS or more of them
 EFFORT = "normal"
 COLUMNS = 1536  # narrower matrices need less text, in proportion
 LEAST = 2048  # tokens, but for that
