@@ -15,7 +15,7 @@ from collections import Counter
 from math import sqrt
 from pathlib import Path
 
-from benchmarks.extraction import GREEDY, WRITER
+from benchmarks.extraction import WRITER
 from benchmarks.knowledge import MODELS, artifact
 from llmkg_lab.knowledge.facts import key_of
 from llmkg_lab.knowledge.knowledge import Knowledge
@@ -23,10 +23,12 @@ from llmkg_lab.knowledge.models import Models
 from llmkg_lab.knowledge.vectors import Embedder
 from llmkg_lab.runtime.backend import CachedBackend
 from llmkg_lab.runtime.selection import open_backend
+from llmkg_lab.runtime.text.generate import GenerationConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from knowledge import answers_gold
 
+SHORT = GenerationConfig(temperature=0, repetition_penalty=1.0, max_tokens=32)
 SETS = {
     "own": (answers_gold.corpus, answers_gold.questions),
     "news": (answers_gold.news, answers_gold.news_questions),
@@ -70,7 +72,7 @@ def _answered(
 
 
 def _asked(writer: CachedBackend, text: str) -> str:
-    return writer.generate_text([{"role": "user", "content": text}], GREEDY)
+    return writer.generate_text([{"role": "user", "content": text}], SHORT)
 
 
 def _outcome(asked: answers_gold.Asked, said: str) -> str:
