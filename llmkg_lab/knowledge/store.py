@@ -558,21 +558,21 @@ def _assert(
     """
     _number_terms(change, _terms_of(statements), tally)
     numbers = tally.terms
+    predicates = {name: numbers[Term(name, "p")] for name in {f.predicate for f in statements}}
     rows = [
-        (numbers[f.subject], numbers[Term(f.predicate, "p")], numbers[f.object],
+        (numbers[f.subject], predicates[f.predicate], numbers[f.object], revision,
          f.confidence, f.valid_from, f.valid_to, f.source)
         for f in statements
     ]  # fmt: skip
-    counts = Counter(row[:3] for row in rows)
-    several = {key for key, count in counts.items() if count > 1}
+    counts = Counter([row[:3] for row in rows])
     open_rows = _open(change, counts)
-    plain = [row for row in rows if row[:3] not in several and row[:3] not in open_rows]
-    change.many(_INSERT, sorted((*row[:3], revision, *row[3:]) for row in plain))
-    tally.added += len(plain)
-    rows = [row for row in rows if row[:3] in several or row[:3] in open_rows]
+    beside = {key for key, count in counts.items() if count > 1}.union(open_rows)
+    change.many(_INSERT, sorted(row for row in rows if row[:3] not in beside))
+    rows = [row for row in rows if row[:3] in beside]
+    tally.added += len(statements) - len(rows)
     new: dict[Row, Row] = {}  # by three terms: what this revision writes
     for row in rows:
-        key, said = row[:3], row[3:]
+        key, said = row[:3], row[4:]
         known = open_rows.get(key, ())
         same = next((old for old in known if old[2] == said[1] and old[4] == said[3]), None)
         if any(old[1:4] == said[:3] and said[3] in (None, old[4]) for old in known):
@@ -614,28 +614,32 @@ def _open(change: Transaction, keys: Collection[Row]) -> dict[Row, list[Row]]:
     return found
 
 
-def _terms_of(statements: Iterable[Statement]) -> Iterator[Term]:
-    for statement in statements:
-        yield statement.subject
-        yield Term(statement.predicate, "p")
-        yield statement.object
+def _terms_of(statements: Sequence[Statement]) -> set[Term]:
+    terms = {f.subject for f in statements}
+    terms.update([f.object for f in statements])
+    terms.update([Term(name, "p") for name in {f.predicate for f in statements}])
+    return terms
 
 
-def _number_terms(change: Transaction, terms: Iterable[Term], tally: _Tally) -> None:
+def _number_terms(change: Transaction, terms: Collection[Term], tally: _Tally) -> None:
     """Give each term its number, in ``tally``; new ones are written, with their aliases."""
-    missing = {(term.text, term.kind): term for term in terms if term not in tally.terms}
+    missing = set(terms).difference(tally.terms)
     if not missing:
         return
-    change.stage("named", ("TEXT", "TEXT"), sorted(missing))
-    for number, *key in change.query(
-        "SELECT t.id, t.text, t.kind FROM named n JOIN term t ON t.text = n.c0 AND t.kind = n.c1"
-    ):
-        tally.terms[missing.pop((key[0], key[1]))] = number
     (last,) = change.query("SELECT coalesce(max(id), 0) FROM term")[0]
-    new = [(number, *key) for number, key in enumerate(sorted(missing), last + 1)]
-    tally.terms.update((missing[text, kind], number) for number, text, kind in new)
-    keys = ((key_of(text), text, number) for number, text, kind in new if kind == NAME)
-    change.many("INSERT INTO term(id, text, kind) VALUES (?, ?, ?)", new)
+    if last > len(tally.terms):  # there are others than those of this write
+        change.stage("named", ("TEXT", "TEXT"), sorted(missing))
+        for number, text, kind in change.query(
+            "SELECT t.id, t.text, t.kind FROM named n "
+            "JOIN term t ON t.text = n.c0 AND t.kind = n.c1"
+        ):
+            tally.terms[Term(text, kind)] = number
+        missing.difference_update(tally.terms)
+    new = sorted(missing)
+    tally.terms.update(zip(new, range(last + 1, last + 1 + len(new)), strict=True))
+    numbered = [(tally.terms[term], *term) for term in new]
+    change.many("INSERT INTO term(id, text, kind) VALUES (?, ?, ?)", numbered)
+    keys = ((key_of(text), text, number) for number, text, kind in numbered if kind == NAME)
     change.many(
         "INSERT INTO alias(key, term) VALUES (?, ?)",
         sorted((key, number) for key, text, number in keys if key != text),

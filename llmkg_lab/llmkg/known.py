@@ -105,7 +105,7 @@ def _capabilities(task: str, names: tuple[str, ...]) -> ModelCapabilities:
 
 @cache
 def _published() -> dict[str, Published]:
-    """What publishers say, by variant; YAML reads 2024-07 as text and 600e9 as text, too."""
+    """What publishers say, by variant; YAML reads 2024-07-16 as a date, 600e9 as text."""
     content = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
     return {
         name: Published(

@@ -12,6 +12,7 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data.texts import load_pairs
 from llmkg_lab.reference.outputs import embedder_reference
+from llmkg_lab.runtime.candle.encoder import CandleEncoder
 from llmkg_lab.runtime.ort.decoder import Embedder
 from llmkg_lab.scheme import Scheme
 
@@ -52,3 +53,11 @@ def test_a_quantized_table_costs_little_where_it_is_most_of_the_file(checkpoint,
         spearman[name] = spearmanr((left * right).sum(1), pairs.scores).statistic
     assert spearman["fp32"] > 0.8
     assert abs(spearman["fp32"] - spearman["int8-e4b128"]) < 0.005
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_candle_runs_the_same_weights(checkpoint):
+    texts = ["query: eine Katze schläft", "query: 猫が眠っている", "query: a bond fell", "query:"]
+    expected = embedder_reference(checkpoint, texts).embeddings
+    np.testing.assert_allclose(CandleEncoder(checkpoint.path).embed(texts), expected, atol=2e-6)

@@ -1,8 +1,9 @@
-"""Questions on a corpus, and how they are answered."""
+"""Questions on a corpus of our own and on news, and how they are answered."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmkg_lab.data import texts
 from llmkg_lab.knowledge.facts import key_of
 
 DATA = Path(__file__).parent / "data"
@@ -17,12 +18,22 @@ class Asked:
 
 
 def questions() -> list[Asked]:
-    lines = [line for line in (DATA / "questions.txt").read_text().splitlines() if line[:1] != "#"]
+    """On our own corpus."""
+    return _read("questions.txt", SEEN)
+
+
+def news_questions() -> list[Asked]:
+    """On the news."""
+    return _read("news_questions.txt", 0)
+
+
+def _read(name: str, seen: int) -> list[Asked]:
+    lines = [line for line in (DATA / name).read_text().splitlines() if line[:1] != "#"]
     found = []
     for number, line in enumerate(lines):
         text, _, answers = line.removesuffix(" -").partition(" = ")
         forms = tuple(filter(None, answers.split(" / ")))
-        found.append(Asked(text, forms, number >= SEEN))
+        found.append(Asked(text, forms, number >= seen))
     return found
 
 
@@ -30,6 +41,12 @@ def corpus() -> list[tuple[str, str]]:
     """Titles and texts."""
     parts = (DATA / "corpus.md").read_text().split("# ")[1:]
     return [tuple(part.strip().split("\n\n", 1)) for part in parts]
+
+
+def news() -> list[tuple[str, str]]:
+    """The same of 300 articles of news, which gensim's package holds."""
+    lines = texts.load(("lee_background",)).text.splitlines()
+    return [(f"News {i}", line) for i, line in enumerate(filter(str.strip, lines))]
 
 
 def outcome(asked: Asked, answer) -> str:

@@ -83,7 +83,7 @@ def test_the_best_of_each_kind_says_what_it_rests_on(bare, registry):
     unmeasured, measured = bare.get_recommended_models(), registry.get_recommended_models()
     assert unmeasured.best_embeddings.model.task == "sentence-embedding"
     assert unmeasured.best_multilingual.model.capabilities.multilingual
-    assert unmeasured.latest.model.release_date == "2024-10"
+    assert unmeasured.latest.model.release_date == "2024-11-01"
     assert unmeasured.best_overall.model.parameters > unmeasured.best_chat.model.parameters
     assert not unmeasured.best_chat.measured
     assert "not converted here" in unmeasured.best_chat.reason
