@@ -24,6 +24,7 @@ def test_a_gpu_that_the_processor_plays_is_not_taken(numbers_bundle, native, tmp
             """async () => (await import("/llmkg-lab.js")).detect()""",
         )
         found = generate(page)
+        taken = generate(page, {"gpu": "any"}) if gpu else found
     if gpu:
         assert device["gpu"] == {"f16": False, "software": True, "name": device["gpu"]["name"]}
     else:
@@ -32,3 +33,5 @@ def test_a_gpu_that_the_processor_plays_is_not_taken(numbers_bundle, native, tmp
     assert device["isolated"]
     assert found["engine"].startswith("llmkg-lab")
     assert found["tokens"] == continued(native, greedy, 24)
+    assert taken["tokens"] == found["tokens"]
+    assert ("with the GPU" in taken["why"]) == gpu  # it was tried, and was slower
