@@ -1,4 +1,4 @@
-/** Build what a browser loads into dist/: scripts, the page, ONNX Runtime's plain build. */
+/** Build what a browser loads into dist/: scripts, the page, ONNX Runtime's builds without and with WebGPU. */
 import { build } from "esbuild";
 import { cpSync, mkdirSync } from "node:fs";
 
@@ -14,7 +14,9 @@ await build({
   external: ["./llmkg-lab.js"],
 });
 mkdirSync("dist/ort", { recursive: true });
-for (const name of ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"]) {
-  cpSync(`node_modules/onnxruntime-web/dist/${name}`, `dist/ort/${name}`);
+for (const [script, binary] of [["ort.wasm", ""], ["ort.webgpu", ".asyncify"]]) {
+  for (const name of [`${script}.min.mjs`, `ort-wasm-simd-threaded${binary}.mjs`, `ort-wasm-simd-threaded${binary}.wasm`]) {
+    cpSync(`node_modules/onnxruntime-web/dist/${name}`, `dist/ort/${name}`);
+  }
 }
 cpSync("static", "dist", { recursive: true });

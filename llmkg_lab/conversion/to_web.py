@@ -12,8 +12,9 @@ same bytes. The same artifact, engine and page give the same bundle.
 import hashlib
 import json
 import math
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ FILE = "model_manifest.json"
 RANGE = 4 << 20  # bytes that are hashed together, so that each can be verified when it arrives
 LARGEST = 512 << 20  # bytes of a piece: browsers fetch and store less at once than they address
 DTYPES = {"": "fp32", "_fp16": "fp16", "_quantized": "q8", "_q4": "q4"}  # by the graph's suffix
+WEBGPU = re.compile(r"webgpu|asyncify")  # files of ONNX Runtime, 27 MB
 SIDECARS = (
     *("tokenizer.json", "tokenizer_config.json", "generation_config.json"),
     *("special_tokens_map.json", "vocab.txt"),
@@ -45,6 +47,8 @@ def bundle(
     out: str | Path,
     *,
     performance: Mapping[str, object] | None = None,
+    smaller: Sequence[str] = (),
+    webgpu: bool = False,
     force: bool = False,
 ) -> Path:
     """Make the bundle of an artifact at ``out``.
@@ -52,6 +56,8 @@ def bundle(
     Args:
         artifact: One with an ONNX graph.
         performance: What was measured of it, for the manifest.
+        smaller: Addresses of bundles, relative to this one, that stand in where memory is short.
+        webgpu: Whether to add what runs a model on a GPU where a browser has one.
         force: Whether a bundle that is there may be replaced.
 
     Raises:
@@ -61,7 +67,7 @@ def bundle(
     if artifact.model_path.suffix != ".onnx":
         raise ArtifactError(f"{artifact.folder} has no ONNX graph", "convert the model to ONNX")
     with publishing(Path(out), force=force, is_ours=_is_bundle) as staging:
-        static = _write_static(staging)
+        static = _write_static(staging, webgpu)
         target = staging / artifact.manifest.model
         target.parent.mkdir(parents=True)
         model = onnx.load(artifact.model_path, load_external_data=False)
@@ -75,6 +81,7 @@ def bundle(
         manifest = {
             **_facts(artifact),
             "performance": dict(performance or {}),
+            **({"smaller": list(smaller)} if smaller else {}),
             "engine": engine,
             "pieces": [_relative(staging, piece) for piece in pieces],
             "base": static,
@@ -99,13 +106,15 @@ def _is_bundle(folder: Path) -> bool:
     return isinstance(said, dict) and str(said.get("format", "")).startswith("llmkg-lab/bundle/")
 
 
-def _write_static(staging: Path) -> list[str]:
-    """Copy the page, the loader and the engine; returns their names."""
+def _write_static(staging: Path, webgpu: bool) -> list[str]:
+    """Copy the page, the loader and what computes; returns their names."""
     source = paths.web()
     if not (source / "llmkg-lab.js").is_file():
         raise LabError(f"{source} holds no built page", "build it first: make web")
     names = sorted(
-        path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*")
+        if path.is_file() and (webgpu or not WEBGPU.search(path.name))
     )
     for name in names:
         (staging / name).parent.mkdir(parents=True, exist_ok=True)

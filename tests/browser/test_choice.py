@@ -6,8 +6,8 @@ import re
 import numpy as np
 import onnxruntime
 import pytest
-from support.bundles import BUILT, copied, make_bundle, numbers_llama, serving
-from support.lab_browser import CHROMIUM, browser
+from support.bundles import BUILT, copied, make_bundle, numbers_llama
+from support.lab_browser import CHROMIUM
 from support.page import GREEDY, IDS, continued, generate, greedy
 
 from llmkg_lab.conversion.to_web import FILE
@@ -66,7 +66,8 @@ def test_threads_are_measured_again_when_tokens_take_long(page, native):
         """async ([ids, sampling]) => {
           const { load } = await import("/llmkg-lab.js");
           const [key] = Object.keys(localStorage);
-          localStorage.setItem(key, JSON.stringify({ threads: 1, msPerToken: 1e-6 }));
+          const earlier = JSON.parse(localStorage.getItem(key));
+          localStorage.setItem(key, JSON.stringify({ ...earlier, msPerToken: 1e-6 }));
           const model = await load("/bundles/numbers/");
           const whys = [model.choice.why], answers = [];
           for (let i = 0; i < 3; i++) {
@@ -93,7 +94,7 @@ def test_what_the_engine_does_not_compute_runs_by_its_graph(page, server, plain_
     server.bundles["plain"] = plain_bundle
     found = generate(page, bundle="plain")
     assert found["engine"] == "ONNX Runtime, WebAssembly"
-    assert "fp16" in found["why"]
+    assert "our engine cannot run it" in found["why"]
     wanted = continued_by_graph(plain_bundle, 24)
     assert found["tokens"] == wanted
     again = generate(page, {"threads": 1}, bundle="plain")
@@ -172,25 +173,3 @@ def test_without_a_store_the_next_one_is_taken(page, server, native, missing):
     assert (first["store"], second["store"]) == (store, store)
     assert first["tokens"] == second["tokens"] == continued(native, greedy, 24)
     assert (second["fetched"] == 0) == (store == "cache")
-
-
-@pytest.mark.parametrize("gpu", [False, True])
-def test_a_gpu_that_the_processor_plays_is_not_taken(numbers_bundle, native, tmp_path, gpu):
-    flags = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader") if gpu else ()
-    with (
-        serving({"numbers": numbers_bundle}) as server,
-        browser(tmp_path / "chromium", arguments=flags) as page,
-    ):
-        page.goto(f"{server.address}?worker=none")
-        device = page.evaluate(
-            """async () => (await import("/llmkg-lab.js")).detect()""",
-        )
-        found = generate(page)
-    if gpu:
-        assert device["gpu"] == {"f16": False, "software": True, "name": device["gpu"]["name"]}
-    else:
-        assert device["gpu"] is None
-    assert device["simd"]
-    assert device["isolated"]
-    assert found["engine"].startswith("llmkg-lab")
-    assert found["tokens"] == continued(native, greedy, 24)

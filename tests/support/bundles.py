@@ -1,6 +1,7 @@
 """Bundles of small models with a tokenizer of numbers, and servers that misbehave."""
 
 import contextlib
+import json
 import shutil
 import threading
 import time
@@ -31,7 +32,8 @@ def numbers_llama(folder: Path, **config) -> Path:
     tokenizer = tokenizers.Tokenizer(words)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text("{}")
+    template = "{% for message in messages %}{{ message.content }} {% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
     return folder
 
 

@@ -8,6 +8,14 @@ import type { WorkerClient } from "./worker-client";
 const TIME = 400; // milliseconds in which all candidates are timed
 const SLOWER = 2; // times as long as was measured: measure again
 const SHARE = 0.5; // of a device's memory that one page gets
+const WEBGPU = "./ort/ort.webgpu.min.mjs";
+
+/** What a caller may say of how a model is to be run. */
+export interface Wanted {
+  threads?: number; // by default what is measured to be fastest
+  relaxedSimd?: boolean; // false: as if the browser had none
+  gpu?: "auto" | "any" | "none"; // any: one that the processor plays, too
+}
 
 /** How a model is run, and why so. */
 export interface Choice {
@@ -39,12 +47,19 @@ export function checkMemory(manifest: Manifest, device: Device, positions: numbe
   );
 }
 
-/** What computes: the engine where it can, else ONNX Runtime, on a GPU where there is one. */
-export function variantFor(manifest: Manifest, device: Device, relaxed: boolean): Variant {
+/** What can compute a model here: the engine if it knows it, ONNX Runtime if not, and a GPU. */
+export async function candidates(manifest: Manifest, device: Device, options: Wanted): Promise<Variant[]> {
   if (!device.simd) throw new LabError("unsupported", "this browser has no SIMD", "take a newer one, or a server");
-  if (manifest.engine.decoder) return device.relaxedSimd && relaxed ? "relaxed" : "plain";
-  const shipped = Boolean(manifest.files["ort/ort.webgpu.min.mjs"]);
-  return shipped && device.gpu && !device.gpu.software ? "webgpu" : "wasm";
+  const relaxed = device.relaxedSimd && options.relaxedSimd !== false;
+  const first: Variant = !manifest.engine.decoder ? "wasm" : relaxed ? "relaxed" : "plain";
+  const gpu = device.gpu && options.gpu !== "none" && (!device.gpu.software || options.gpu === "any");
+  return gpu && (await isShipped(WEBGPU)) ? [first, "webgpu"] : [first];
+}
+
+/** ONNX Runtime's build for a GPU is large, and not in every bundle. */
+async function isShipped(name: string): Promise<boolean> {
+  const answer = await fetch(new URL(name, import.meta.url), { method: "HEAD" }).catch(() => null);
+  return answer?.ok === true;
 }
 
 export const ENGINES: Record<Variant, string> = {
@@ -54,17 +69,28 @@ export const ENGINES: Record<Variant, string> = {
   webgpu: "ONNX Runtime, WebGPU",
 };
 
-/** What was measured on an earlier visit: of this engine, on this model, with so many cores. */
+/** A model that is loaded, in its worker. */
+export interface Opened {
+  worker: WorkerClient;
+  loaded: Loaded;
+}
+
+/** What was found to be fastest. */
+interface Found extends Timing {
+  variant: Variant;
+}
+
+/** What was measured on an earlier visit: of this engine, on this model, among these candidates. */
 class Remembered {
   private readonly key: string;
 
-  constructor(manifest: Manifest, most: number) {
+  constructor(manifest: Manifest, variants: Variant[], most: number) {
     const engine = manifest.files["engine-relaxed.wasm"]?.sha256 ?? manifest.version;
     const model = `${manifest.fingerprint.slice(0, 16)}:${manifest.quantization}`;
-    this.key = `llmkg-lab:speed:${engine.slice(0, 16)}:${model}:${most}`;
+    this.key = `llmkg-lab:speed:${engine.slice(0, 16)}:${model}:${variants}:${most}`;
   }
 
-  read(): Timing | null {
+  read(): Found | null {
     try {
       const said = JSON.parse(localStorage.getItem(this.key) ?? "null");
       return said?.threads >= 1 && said?.msPerToken > 0 ? said : null;
@@ -73,70 +99,134 @@ class Remembered {
     }
   }
 
-  write(timing: Timing): void {
+  write(found: Found): void {
     try {
-      localStorage.setItem(this.key, JSON.stringify(timing));
+      localStorage.setItem(this.key, JSON.stringify(found));
     } catch {
       // a private window: measured again on the next visit
     }
   }
 }
 
-/** The number of threads of the engine: measured, remembered, and measured again when it gets slow. */
-export class ThreadChoice {
-  private readonly remembered: Remembered;
+/** The fastest way to run a model: measured, remembered, and measured again when it gets slow. */
+export class Fastest {
+  readonly choice: Choice = { engine: "", threads: 1, why: "" };
+  private remembered: Remembered | null = null;
+  private worker: WorkerClient | null = null;
+  private variant: Variant = "plain";
+  private spent = 0; // milliseconds, for timing
   private limit = Infinity; // milliseconds for a token
   private slow = false;
 
+  /** most: the threads that there may be. */
   constructor(
-    private readonly worker: WorkerClient,
-    private readonly choice: Choice,
-    manifest: Manifest,
+    private readonly manifest: Manifest,
     private readonly most: number,
-  ) {
-    this.remembered = new Remembered(manifest, most);
+  ) {}
+
+  /** Open what was fastest on an earlier visit, or all variants, of which the fastest stays. */
+  async open(
+    variants: Variant[],
+    open: (variant: Variant) => Promise<Opened>,
+    signal?: AbortSignal,
+  ): Promise<WorkerClient> {
+    this.remembered = new Remembered(this.manifest, variants, this.most);
+    const earlier = this.remembered.read();
+    if (earlier && earlier.threads <= this.most && variants.includes(earlier.variant)) {
+      const { worker } = this.take(await open(earlier.variant), earlier, "remembered");
+      await worker.ask({ kind: "threads", threads: earlier.threads }, signal);
+      return worker;
+    }
+    const others: string[] = [];
+    let best: Found | null = null;
+    for (const variant of variants) {
+      try {
+        const opened = await open(variant);
+        const [found, ...slower] = await this.time(opened.worker, variant, signal);
+        if (!best || found.msPerToken < best.msPerToken) {
+          this.worker?.end(notTaken());
+          if (best) others.push(said(best));
+          best = found;
+          this.take(opened, found, "measured");
+        } else {
+          opened.worker.end(notTaken());
+          others.push(said(found));
+        }
+        others.push(...slower.map(said));
+      } catch (error) {
+        if (!best || signal?.aborted) throw error;
+        others.push(`not by ${ENGINES[variant]}: ${LabError.from(error).message}`);
+      }
+    }
+    this.conclude(best!, others);
+    return this.worker!;
   }
 
-  async begin(signal?: AbortSignal): Promise<void> {
-    const earlier = this.remembered.read();
-    if (!earlier || earlier.threads > this.most) return this.measure(signal);
-    if (earlier.threads !== this.most) {
-      await this.worker.ask({ kind: "threads", threads: earlier.threads }, signal);
-    }
-    this.take(earlier, "remembered");
+  /** Open one variant as it was asked for. */
+  async openOne(variant: Variant, open: (variant: Variant) => Promise<Opened>): Promise<WorkerClient> {
+    const { worker } = this.take(await open(variant), { variant, threads: this.most, msPerToken: 0 }, "");
+    this.choice.why = "as was asked for";
+    this.limit = Infinity;
+    return worker;
   }
 
   /** Note how long the tokens of an answer took. */
-  note(last: Generated | null): void {
-    if (!last || last.msPerToken <= this.limit) return;
+  note(last: Generated): void {
+    if (last.msPerToken <= this.limit) return;
     this.slow = true;
     this.limit = SLOWER * last.msPerToken; // once more only when it gets slower still
   }
 
   /** Before an answer: measure again where the last one was slow. */
   async again(signal?: AbortSignal): Promise<void> {
-    if (!this.slow) return;
+    if (!this.slow || !this.worker) return;
     this.slow = false;
+    this.spent = 0;
     const { limit } = this;
-    await this.measure(signal);
-    this.limit = Math.max(this.limit, limit);
+    const [found, ...slower] = await this.time(this.worker, this.variant, signal);
+    this.adopt(found, "measured");
+    this.conclude(found, slower.map(said));
+    this.limit = Math.max(limit, this.limit);
   }
 
-  private async measure(signal?: AbortSignal): Promise<void> {
-    const counts = this.most > 1 ? [1, this.most] : [1];
+  private async time(worker: WorkerClient, variant: Variant, signal?: AbortSignal): Promise<Found[]> {
+    const ours = variant === "relaxed" || variant === "plain";
+    const counts = ours && this.most > 1 ? [1, this.most] : [this.most];
     const start = performance.now();
-    const timings = await this.worker.ask<Timing[]>({ kind: "choose", counts, milliseconds: TIME }, signal);
-    this.remembered.write(timings[0]);
-    const seconds = (performance.now() - start) / 1e3;
-    this.take(timings[0], `measured in ${seconds.toFixed(2)} s`, timings.slice(1));
+    const milliseconds = TIME - this.spent;
+    const timings = await worker.ask<Timing[]>({ kind: "choose", counts, milliseconds }, signal);
+    this.spent += performance.now() - start;
+    return timings.map((timing) => ({ ...timing, variant }));
   }
 
-  private take(best: Timing, how: string, others: Timing[] = []): void {
-    const said = (timing: Timing) =>
-      `${timing.msPerToken.toFixed(1)} ms per token with ${timing.threads} ${timing.threads === 1 ? "thread" : "threads"}`;
-    this.choice.threads = best.threads;
-    this.choice.msPerToken = best.msPerToken;
-    this.choice.why = [`${said(best)}, ${how}`, ...others.map(said)].join("; ");
-    this.limit = SLOWER * best.msPerToken;
+  private take(opened: Opened, found: Found, how: string): Opened {
+    this.worker = opened.worker;
+    this.choice.loaded = opened.loaded;
+    this.adopt(found, how);
+    this.choice.engine = ENGINES[opened.loaded.variant];
+    return opened;
   }
+
+  private adopt(found: Found, how: string): void {
+    this.variant = found.variant;
+    this.choice.threads = found.threads;
+    this.choice.msPerToken = found.msPerToken;
+    this.choice.why = `${said(found)}, ${how}`;
+    this.limit = SLOWER * found.msPerToken;
+  }
+
+  private conclude(best: Found, others: string[]): void {
+    const seconds = (this.spent / 1e3).toFixed(2);
+    this.choice.why = [`${this.choice.why} in ${seconds} s`, ...others].join("; ");
+    this.remembered?.write(best);
+  }
+}
+
+function said(found: Found): string {
+  const threads = found.variant === "webgpu" ? "the GPU" : found.threads === 1 ? "1 thread" : `${found.threads} threads`;
+  return `${found.msPerToken.toFixed(1)} ms per token with ${threads}`;
+}
+
+function notTaken(): LabError {
+  return new LabError("disposed", "another way to run the model is faster");
 }

@@ -1,5 +1,5 @@
 /** A model that writes text, run by the engine. */
-import type { Choice, ThreadChoice } from "./choice";
+import type { Choice, Fastest } from "./choice";
 import { LabError } from "./errors";
 import type { Manifest } from "./manifest";
 import type { Generated } from "./protocol";
@@ -30,10 +30,13 @@ export class DecoderModel implements TextModel {
   constructor(
     readonly manifest: Manifest,
     readonly tokenizer: TextTokenizer,
-    readonly choice: Choice,
     private readonly worker: WorkerClient,
-    private readonly threads: ThreadChoice | null = null,
+    private readonly fastest: Fastest,
   ) {}
+
+  get choice(): Choice {
+    return this.fastest.choice;
+  }
 
   /** Continue a text, or answer a conversation; the text comes as it grows. */
   async *generate(prompt: string | Message[], options: GenerateOptions = {}): AsyncGenerator<string, void, void> {
@@ -64,9 +67,9 @@ export class DecoderModel implements TextModel {
     const done = (error?: LabError) => ((state = { error }), wake());
     const onToken = (token: number) => (arrived.push(token), wake());
     const request = { kind: "generate" as const, ids, ends, maxTokens, sampling };
-    Promise.resolve(this.threads?.again(own.signal))
+    Promise.resolve(this.fastest.again(own.signal))
       .then(() => this.worker.ask<Generated>(request, own.signal, { onToken }))
-      .then((result) => ((this.last = result), this.threads?.note(result), done()), done);
+      .then((result) => ((this.last = result), this.fastest.note(result), done()), done);
     try {
       for (;;) {
         while (arrived.length) yield arrived.shift()!;

@@ -1,12 +1,12 @@
 /** The public face: `import { load } from "./llmkg-lab.js"`. */
-import { checkMemory, ENGINES, ThreadChoice, variantFor, type Choice } from "./choice";
+import { candidates, checkMemory, Fastest, type Choice, type Opened, type Wanted } from "./choice";
 import { DecoderModel, type TextModel } from "./decoder-model";
 import { detect, mostThreads, type Device } from "./device";
 import { loadFiles, loadWhole, type Downloading, type Progress } from "./download";
 import { EmbeddingModel, RankingModel } from "./encoder-model";
 import { cancelled, check, LabError } from "./errors";
 import { MANIFEST, parseManifest, type Manifest } from "./manifest";
-import type { Loaded } from "./protocol";
+import type { Loaded, Variant } from "./protocol";
 import { ServerModel } from "./server-model";
 import { openStore } from "./store";
 import { TextTokenizer } from "./text";
@@ -24,11 +24,9 @@ export type { Progress } from "./download";
 
 export type Model = TextModel | EmbeddingModel | RankingModel;
 
-export interface LoadOptions {
+export interface LoadOptions extends Wanted {
   signal?: AbortSignal;
   onProgress?: (progress: Progress & { secondsLeft: number }) => void;
-  threads?: number; // by default what is measured to be fastest
-  relaxedSimd?: boolean; // false: as if the browser had none
   positions?: number; // tokens that prompt and answer may have together
   store?: "auto" | "opfs" | "cache" | "none";
   smaller?: string[]; // bundles to take, the first that fits, where this device has too little memory
@@ -130,31 +128,32 @@ function timed(options: LoadOptions): (progress: Progress) => void {
 }
 
 async function loadDecoder(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<TextModel> {
-  const variant = variantFor(manifest, device, options.relaxedSimd !== false);
-  const threads = mostThreads(device, options.threads);
+  const { signal, store = "auto" } = options;
   const positions = Math.min(options.positions ?? POSITIONS, manifest.context_length ?? POSITIONS);
   checkMemory(manifest, device, positions);
-  const ours = Boolean(manifest.engine.decoder);
-  const worker = new WorkerClient(new URL(ours ? "./engine-worker.js" : "./ort-worker.js", import.meta.url));
+  const variants = await candidates(manifest, device, options);
+  const threads = mostThreads(device, options.threads);
+  const onProgress = timed(options);
+  const open = async (variant: Variant): Promise<Opened> => {
+    const script = variant === "relaxed" || variant === "plain" ? "engine" : "ort";
+    const worker = new WorkerClient(new URL(`./${script}-worker.js`, import.meta.url));
+    opened.push(worker);
+    const request = { kind: "load" as const, base: base.href, manifest, variant, threads, positions, store };
+    return { worker, loaded: await worker.ask<Loaded>(request, signal, { onProgress }) };
+  };
+  const opened: WorkerClient[] = [];
+  const fastest = new Fastest(manifest, threads);
   try {
-    const onProgress = timed(options);
-    const store = options.store ?? "auto";
-    const [loaded, tokenizer] = await Promise.all([
-      worker.ask<Loaded>(
-        { kind: "load", base: base.href, manifest, variant, threads, positions, store },
-        options.signal,
-        { onProgress },
-      ),
-      openStore("none").then((none) => loadTokenizer({ base, manifest, store: none, signal: options.signal })),
+    const [worker, tokenizer] = await Promise.all([
+      options.threads ? fastest.openOne(variants[0], open) : fastest.open(variants, open, signal),
+      openStore("none").then((none) => loadTokenizer({ base, manifest, store: none, signal })),
     ]);
-    const why = ours ? "as was asked for" : `the engine cannot run ${manifest.quantization}: ${manifest.engine.refused}`;
-    const choice: Choice = { engine: ENGINES[loaded.variant ?? variant], threads, why, loaded };
-    const chosen = ours && !options.threads ? new ThreadChoice(worker, choice, manifest, threads) : null;
-    await chosen?.begin(options.signal);
+    const { choice } = fastest;
+    if (manifest.engine.refused) choice.why += `; our engine cannot run it: ${manifest.engine.refused}`;
     if (!device.isolated) choice.why += "; the page is not cross-origin isolated, which threads need";
-    return new DecoderModel(manifest, tokenizer, choice, worker, chosen);
+    return new DecoderModel(manifest, tokenizer, worker, fastest);
   } catch (error) {
-    worker.end(new LabError("disposed", "it was never loaded"));
+    opened.forEach((worker) => worker.end(new LabError("disposed", "it was never loaded")));
     throw error;
   }
 }
@@ -175,7 +174,8 @@ async function loadEncoder(base: URL, manifest: Manifest, device: Device, option
   ort.env.wasm.numThreads = threads;
   const externalData = [...pieces].map(([name, data]) => ({ path: name.split("/").pop()!, data }));
   const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData });
-  const loaded: Loaded = { bytes: 0, store: store.kind, fetched: progress.fetched, seconds: (performance.now() - start) / 1e3 };
+  const seconds = (performance.now() - start) / 1e3;
+  const loaded: Loaded = { bytes: 0, store: store.kind, fetched: progress.fetched, seconds, variant: "wasm" };
   const choice: Choice = { engine: "ONNX Runtime, WebAssembly", threads, why: "the model is an encoder", loaded };
   const Made = manifest.task === "text-ranking" ? RankingModel : EmbeddingModel;
   return new Made(manifest, choice, tokenizer, ort, session);

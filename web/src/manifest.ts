@@ -53,12 +53,14 @@ export interface File {
 
 export type Task = "text-generation" | "sentence-embedding" | "text-ranking" | string;
 
-/** What was measured of the artifact on the machine that made it. */
+/** What the artifact's report measured, on the machine that made it. Empty where there is none. */
 export interface Performance {
-  quality?: Record<string, { value: number; low?: number | null; high?: number | null }>;
-  speed?: Record<string, { value: number }>;
+  summary?: string;
   verdict?: string;
-  machine?: string;
+  smoke?: boolean; // figures that mean little
+  quality?: Record<string, { title: string; value: number; low: number | null; high: number | null }>;
+  speed?: Record<string, { title: string; value: number }>;
+  machine?: string | null;
 }
 
 export interface Manifest {

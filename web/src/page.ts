@@ -1,12 +1,15 @@
 /** The page: choose a model, load it, then chat, or search. */
 import {
   cosine,
+  DecoderModel,
+  detect,
   EmbeddingModel,
   LabError,
   load,
   MANIFEST,
   parseManifest,
   RankingModel,
+  type Device,
   type Manifest,
   type Message,
   type Model,
@@ -48,6 +51,7 @@ const view = {
   query: element<HTMLInputElement>("query"),
   results: element("results"),
   how: element("how"),
+  device: element("device"),
 };
 
 let entries: Entry[] = [];
@@ -106,7 +110,7 @@ function showEntries(): void {
     ...entries.map(({ name, manifest }, i) => {
       const option = document.createElement("option");
       option.value = String(i);
-      option.textContent = manifest ? `${name} (${megabytes(manifest.bundle_size)})` : `${name}: no bundle`;
+      option.textContent = manifest ? titleOf(name, manifest) : `${name}: no bundle`;
       option.disabled = !manifest;
       return option;
     }),
@@ -115,14 +119,27 @@ function showEntries(): void {
   showFacts();
 }
 
+/** A model in the list: its size, and what it lost. */
+function titleOf(name: string, manifest: Manifest): string {
+  const [, ...lost] = (manifest.performance?.summary ?? "").split(", "); // behind the size
+  return [`${name} (${megabytes(manifest.bundle_size)})`, ...lost].join(", ");
+}
+
 function showFacts(): void {
   const { manifest } = entries[Number(view.model.value)] ?? {};
   if (!manifest) return;
-  const millions = Math.round(manifest.parameters / 1e6);
-  const quality = manifest.performance.quality;
+  const millions = (manifest.parameters / 1e6).toPrecision(3);
   view.facts.textContent =
     `${manifest.architecture}, ${millions} million parameters as ${manifest.quantization}, ` +
-    `${megabytes(manifest.bundle_size)} to load` + (quality ? `; ${quality}` : "");
+    `${megabytes(manifest.bundle_size)} to load. ${measured(manifest)}`;
+}
+
+/** What the model's report says of it. */
+function measured({ performance }: Manifest): string {
+  const { summary, verdict, smoke, machine } = performance ?? {};
+  if (!summary) return "Nothing was measured of it.";
+  const caution = smoke ? " in a smoke run, whose figures mean little" : "";
+  return `Measured${machine ? ` on ${machine}` : ""}${caution}: ${summary} (${verdict}).`;
 }
 
 async function loadChosen(): Promise<void> {
@@ -143,13 +160,16 @@ async function loadChosen(): Promise<void> {
     const server = query.get("server") ?? undefined;
     const threads = query.has("threads") ? Number(query.get("threads")) : undefined;
     const relaxedSimd = query.get("relaxed") !== "none";
+    const gpu = (query.get("gpu") ?? "auto") as "auto";
+    const smaller = smallerThan(entry);
     const onProgress = ({ loaded, total, secondsLeft }: { loaded: number; total: number; secondsLeft: number }) => {
       view.progress.max = total;
       view.progress.value = loaded;
       const left = Number.isFinite(secondsLeft) && loaded < total ? `, ${Math.ceil(secondsLeft)} s left` : "";
       view.status.textContent = `${megabytes(loaded)} of ${megabytes(total)}${left}`;
     };
-    model = await load(entry.url, { signal: loading.signal, onProgress, store, server, threads, relaxedSimd });
+    const { signal } = loading;
+    model = await load(entry.url, { signal, onProgress, store, server, smaller, threads, relaxedSimd, gpu });
     showLoaded(model);
   } catch (error) {
     fail(error);
@@ -158,6 +178,16 @@ async function loadChosen(): Promise<void> {
     view.cancel.hidden = view.progress.hidden = true;
     loading = null;
   }
+}
+
+/** The other models of the list that do the same and are smaller, the largest of them first. */
+function smallerThan({ manifest }: Entry): string[] {
+  const fitting = entries.filter((other) => {
+    const found = other.manifest;
+    return found && manifest && found.task === manifest.task && found.bundle_size < manifest.bundle_size;
+  });
+  fitting.sort((a, b) => b.manifest!.bundle_size - a.manifest!.bundle_size);
+  return fitting.map(({ url }) => url);
 }
 
 function showLoaded(loaded: Model): void {
@@ -195,6 +225,7 @@ function sampling(): Record<string, number> {
 
 async function answer(question: string): Promise<void> {
   const text = model as TextModel;
+  const chats = !(text instanceof DecoderModel) || text.tokenizer.chats;
   view.problem.hidden = true;
   addMessage("user", question);
   conversation.push({ role: "user", content: question });
@@ -206,7 +237,8 @@ async function answer(question: string): Promise<void> {
   view.status.textContent = "Reading.";
   let said = "";
   try {
-    for await (const piece of text.generate(conversation, { ...sampling(), signal: answering.signal })) {
+    const prompt = chats ? conversation : question; // a model that was not taught to chat goes on with a text
+    for await (const piece of text.generate(prompt, { ...sampling(), signal: answering.signal })) {
       said += piece;
       shown.textContent = said;
       view.messages.scrollTop = view.messages.scrollHeight;
@@ -269,6 +301,28 @@ function dropInto(area: HTMLTextAreaElement): void {
   });
 }
 
+/** What this browser has, in words. */
+function showDevice({ isolated, cores, simd, relaxedSimd, gpu, memoryGb, storage }: Device): void {
+  const yes = (is: boolean) => (is ? "yes" : "no");
+  const room = storage.quota === null ? "" : `, ${megabytes(storage.quota - (storage.usage ?? 0))} free`;
+  const kinds = { opfs: "private files", cache: "cache", none: "none" };
+  const facts = {
+    "Cores": String(cores),
+    "Threads (isolated page)": yes(isolated),
+    "SIMD": yes(simd),
+    "Relaxed SIMD": yes(relaxedSimd),
+    "WebGPU": gpu ? `${gpu.name}${gpu.software ? ", by software" : ""}; float16: ${yes(gpu.f16)}` : "no",
+    "Memory": memoryGb === null ? "not told" : `${memoryGb} GB${memoryGb >= 8 ? " or more" : ""}`,
+    "Store": `${kinds[storage.kind]}${room}`,
+  };
+  const terms = Object.entries(facts).flatMap(([name, value]) => {
+    const pair = [document.createElement("dt"), document.createElement("dd")];
+    [pair[0].textContent, pair[1].textContent] = [name, value];
+    return pair;
+  });
+  view.device.replaceChildren(...terms);
+}
+
 view.load.onclick = () => void loadChosen();
 view.cancel.onclick = () => loading?.abort();
 view.stop.onclick = () => answering?.abort();
@@ -290,5 +344,6 @@ view.find.onsubmit = (event) => (event.preventDefault(), void find());
 dropInto(view.texts);
 await prepare();
 entries = await list();
+showDevice(await detect());
 showEntries();
 view.status.textContent = entries.some((entry) => entry.manifest) ? "" : "There is no bundle here.";

@@ -41,7 +41,7 @@ export interface Timing {
 
 export interface Loaded {
   bytes: number; // of the engine's memory; 0: unknown
-  variant?: Variant; // what came of the one that was asked for
+  variant: Variant; // what came of the one that was asked for
   store: string;
   fetched: number;
   seconds: number;

@@ -10,23 +10,45 @@ from llmkg_lab.cli import console
 from llmkg_lab.cli.application import ArtifactFolder, Json, app, examples
 
 
-@app.command(epilog=examples("bundle smollm2/int4 --out site/smollm2"))
+@app.command(
+    epilog=examples(
+        "bundle smollm2/int4 --out site/smollm2",
+        "bundle smollm2/fp16 --out site/smollm2-fp16 --webgpu --smaller ../smollm2/",
+    )
+)
 def bundle(
     artifact: ArtifactFolder,
     out: Annotated[Path, typer.Option(help="The folder to make; any web server can serve it.")],
+    smaller: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A bundle that stands in where memory is short."),
+    ] = None,
+    webgpu: Annotated[
+        bool, typer.Option("--webgpu", help="Add what runs it on a GPU: 27 MB, when it is used.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite a bundle.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a static folder that browsers load: weights in pieces, engine, loader and page.
 
     Transformers.js opens the same folder without options. Nothing is fetched from elsewhere.
+    What a report measured of the artifact goes into the manifest.
     """
     import json
 
     from llmkg_lab.artifact import Artifact
     from llmkg_lab.conversion import to_web
+    from llmkg_lab.results import measured
 
-    made = to_web.bundle(Artifact.open(artifact), out, force=force)
+    opened = Artifact.open(artifact)
+    made = to_web.bundle(
+        opened,
+        out,
+        performance=measured.facts(opened),
+        smaller=smaller or [],
+        webgpu=webgpu,
+        force=force,
+    )
     manifest = json.loads((made / to_web.FILE).read_text())
     if as_json:
         console.print_json({"bundle": str(made), "bytes": manifest["bundle_size"]})
