@@ -22,7 +22,7 @@ test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks a
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop --ignore tests/services
 
 # Chromium (Debian: apt-get install chromium) and Node are needed.
-test-browser: .venv/installed-dev web  ## the browser's page, loader and engine, in Chromium and Node
+test-browser: .venv/installed-dev web .node-peers/installed  ## the browser's page, loader and engine, in Chromium and Node
 	cd web && npm test
 	$(BIN)/python -m pytest tests/browser tests/engine -m browser
 
@@ -61,7 +61,7 @@ quality: .venv/installed .venv-peers/installed  ## what each quantizer costs at 
 	$(BIN)/python -m benchmarks.tasks
 
 interop: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
-interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed .node-peers/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai, Optimum and, where there is npm, Transformers.js
+interop: .venv/installed-dev .venv-peers/installed .venv-optimum/installed  ## what is made here, opened by llama.cpp, onnxruntime-genai and Optimum
 	$(BIN)/python -m pytest tests/interop -rA
 
 # Node brings npm; without it, what runs on it is left out. A Postgres comes in a package.

@@ -1,4 +1,4 @@
-"""What runs a model, chosen by measurement, with each feature of the device switched off in turn."""
+"""What runs a model, chosen by measurement, with each feature of a device switched off in turn."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Bundles opened by Transformers.js without options, in Node and Chromium: the same text and vectors."""
+"""Bundles that Transformers.js opens without options, in Node and Chromium: what it writes."""
 
 import json
 import shutil
@@ -40,9 +40,7 @@ IN_PAGE = """async ([task, name, text, tokens]) => {
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not BUILT, reason="the page is not built: make web"),
-    pytest.mark.skipif(
-        not LIBRARY.is_dir(), reason="npm ci --ignore-scripts in web/peers, as make test-browser does"
-    ),
+    pytest.mark.skipif(not LIBRARY.is_dir(), reason="make test-browser fetches it"),
 ]
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
