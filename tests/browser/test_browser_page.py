@@ -17,6 +17,8 @@ pytestmark = [
     pytest.mark.skipif(not BUILT, reason="the page is not built: make web"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
+
+
 def test_tokens_are_those_of_the_same_code_on_this_machine(page, native):
     wanted = continued(native, greedy, 24)
     for options in ({"threads": 2}, {"threads": 1}, {"threads": 2, "relaxedSimd": False}):

@@ -1,4 +1,4 @@
-"""Bundles opened by Transformers.js without options, in Node and Chromium: the same text and vectors."""
+"""Bundles opened by Transformers.js without options, in Node and Chromium: the same results."""
 
 import json
 import shutil
@@ -41,7 +41,8 @@ pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not BUILT, reason="the page is not built: make web"),
     pytest.mark.skipif(
-        not LIBRARY.is_dir(), reason="npm ci --ignore-scripts in web/peers, as make test-browser does"
+        not LIBRARY.is_dir(),
+        reason="npm ci --ignore-scripts in web/peers: make test-browser",
     ),
 ]
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")

@@ -47,9 +47,7 @@ class Tab:
         """What a function says in the page, or the promise that it returns."""
         expression = f"Promise.resolve(({script})({json.dumps(argument)})).then(JSON.stringify)"
         where = {"context": self._context}
-        answer = self.ask(
-            "script.evaluate", expression=expression, target=where, awaitPromise=True
-        )
+        answer = self.ask("script.evaluate", expression=expression, target=where, awaitPromise=True)
         assert answer["type"] == "success", answer
         said = answer["result"].get("value")
         return None if said is None else json.loads(said)
@@ -78,9 +76,9 @@ def firefox(folder: Path, **preferences):
         [*command, "--remote-debugging-port", "0"], stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            address = next(
-                filter(None, (re.search(r"ws://\S+", line) for line in process.stderr))
-            )[0]
+            address = next(filter(None, (re.search(r"ws://\S+", line) for line in process.stderr)))[
+                0
+            ]
             socket = websocket.create_connection(
                 f"{address}/session", timeout=60, suppress_origin=True
             )
