@@ -30,11 +30,12 @@ PACKAGE = Path(__file__).parents[1]
 # What a report depends on: the rooms and modules that notebooks import, and what executes them.
 # A report is stale when any of them was edited. A test compares the list with the imports.
 BEHIND_REPORTS = (
-    *("artifact.py", "scheme.py", "base", "checkpoint", "data", "graph", "measure", "models"),
-    *("presets", "quantize", "reference", "report", "roster", "sources"),
+    *("artifact.py", "scheme.py", "base", "browser", "checkpoint", "data", "graph", "measure"),
+    *("models", "presets", "quantize", "reference", "report", "roster", "sources"),
     *("batch/execute.py", "batch/notebook.py"),
     *("conversion/folder.py", "conversion/genai.py", "conversion/own_text.py"),
-    "conversion/to_onnx.py",
+    *("conversion/tensor_table.py", "conversion/to_onnx.py", "conversion/to_web.py"),
+    "conversion/web_graph.py",
     *("results/choice.py", "results/collect.py", "results/result.py", "results/verdict.py"),
     *("runtime/text/chat.py", "runtime/text/cleanup.py", "runtime/text/cutting.py"),
     *("runtime/text/sampling.py", "runtime/text/tokenizer.py"),

@@ -27,6 +27,7 @@ class Parameters:
     source: str
     out: str
     quick: bool
+    browser: bool
 
     @classmethod
     def read(
@@ -37,6 +38,7 @@ class Parameters:
         source: str,
         out: str | Path,
         quick: bool | str,
+        browser: bool | str,
     ) -> Self:
         """Check what a notebook was given.
 
@@ -46,7 +48,8 @@ class Parameters:
         found = _variant(family, _text("variant", variant))
         is_quick = _switch("quick", quick)
         chosen = _schemes(schemes) or _own_schemes(found, is_quick)
-        return cls(found, chosen, _text("source", source), _text("out", out), is_quick)
+        places = _text("source", source), _text("out", out)
+        return cls(found, chosen, *places, is_quick, _switch("browser", browser))
 
 
 def _variant(family: str, name: str) -> Variant:

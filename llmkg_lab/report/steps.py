@@ -4,6 +4,7 @@ A template tells its family's story and holds no steps of its own. Each method h
 section. What a section needs is computed when it is first asked for, and kept.
 """
 
+import html
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,7 +16,8 @@ from IPython.display import HTML
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.bar import Bar
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.base.progress import inside
+from llmkg_lab.base.progress import inside, track
+from llmkg_lab.browser.trial import Trial, attempt
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.measure.protocol import Protocol, Reading, asked
@@ -44,13 +46,14 @@ class Report(ABC):
         source: str = "",
         out: str | Path = "",
         quick: bool | str = True,
+        browser: bool | str = False,
     ) -> None:
         """Take a notebook's parameters, and show the headline that ``finish`` fills in.
 
         family: whose notebook it is; the variant has to be of it.
         Raises LabError on a parameter that makes no sense.
         """
-        self._asked = Parameters.read(family, variant, schemes, source, out, quick)
+        self._asked = Parameters.read(family, variant, schemes, source, out, quick, browser)
         self.variant = self._asked.variant
         self.folder = frame.output_folder(self.variant, self._asked.out)
         self.protocol = Protocol(self.variant.evaluation, self._asked.quick)
@@ -166,6 +169,19 @@ class Report(ABC):
     def latency(self) -> figures.Picture:
         """Draw the latency that a reader asks for first."""
         return figures.latency(self.speeds, *self.first_latency)
+
+    def in_browser(self) -> HTML:
+        """Try every scheme in a Chromium, where that was asked for; show what a visitor gets."""
+        if not self._asked.browser:
+            typed = f"llmkg-lab run {self.variant.id} --browser"
+            return HTML(f"<p>Not tried. To try it: <code>{html.escape(typed)}</code></p>")
+        trials: dict[str, Trial | LabError] = {}
+        for name in track(list(self.artifacts), self._progress, "Chromium", "schemes"):
+            try:
+                trials[name] = attempt(self.artifacts[name])
+            except LabError as error:
+                trials[name] = error
+        return tables.trials(self.schemes, trials)
 
     def finish(self) -> None:
         """Write result.json, and put the verdict at the top of the page."""

@@ -8,6 +8,8 @@ import numpy as np
 from IPython.display import HTML
 
 from llmkg_lab.artifact import Artifact, StoredScheme
+from llmkg_lab.base.errors import LabError
+from llmkg_lab.browser.trial import Trial
 from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.data.texts import Pairs
 from llmkg_lab.measure.protocol import asked
@@ -166,6 +168,40 @@ def speeds(schemes: Mapping[str, Scheme], speeds: Mapping[str, Speed]) -> HTML:
     rows = _metric_rows({name: speed.metrics for name, speed in speeds.items()})
     named = [{"scheme": scheme(name, schemes[name])} | row for name, row in rows.items()]
     return rows_table(named, note)
+
+
+def trials(schemes: Mapping[str, Scheme], trials: Mapping[str, Trial | LabError]) -> HTML:
+    """What a browser made of each scheme's artifact: one row for each, or why it has none."""
+    rows, seen = [], set()
+    for name, trial in trials.items():
+        row = {"scheme": scheme(name, schemes[name])}
+        if isinstance(trial, LabError):
+            row["run by"] = html.escape(str(trial))
+        else:
+            seen.add(trial.browser)
+            row |= _trial_row(trial)
+        rows.append(row)
+    note = (
+        f"In {' and '.join(sorted(seen)) or 'no browser'}, over loopback, each in a fresh profile. "
+        "Download: all files of a first visit; small: by gzip. Load: until the model is ready, "
+        "verified and timed. A second visit takes its weights from the browser's store. Memory: "
+        "of the page with its workers."
+    )
+    return rows_table(rows, note, words=["run by"])
+
+
+def _trial_row(trial: Trial) -> dict[str, str]:
+    packed = f"<small>{trial.compressed / 1e6:.1f}</small>"
+    return {
+        "download, MB": f"{trial.download / 1e6:.1f}<br>{packed}",
+        "first load, s": f"{trial.cold / 1e3:.2f}",
+        "second load, s": f"{trial.warm / 1e3:.2f}",
+        "fetched again, MB": f"{trial.second_download / 1e6:.1f}",
+        "first token or text, ms": f"{trial.first:,.0f}",
+        "each further, ms": f"{trial.unit:.1f}",
+        "memory, MB": f"{trial.memory / 1e6:,.0f}",
+        "run by": f"{html.escape(trial.engine)}<br><small>{html.escape(trial.why)}</small>",
+    }
 
 
 def _metric_rows(

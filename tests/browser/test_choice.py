@@ -1,4 +1,4 @@
-"""What runs a model, chosen by measurement, with each feature of a device switched off in turn."""
+"""What runs a model, chosen by measurement; each feature of the device switched off in turn."""
 
 import json
 import re
@@ -158,16 +158,13 @@ def test_a_device_of_little_memory_is_not_asked_for_more(page, server):
 
 @pytest.mark.parametrize("missing", ["getDirectory", "createSyncAccessHandle", "caches"])
 def test_without_a_store_the_next_one_is_taken(page, server, native, missing):
+    files, handles = "StorageManager.prototype", "FileSystemFileHandle.prototype"
     gone = {
-        "getDirectory": "delete StorageManager.prototype.getDirectory;",
-        "createSyncAccessHandle": "delete FileSystemFileHandle.prototype.createSyncAccessHandle;",
+        "getDirectory": f"delete {files}.getDirectory;",
+        "createSyncAccessHandle": f"delete {handles}.createSyncAccessHandle;",
+        "caches": f"delete {files}.getDirectory; delete WorkerGlobalScope.prototype.caches;",
     }
-    gone["caches"] = (
-        gone["getDirectory"] + "delete globalThis.caches; delete self.__proto__.caches;"
-    )
-    server.prelude = gone[missing] + "delete WorkerGlobalScope.prototype.caches;" * (
-        missing == "caches"
-    )
+    server.prelude = gone[missing]
     first, second = generate(page), generate(page)
     store = "none" if missing == "caches" else "cache"
     assert (first["store"], second["store"]) == (store, store)

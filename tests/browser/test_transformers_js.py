@@ -1,4 +1,4 @@
-"""Bundles that Transformers.js opens without options, in Node and Chromium: what it writes."""
+"""Bundles opened by Transformers.js without options, in Node and Chromium: the same results."""
 
 import json
 import shutil
@@ -40,7 +40,10 @@ IN_PAGE = """async ([task, name, text, tokens]) => {
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(not BUILT, reason="the page is not built: make web"),
-    pytest.mark.skipif(not LIBRARY.is_dir(), reason="make test-browser fetches it"),
+    pytest.mark.skipif(
+        not LIBRARY.is_dir(),
+        reason="npm ci --ignore-scripts in web/peers: make test-browser",
+    ),
 ]
 needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

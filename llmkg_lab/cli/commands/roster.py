@@ -82,6 +82,9 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A notebook parameter. Repeatable."),
     ] = None,
+    browser: Annotated[
+        bool, typer.Option("--browser", help="Try what was made in an installed Chromium, too.")
+    ] = False,
     out: Outputs = None,
     force: Annotated[bool, typer.Option("--force", help="Run what is done, too.")] = False,
     jobs: Annotated[
@@ -112,7 +115,8 @@ def run(
     chosen = batch.select(variants or (), family, tier, everything)
     source = f"{source}:{size}" if size else source
     parallel = jobs or (machine.physical_cores() if source == "synthetic:reduced" else 1)
-    planned = batch.plan(chosen, outputs, scheme or (), source, batch.parse_settings(setting or ()))
+    settings = batch.parse_settings([*(setting or ()), *(["browser=true"] if browser else [])])
+    planned = batch.plan(chosen, outputs, scheme or (), source, settings)
     try:
         with watch.watching(planned) as follow:
             outcomes = batch.run(planned, outputs, force=force, parallel=parallel, follow=follow)
