@@ -5,7 +5,10 @@ from a server on this machine. Memory is what the browser's renderer has residen
 peers need: `npm ci --ignore-scripts` in web/peers; what the page needs: `make web`.
 """
 
+import contextlib
+import hashlib
 import json
+import os
 import queue
 import shutil
 import subprocess
@@ -23,7 +26,7 @@ import psutil
 
 from benchmarks.common import HERE, WORK, Runner, arguments, packaged_checkpoint, start
 from benchmarks.contestants import code_hash
-from benchmarks.measure import Benchmark
+from benchmarks.measure import OWN, Benchmark
 from llmkg_lab.base import paths
 from llmkg_lab.browser.server import BundleServer, Handler
 from llmkg_lab.conversion import to_gguf, to_web
@@ -56,11 +59,18 @@ def main(options: Namespace) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     works = workloads(options.threads)
     contestants = {name: in_browser(server, chromium, *work) for name, work in works.items()}
-    conditions = {"threads": options.threads, "tokens": TOKENS}
+    conditions = {"threads": options.threads, "tokens": TOKENS, "page": built()}
+    load = os.getloadavg()[0]
     samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
     server.shutdown()
-    note = f"{options.threads} threads unless it is said."
+    note = f"{options.threads} threads unless it is said. Load average before it {load:.1f}."
     BENCHMARK.publish(samples, conditions, note, ("decode_ms", "prompt_ms", "peak_mb"))
+
+
+def built() -> str:
+    """A hash of the page and the engine as they were built."""
+    files = sorted(path for path in paths.web().rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 
 def our_bundles() -> dict[str, Path]:
@@ -126,6 +136,7 @@ def in_browser(server: "BenchServer", chromium: str, function: str, work: Mappin
             address = f"{server.address}bundles/bench/browser.html?{asked}"
             command = [chromium, "--headless", f"--user-data-dir={folder}", *FLAGS, address]
             quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            waited = seconds_of_children()
             with subprocess.Popen(command, **quiet) as browser:
                 try:
                     with Watch(browser.pid) as watch:
@@ -138,9 +149,15 @@ def in_browser(server: "BenchServer", chromium: str, function: str, work: Mappin
             return found
         steps = found.pop("decode_ms")
         # their mean, for some runtimes hand out several tokens at once
-        return {**found, "decode_ms": fmean(steps), "peak_mb": watch.peak}
+        own = watch.seconds - (seconds_of_children() - waited)
+        return {**found, "decode_ms": fmean(steps), "peak_mb": watch.peak, OWN: own}
 
     return measure
+
+
+def seconds_of_children() -> float:
+    """Of a processor, of the children that this process waited for."""
+    return sum(psutil.Process().cpu_times()[2:4])
 
 
 class BenchServer(BundleServer):
@@ -163,10 +180,11 @@ class TakesResults(Handler):
 
 
 class Watch:
-    """The most that a renderer of a browser had resident, in MB."""
+    """A browser's processes: the most that a renderer had resident, in MB; seconds of all."""
 
     def __init__(self, browser: int) -> None:
         self.peak = 0.0
+        self._seconds: dict[int, float] = {}  # by process
         self._browser, self._done = psutil.Process(browser), threading.Event()
         self._thread = threading.Thread(target=self._look)
 
@@ -178,18 +196,21 @@ class Watch:
         self._done.set()
         self._thread.join()
 
+    @property
+    def seconds(self) -> float:
+        """Of a processor, in all."""
+        return sum(self._seconds.values())
+
     def _look(self) -> None:
         while not self._done.wait(0.05):
-            children = self._browser.children(recursive=True)
-            resident = max(map(self._resident, children), default=0)
-            self.peak = max(self.peak, resident / 1e6)
+            for process in (self._browser, *self._browser.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    self._note(process)
 
-    def _resident(self, process: psutil.Process) -> int:
-        try:
-            is_renderer = "--type=renderer" in process.cmdline()
-            return process.memory_info().rss if is_renderer else 0
-        except psutil.Error:
-            return 0
+    def _note(self, process: psutil.Process) -> None:
+        self._seconds[process.pid] = sum(process.cpu_times()[:2])
+        if "--type=renderer" in process.cmdline():
+            self.peak = max(self.peak, process.memory_info().rss / 1e6)
 
 
 if __name__ == "__main__":

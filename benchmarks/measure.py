@@ -24,6 +24,7 @@ from benchmarks.common import HERE, RESULTS, WORK, Runner, machine, versions
 
 Samples = dict[str, list[dict]]  # a round's values by metric, by contestant
 OTHERS = "others"  # among a round's figures: cores' time that other processes took
+OWN = "own_s"  # processor seconds of a contestant's processes that nobody waited for
 QUIET, TRIES = 0.2, 3  # more of it, and the run is made again, so often at most
 SHARED = ("common.py", "measure.py", "workloads.py", "contestants.py")
 
@@ -111,8 +112,9 @@ def _undisturbed(contestant: Runner) -> dict:
     best = {OTHERS: float("inf")}
     for _ in range(TRIES):
         start, before = time.monotonic(), _busy()
-        figures = contestant()
-        others = (_busy() - before) / (time.monotonic() - start)
+        figures = dict(contestant())
+        busy = _busy() - before - figures.pop(OWN, 0.0)
+        others = busy / (time.monotonic() - start)
         best = min(best, {**figures, OTHERS: max(0.0, others)}, key=itemgetter(OTHERS))
         if others < QUIET:
             break

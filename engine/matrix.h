@@ -2,7 +2,8 @@
 
    A value is scale * (code - zero point). The first code of a byte sits in its lowest bits; a row
    whose blocks hold more than its columns is filled up. Zero points are packed as codes are, from a
-   new byte in each row; without them every one is the middle code. */
+   new byte in each row; without them every one is the middle code. Behind a tensor some 16 bytes can
+   be read, whatever they are: vectors are loaded whole. */
 #pragma once
 #include "simd.h"
 

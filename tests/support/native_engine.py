@@ -69,6 +69,13 @@ class CRounded(ctypes.Structure):
     _fields_ = [("codes", POINTER), ("scales", POINTER), ("sums", POINTER)]
 
 
+def padded(array):
+    """The array with room behind it: the engine loads whole vectors, as far as 16 bytes."""
+    room = np.zeros(array.nbytes + 16, np.uint8)
+    room[: array.nbytes] = np.ascontiguousarray(array).view(np.uint8).ravel()
+    return room
+
+
 class NativeMatrix:
     """A quantized matrix; bias: (rows,) float32 or None."""
 
@@ -77,7 +84,7 @@ class NativeMatrix:
         kind = np.float16 if layout.half_scales else np.float32
         zeros = quantized.zero_points
         arrays = [quantized.codes, quantized.scales.astype(kind), zeros, bias]
-        self._kept = [None if a is None else np.ascontiguousarray(a) for a in arrays]
+        self._kept = [None if a is None else padded(a) for a in arrays]
         places = [None if a is None else a.ctypes.data for a in self._kept]
         sizes = (len(quantized.codes), quantized.columns, layout.bits, layout.block_size, blocks)
         self.matrix = CMatrix(*places, *sizes, int(layout.half_scales))
