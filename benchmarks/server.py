@@ -1,7 +1,9 @@
 """Our server beside llama.cpp's, and beside our library: first token, tokens, eight chats at once.
 
-A chat asks for 64 greedy tokens of SmolLM2-135M, streamed; one client, then eight at once. What the
-library takes without a server is a row: it generates the same in one process. Embeddings are of 256
+A chat asks for 64 tokens of SmolLM2-135M at temperature 0.7, streamed; one client, then eight at
+once. No user's turn begins as another, so that none is cached. What the library takes without a
+server is a row: it generates the same in one process. With a seed our server computes an even
+number of rows, so that others change nothing: a column has what that costs. Embeddings are of 256
 sentences by all-MiniLM-L6-v2 in requests of 64. Servers are processes of their own, in turn, asked
 over HTTP on loopback by clients that share the cores with them.
 """
@@ -17,6 +19,8 @@ import urllib.request
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median
 
@@ -26,11 +30,14 @@ from benchmarks.embedders import our_embedders, sentences
 from benchmarks.measure import Benchmark
 from llmkg_lab.runtime.ort.packed import prepare
 
-QUESTION = "Write a long story about a lighthouse keeper and the sea."
+QUESTION = "{} times: write a long story about a lighthouse keeper and the sea."
 TOKENS, CHATS, REPEATS, GROUP = 64, 8, 3, 64
+TEMPERATURE = 0.7
+numbers = count(100)
 METRICS = {
     "first_ms": "first token, ms",
     "token_ms": "a token, ms",
+    "seeded_ms": "a token with a seed, ms",
     "one_tps": "one chat, tokens/s",
     "eight_tps": "eight chats, tokens/s",
     "eight_first_ms": "first token of eight, ms",
@@ -78,14 +85,11 @@ def server(command: list[str], probe: str, embeds: bool = False) -> Runner:
             stream(port, chat)  # warms up
             single = [stream(port, chat) for _ in range(REPEATS)]
             eight_tps, eight_first = at_once(port, chat)  # repeated by the rounds
-            figures = {
-                "first_ms": median(first for first, _, _ in single),
-                "token_ms": median(token for _, token, _ in single),
-                "one_tps": median(rate for _, _, rate in single),
-                "eight_tps": eight_tps,
-                "eight_first_ms": eight_first,
-            }
+            figures = _singles(single)
+            figures |= {"eight_tps": eight_tps, "eight_first_ms": eight_first}
             if embeds:
+                seeded = [stream(port, chat, seed=1) for _ in range(REPEATS)]
+                figures["seeded_ms"] = median(turn.token_ms for turn in seeded)
                 figures["embed_per_second"] = _per_second(lambda texts: _embed(port, texts))
             return {**figures, "peak_mb": high_water(pid) / 1e6}
 
@@ -112,54 +116,67 @@ def in_library(decoder: str, embedder: str, threads: str) -> None:
 
     artifact = Artifact.open(decoder)
     model, tokenizer = Decoder(artifact, int(threads)), Tokenizer.from_folder(decoder)
-    config = GenerationConfig(temperature=0, max_tokens=TOKENS)
-    asked = [{"role": "user", "content": QUESTION}]
+    config = GenerationConfig(temperature=TEMPERATURE, max_tokens=TOKENS)
 
-    def chat() -> tuple[float, float, float]:
+    def chat() -> Chat:
+        asked = [{"role": "user", "content": QUESTION.format(next(numbers))}]
         began = time.perf_counter()
         return _timed(generate_text(model, tokenizer, asked, config), began)
 
     chat()
     single = [chat() for _ in range(REPEATS)]
     encoder = Embedder(Artifact.open(embedder), int(threads))
-    figures = {
-        "first_ms": median(first for first, _, _ in single),
-        "token_ms": median(token for _, token, _ in single),
-        "one_tps": median(rate for _, _, rate in single),
-        "embed_per_second": _per_second(encoder.embed),
-    }
+    figures = {**_singles(single), "embed_per_second": _per_second(encoder.embed)}
     print(json.dumps(figures))
 
 
-def stream(port: int, model: str) -> tuple[float, float, float]:
-    """One chat: ms until the first text, ms between texts, tokens per second."""
-    body = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "stream": True}
-    body |= {"max_tokens": TOKENS, "temperature": 0}
+@dataclass(frozen=True)
+class Chat:
+    """A chat: when its first text came, ms between texts, their number, seconds in all."""
+
+    first_ms: float
+    token_ms: float
+    texts: int
+    seconds: float
+
+
+def stream(port: int, model: str, **more: int) -> Chat:
+    """Ask for one chat and read it."""
+    asked = [{"role": "user", "content": QUESTION.format(next(numbers))}]
+    body = {"model": model, "messages": asked, "stream": True, "max_tokens": TOKENS, **more}
+    body["temperature"] = TEMPERATURE
     began = time.perf_counter()
     return _timed(_pieces(port, body), began)
 
 
 def at_once(port: int, model: str) -> tuple[float, float]:
-    """Eight chats: tokens per second of all together, and the median ms until the first text."""
-    firsts: list[float] = []
-
-    def ask() -> None:
-        firsts.append(stream(port, model)[0])
-
-    threads = [threading.Thread(target=ask) for _ in range(CHATS)]
+    """Eight chats: texts per second of all together, and the median ms until the first text."""
+    chats: list[Chat] = []
+    threads = [
+        threading.Thread(target=lambda: chats.append(stream(port, model))) for _ in range(CHATS)
+    ]
     began = time.perf_counter()
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return CHATS * TOKENS / (time.perf_counter() - began), median(firsts)
+    took = time.perf_counter() - began
+    return sum(chat.texts for chat in chats) / took, median(chat.first_ms for chat in chats)
 
 
-def _timed(pieces: Iterator[str], began: float) -> tuple[float, float, float]:
-    """Ms until the first piece, ms between pieces, tokens per second of the whole."""
+def _singles(chats: list[Chat]) -> dict[str, float]:
+    """The figures of chats one after the other."""
+    return {
+        "first_ms": median(chat.first_ms for chat in chats),
+        "token_ms": median(chat.token_ms for chat in chats),
+        "one_tps": median(chat.texts / chat.seconds for chat in chats),
+    }
+
+
+def _timed(pieces: Iterator[str], began: float) -> Chat:
     times = [time.perf_counter() for _ in pieces]
     between = (times[-1] - times[0]) / (len(times) - 1)
-    return 1000 * (times[0] - began), 1000 * between, TOKENS / (times[-1] - began)
+    return Chat(1000 * (times[0] - began), 1000 * between, len(times), times[-1] - began)
 
 
 def _pieces(port: int, body: dict) -> Iterator[str]:

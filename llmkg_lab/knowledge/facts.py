@@ -148,9 +148,9 @@ def key_of(name: str) -> str:
     if not plain.isascii():
         apart = unicodedata.normalize("NFKD", plain)
         plain = "".join(c for c in apart if not unicodedata.combining(c))
-    elif plain.isalnum():  # many, and the quickest
-        return plain
-    words = re.findall(r"\w+", plain)
+    words = plain.split()  # most names have no marks: the quickest way
+    if not "".join(words).isalnum():
+        words = re.findall(r"\w+", plain)
     if len(words) > 1 and words[0] in ("the", "a", "an"):
         words = words[1:]
     return " ".join(words) or name.casefold()

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 from typing import Any, Protocol
 
 from llmkg_lab.knowledge.facts import (
@@ -564,12 +565,14 @@ def _assert(
          f.confidence, f.valid_from, f.valid_to, f.source)
         for f in statements
     ]  # fmt: skip
-    counts = Counter([row[:3] for row in rows])
+    rows.sort(key=_TERMS)
+    counts = Counter(map(_TERMS, rows))
     open_rows = _open(change, counts)
     beside = {key for key, count in counts.items() if count > 1}.union(open_rows)
-    change.many(_INSERT, sorted(row for row in rows if row[:3] not in beside))
+    plain = [row for row in rows if row[:3] not in beside] if beside else rows
+    change.many(_INSERT, plain)
+    tally.added += len(plain)
     rows = [row for row in rows if row[:3] in beside]
-    tally.added += len(statements) - len(rows)
     new: dict[Row, Row] = {}  # by three terms: what this revision writes
     for row in rows:
         key, said = row[:3], row[4:]
@@ -595,6 +598,7 @@ def _assert(
     return revision
 
 
+_TERMS = itemgetter(0, 1, 2)
 _INSERT = (
     "INSERT INTO fact(s, p, o, recorded, confidence, valid_from, valid_to, source) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -602,9 +606,12 @@ _INSERT = (
 
 
 def _open(change: Transaction, keys: Collection[Row]) -> dict[Row, list[Row]]:
-    """The open rows of three terms each: recorded, confidence, valid_from, valid_to, source."""
+    """The open rows of three terms each: recorded, confidence, valid_from, valid_to, source.
+
+    keys: in order, or they are slow to look up.
+    """
     found: dict[Row, list[Row]] = {}
-    change.stage("asked", ("BIGINT", "BIGINT", "BIGINT"), sorted(keys))
+    change.stage("asked", ("BIGINT", "BIGINT", "BIGINT"), list(keys))
     for row in change.query(
         "SELECT f.s, f.p, f.o, f.recorded, f.confidence, f.valid_from, f.valid_to, f.source "
         "FROM asked a JOIN fact f ON f.s = a.c0 AND f.p = a.c1 AND f.o = a.c2 "
