@@ -21,9 +21,8 @@ test: export LLMKG_LAB_DATA ?= $(abspath $(wildcard ../shared/data))
 test: .venv/installed-dev lint  ## everything: style, tests, and the notebooks against their outputs
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks --ignore tests/notebooks --ignore tests/interop --ignore tests/services
 
-# Chromium (Debian: apt-get install chromium) and Node are needed.
-test-browser: .venv/installed-dev web .node-peers/installed  ## the browser's page, loader and engine, in Chromium and Node
-	cd web && npm test
+# Chromium (Debian: apt-get install chromium) and Node are needed; Firefox is taken where it is.
+test-browser: .venv/installed-dev web .node-peers/installed  ## the browser's page, loader and engine, in Chromium, Firefox and Node
 	$(BIN)/python -m pytest tests/browser tests/engine -m browser
 
 web: .venv/installed-dev  ## the browser's page, loader and engine, built into web/dist (needs Node)

@@ -28,3 +28,29 @@ def test_the_lines_of_the_guide_answer(make_artifact, tmp_path):
         answer = page.evaluate("window.answer")
         assert "sky" in answer.lower(), answer
         assert page.strangers == []
+
+
+def test_a_quota_of_50_mb_costs_only_the_second_visit(make_artifact, tmp_path):
+    made = bundle(make_artifact("smollm2", "int4-rtn"), tmp_path / "smollm2")  # of 100 MB
+    script = """async () => {
+      const { load } = await import("./llmkg-lab.js");
+      const model = await load("./", { threads: 2 });
+      const found = { fetched: model.choice.loaded.fetched, store: model.choice.loaded.store };
+      const options = { temperature: 0, max_tokens: 5 };
+      found.text = "";
+      for await (const piece of model.generate("The capital of France is", options)) {
+        found.text += piece;
+      }
+      model.dispose();
+      return found;
+    }"""
+    with serving({}, made) as server, browser(tmp_path / "chromium") as page:
+        page.goto(f"{server.address}?worker=none")
+        session = page.context.new_cdp_session(page)
+        limit = {"origin": server.address.rstrip("/"), "quotaSize": 50_000_000}
+        session.send("Storage.overrideQuotaForOrigin", limit)
+        first, second = page.evaluate(script), page.evaluate(script)
+    assert "Paris" in first["text"]
+    assert second["text"] == first["text"]
+    assert first["store"] == "opfs"
+    assert 50_000_000 < second["fetched"] < first["fetched"]  # what there was room for is kept

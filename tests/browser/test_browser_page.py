@@ -1,6 +1,7 @@
 """The loader, the engine and the page in a real Chromium, each feature switched off in turn."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,17 @@ def test_a_bad_server_is_named_and_nothing_of_it_is_kept(page, server, fault, ki
     assert found["message"]
     server.fault = None
     assert len(generate(page)["tokens"]) == 24
+
+
+def test_a_file_that_was_not_uploaded_whole_is_damaged(page, server, numbers_bundle, tmp_path):
+    server.bundles["short"] = copied(numbers_bundle, tmp_path / "short")
+    (piece,) = server.bundles["short"].glob("onnx/*data")
+    for size in (9 << 20, 8 << 20):  # within a range, and between two
+        os.truncate(piece, size)
+        for fault in (None, "ranges"):
+            server.fault = fault
+            found = generate(page, {"store": "none"}, bundle="short")
+            assert (found["kind"], "ends too early" in found["message"]) == ("damaged", True)
 
 
 @pytest.mark.parametrize("fault", ["ranges", "once", "slow"])

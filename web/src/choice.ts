@@ -134,7 +134,8 @@ export class Fastest {
     const earlier = this.remembered.read();
     if (earlier && earlier.threads <= this.most && variants.includes(earlier.variant)) {
       const { worker } = this.take(await open(earlier.variant), earlier, "remembered");
-      await worker.ask({ kind: "threads", threads: earlier.threads }, signal);
+      const { threads } = earlier;
+      if (threads !== this.most) await worker.ask({ kind: "threads", threads }, signal);
       return worker;
     }
     const others: string[] = [];

@@ -246,6 +246,7 @@ async function ask(task: Downloading, name: string, headers: HeadersInit): Promi
   if (answer.status === 404 || answer.status === 410) {
     throw new LabError("missing", `the server has no ${name}`, "upload the whole folder");
   }
+  if (answer.status === 416) throw truncated(name); // a range that lies behind its end
   throw new LabError("network", `${name}: the server answers ${answer.status}`, "try again later");
 }
 

@@ -18,7 +18,6 @@ interface Exports {
   decoder_logits(decoder: number, index: number): number;
   decoder_help(decoder: number, thread: number): void;
   decoder_stop(decoder: number): void;
-  likeliest(logits: number, count: number): number;
   products_hold(): number;
 }
 
@@ -184,11 +183,6 @@ export class Engine {
   logits(index: number): Float32Array {
     const at = this.exports.decoder_logits(this.decoder, index);
     return new Float32Array(this.memory.buffer, at, this.vocab);
-  }
-
-  /** The likeliest token after the last logits. */
-  likeliest(logits: Float32Array): number {
-    return this.exports.likeliest(logits.byteOffset, logits.length);
   }
 
   /** End the helpers; memory is freed when nobody refers to it. */

@@ -39,6 +39,7 @@ const view = {
   status: element("status"),
   problem: element("problem"),
   chat: element("chat"),
+  chatTitle: element("chat-title"),
   messages: element("messages"),
   ask: element<HTMLFormElement>("ask"),
   question: element<HTMLTextAreaElement>("question"),
@@ -204,8 +205,14 @@ function showLoaded(loaded: Model): void {
   const chats = loaded.task === "text-generation";
   view.chat.hidden = !chats;
   view.search.hidden = chats;
+  if (chats) view.chatTitle.textContent = converses(loaded as TextModel) ? "Chat" : "Continue a text";
   view.searchTitle.textContent = loaded.task === "text-ranking" ? "Rank passages for a query" : "Search by meaning";
   (chats ? view.question : view.query).focus();
+}
+
+/** Whether a model was taught to chat; what was not goes on with a text. */
+function converses(text: TextModel): boolean {
+  return !(text instanceof DecoderModel) || text.tokenizer.chats;
 }
 
 function addMessage(role: string, text: string): HTMLElement {
@@ -225,7 +232,6 @@ function sampling(): Record<string, number> {
 
 async function answer(question: string): Promise<void> {
   const text = model as TextModel;
-  const chats = !(text instanceof DecoderModel) || text.tokenizer.chats;
   view.problem.hidden = true;
   addMessage("user", question);
   conversation.push({ role: "user", content: question });
@@ -237,7 +243,7 @@ async function answer(question: string): Promise<void> {
   view.status.textContent = "Reading.";
   let said = "";
   try {
-    const prompt = chats ? conversation : question; // a model that was not taught to chat goes on with a text
+    const prompt = converses(text) ? conversation : question;
     for await (const piece of text.generate(prompt, { ...sampling(), signal: answering.signal })) {
       said += piece;
       shown.textContent = said;
