@@ -11,6 +11,7 @@ server            chats and embeddings over HTTP beside llama.cpp's server and o
 startup           the command line, until it has answered
 knowledge         a million facts beside pyoxigraph and LMDB, and search over 100,000 chunks
 browser           SmolLM2-135M in Chromium beside onnxruntime-web, Transformers.js and wllama
+browser_encoders  all-MiniLM-L6-v2 in Chromium by scheme
 
 Those of OpenELM-3B take some minutes of preparation and 15 GB of disk the first time, and are
 left out where there is less. After Ctrl-C the same command goes on; what the same code measured
@@ -22,6 +23,7 @@ from argparse import Namespace
 
 from benchmarks import (
     browser,
+    browser_encoders,
     conversion,
     decoders,
     embedders,
@@ -46,6 +48,7 @@ TABLES = {
     "startup": startup.main,
     "knowledge": knowledge.main,
     "browser": browser.main,
+    "browser_encoders": browser_encoders.main,
 }
 LARGE = ("conversion_large", "low_memory")
 

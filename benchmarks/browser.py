@@ -52,9 +52,9 @@ TRANSFORMERS = "/bundles/peers/@huggingface/transformers"
 
 
 def main(options: Namespace) -> None:
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if chromium is None or not PEERS.is_dir():
+    if not PEERS.is_dir():
         sys.exit(__doc__)
+    chromium = found_chromium()
     server = BenchServer(paths.web(), {**our_bundles(), "peers": PEERS, "bench": HERE})
     threading.Thread(target=server.serve_forever, daemon=True).start()
     works = workloads(options.threads)
@@ -65,6 +65,14 @@ def main(options: Namespace) -> None:
     server.shutdown()
     note = f"{options.threads} threads unless it is said. Load average before it {load:.1f}."
     BENCHMARK.publish(samples, conditions, note, ("decode_ms", "prompt_ms", "peak_mb"))
+
+
+def found_chromium() -> str:
+    """Where it is installed."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if chromium is None:
+        sys.exit("Chromium is missing: apt-get install chromium")
+    return chromium
 
 
 def built() -> str:
@@ -128,10 +136,10 @@ def in_browser(server: "BenchServer", chromium: str, function: str, work: Mappin
 
     No debugger is attached: one keeps what was loaded in the renderer's memory.
     """
-    asked = urlencode({"function": function, "work": json.dumps(dict(work))})
+    asked = urlencode({"function": function})
 
     def measure() -> dict:
-        server.results = queue.Queue()
+        server.results, server.work = queue.Queue(), dict(work)
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             address = f"{server.address}bundles/bench/browser.html?{asked}"
             command = [chromium, "--headless", f"--user-data-dir={folder}", *FLAGS, address]
@@ -161,9 +169,10 @@ def seconds_of_children() -> float:
 
 
 class BenchServer(BundleServer):
-    """The server of bundles, which also takes what a page found out."""
+    """The server of bundles, which also says what to do and takes what a page found out."""
 
     results: "queue.Queue[dict]" = queue.Queue()
+    work: Mapping[str, object] = {}
 
     def __init__(self, root: Path, bundles: Mapping[str, Path]) -> None:
         super().__init__(root, bundles)
@@ -171,11 +180,20 @@ class BenchServer(BundleServer):
 
 
 class TakesResults(Handler):
-    """POST /result."""
+    """GET /work, POST /result."""
+
+    server: BenchServer
+
+    def do_GET(self) -> None:  # noqa: N802
+        if self.path == "/work":
+            content = json.dumps(self.server.work).encode()
+            self._say(HTTPStatus.OK, content, "application/json")
+        else:
+            super().do_GET()
 
     def do_POST(self) -> None:  # noqa: N802
         content = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.results.put(json.loads(content))  # type: ignore[attr-defined]
+        self.server.results.put(json.loads(content))
         self._say(HTTPStatus.OK, b"", "text/plain")
 
 

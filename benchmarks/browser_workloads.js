@@ -89,7 +89,8 @@ export async function nothing() {
   return { load_s: 0, decode_ms: [0] };
 }
 
-export async function embed({ url, threads, text, count }) {
+/* An encoder: one short text again and again, then the vectors of sentences. */
+export async function embed({ url, threads, text, count, sentences }) {
   const start = now();
   const { load } = await import("/llmkg-lab.js");
   const model = await load(url, { threads, store: "none" });
@@ -98,5 +99,6 @@ export async function embed({ url, threads, text, count }) {
     await model.embed([text]);
     times.push(now());
   }
-  return timed(start, times);
+  const vectors = (await model.embed(sentences)).map((vector) => [...vector]);
+  return { load_s: (times[0] - start) / 1e3, decode_ms: timed(start, times).decode_ms, vectors };
 }

@@ -18,7 +18,7 @@ int4-b64-gptq     and the codes solved on calibration text (GPTQ), not rounded t
 int4-gptq-dwq     and the scales then trained on the whole model's predictions: some minutes more
 int4-e4           the embedding table (and a head that shares it) at 4 bits too
 int8-dyn          of encoders: one scale per row, and products in integers, as activations are
-                  rounded to 8 bits with one scale for all of them: faster, and less exact
+                  rounded to 8 bits with one scale per token: faster, and less exact
 fp16              half-precision weights, computed in float32
 
 And a *budget* says how large:

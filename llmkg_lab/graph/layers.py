@@ -17,6 +17,7 @@ from llmkg_lab.scheme import Layout, Scheme
 # MatMulNBits quantizes the activations to int8, block by block, and multiplies integers. The
 # other levels are 4 to 30 times slower on a CPU; what it costs in quality is in every report.
 ACCURACY_LEVEL = 4
+TINY = np.array(1e-30, np.float32)  # in the place of a range of zero
 
 
 @dataclass
@@ -145,17 +146,39 @@ class Layers:
         return self.graph.constant(array, name)
 
     def _integer_product(self, x: str, weight: Matrix, bias: str, output: str) -> str:
-        """The same where x is rounded to 8 bits, with one scale and zero point for all of it.
+        """The same where x is rounded to 8 bits, each row of it between its own extremes.
+
+        A row is taken apart into its least value, its range, and shares of the range from 0 to 1.
+        These are what is multiplied as integers; as they fill the steps from 0 to 255 in each row,
+        the operator's one scale for all rows is always the same, and texts of a batch do not touch
+        each other. What the least value adds is the weights' sums times it.
 
         Weights are unsigned, though signed ones would be a fifth faster: the products of those
         with x, added in pairs, may overflow 16 bits on processors without VNNI.
         """
-        graph = self.graph
+        graph, name = self.graph, weight.table
+        last = self.constant(np.array([-1]), f"{name}.last")
+        least = graph.op("ReduceMin", x, last, keepdims=1)
+        width = graph.op("Sub", graph.op("ReduceMax", x, last, keepdims=1), least)
+        width = graph.op("Max", width, self.constant(TINY, f"{name}.tiny"))  # of a constant row
+        shares = graph.op("Div", graph.op("Sub", x, least), width)
         codes = graph.op("Transpose", weight.table, perm=[1, 0])  # folded when it is loaded
         scales = graph.op("Squeeze", weight.scales)  # (rows,)
-        middle = self.constant(np.full(weight.rows, 128, np.uint8), f"{weight.table}.middle")
-        inputs = [x, codes, scales, middle, *([bias] if bias else [])]
-        return graph.op("DynamicQuantizeMatMul", *inputs, output=output)
+        middle = self.constant(np.full(weight.rows, 128, np.uint8), f"{name}.middle")
+        product = graph.op("DynamicQuantizeMatMul", shares, codes, scales, middle)
+        offset = graph.op("Mul", least, self._sums(weight, scales, last))
+        if bias:
+            offset = graph.op("Add", offset, bias)
+        return graph.op("Add", graph.op("Mul", product, width), offset, output=output)
+
+    def _sums(self, weight: Matrix, scales: str, last: str) -> str:
+        """The sum of each row's weights, (rows,); ONNX Runtime folds it when it loads."""
+        graph, name = self.graph, weight.table
+        codes = graph.op("Cast", weight.table, to=TensorProto.FLOAT)
+        middles = self.constant(np.array(128 * weight.columns, np.float32), f"{name}.middles")
+        return graph.op(
+            "Mul", graph.op("Sub", graph.op("ReduceSum", codes, last, keepdims=0), middles), scales
+        )
 
     def _float32(self, values: str) -> str:
         if self.scheme.base != "fp16":

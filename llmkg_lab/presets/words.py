@@ -48,7 +48,7 @@ PARTS = (  # of a recipe's name, in its order
     ("mse", "and each block's scale searched for the least squared error"),
     ("gptq", "and the codes solved on calibration text"),
     ("dwq", "and the scales trained on the whole model's predictions: minutes more"),
-    ("dyn", "of encoders: products in integers, activations rounded with one scale for all"),
+    ("dyn", "of encoders: products in integers, activations rounded with one scale per token"),
     ("e4, e8, e8b64sym", "bits (and blocks) of the embedding table"),
     (
         "budget:100MB, 5.2bpw",

@@ -72,7 +72,8 @@ def prepare(
     tokens = tokens_of(effort, widest(checkpoint))
     if scheme.dynamic and task == "text-generation":
         raise SchemeError(
-            f"{scheme.name}: one scale for all activations is too coarse for a language model",
+            f"{scheme.name}: one scale per token is too coarse beside a language model's int8, "
+            "and no faster",
             "int8-dyn is for encoders; take int8",
         )
     if scheme.method == "rtn":

@@ -17,9 +17,11 @@ TEXTS = ["A man is eating food.", "The girl is carrying a baby.", "A cheetah run
 
 
 def test_a_product_is_that_of_the_rounded_integers(tmp_path):
-    """By the operator's definition: x in 256 steps from its least to its largest value."""
+    """Each row of x in 256 steps from its least to its largest value."""
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 40), (24, 40)))
+    x *= np.array([[1e-3], [1], [50], [1], [0]], np.float32)  # rows that share no scale
+    x[3] = 7  # of one value, as the last is
     bias = rng.standard_normal(24).astype(np.float32)
     quantized = round_to_nearest(weight, Layout(8, 40, symmetric=True, dynamic=True))
     codes = quantized.codes.reshape(24, 40)
@@ -34,11 +36,11 @@ def test_a_product_is_that_of_the_rounded_integers(tmp_path):
     (tmp_path / "model.onnx").write_bytes(graph.model().SerializeToString())
     (y,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x})
 
-    scale = (max(x.max(), 0) - min(x.min(), 0)) / 255
-    zero = np.rint(-min(x.min(), 0) / scale)
-    steps = np.clip(np.rint(x / scale) + zero, 0, 255) - zero
-    expected = steps @ (codes.T.astype(np.float64) - 128) * scale * quantized.scales[:, 0] + bias
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
+    stored = (codes.astype(np.float64) - 128) * quantized.scales
+    least, width = x.min(1, keepdims=True), np.ptp(x, axis=1, keepdims=True)
+    shares = np.rint((x - least) / np.where(width, width, 1) * 255) / 255
+    expected = (least + shares * width) @ stored.T + bias
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4 * (1 + np.abs(x).max()))
 
 
 def test_embeddings_are_near_those_in_float32(minilm_folder, make_artifact, tmp_path):
@@ -50,9 +52,10 @@ def test_embeddings_are_near_those_in_float32(minilm_folder, make_artifact, tmp_
     exact = Embedder(make_artifact("minilm", "fp32")).embed(TEXTS)
     embedder = Embedder(artifact)
     together = embedder.embed(TEXTS)
-    assert 0.98 < (together * exact).sum(1).min() < 0.9999
+    assert 0.998 < (together * exact).sum(1).min() < 0.9999
     alone = np.concatenate([embedder.embed([text]) for text in TEXTS])
-    np.testing.assert_array_equal(together, alone)  # though a run has one scale for all of it
+    # a text's own scales: what is left is float32's, on the border between two steps
+    np.testing.assert_allclose(together, alone, atol=2e-3)
 
 
 def test_a_language_model_is_refused(tiny_llama, tmp_path):

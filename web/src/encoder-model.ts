@@ -16,8 +16,8 @@ class Encoder {
     private session: Ort.InferenceSession | null,
   ) {}
 
-  /** Run one text or pair; the first output's numbers. */
-  protected async run(text: string, pair?: string): Promise<Vector> {
+  /** Run one text or pair; its output, and the output's shape. */
+  protected async run(text: string, pair?: string): Promise<{ data: Vector; dims: readonly number[] }> {
     const session = this.session;
     if (!session) throw new LabError("disposed", "the model was disposed of");
     const longest = Math.min(this.manifest.pooling?.max_length ?? 512, 512);
@@ -30,8 +30,8 @@ class Encoder {
     };
     const feeds = Object.fromEntries(session.inputNames.map((name) => [name, all[name]]));
     const wanted = session.outputNames.find((name) => name === "sentence_embedding" || name === "logits") ?? session.outputNames[0];
-    const results = await session.run(feeds, [wanted]);
-    return results[wanted].data as Vector;
+    const { data, dims } = (await session.run(feeds, [wanted]))[wanted];
+    return { data: data as Vector, dims };
   }
 
   async dispose(): Promise<void> {
@@ -49,6 +49,14 @@ function cut(encoded: { ids: number[]; types: number[] }, longest: number): { id
   return { ids: [...ids.slice(0, longest - 1), ids[last]], types: [...types.slice(0, longest - 1), types[last]] };
 }
 
+/** The mean of a text's hidden states, of length 1: where a model says nothing of pooling. */
+function pooled(states: Vector, size: number): Vector {
+  const total = new Float32Array(size);
+  states.forEach((value, i) => (total[i % size] += value));
+  const length = Math.hypot(...total) || 1;
+  return total.map((value) => value / length);
+}
+
 export class EmbeddingModel extends Encoder {
   readonly task = "sentence-embedding";
 
@@ -56,7 +64,8 @@ export class EmbeddingModel extends Encoder {
     const vectors: Vector[] = [];
     for (const text of texts) {
       signal?.throwIfAborted();
-      vectors.push(Float32Array.from(await this.run((this.manifest.pooling?.prompt ?? "") + text)));
+      const { data, dims } = await this.run((this.manifest.pooling?.prompt ?? "") + text);
+      vectors.push(dims.length === 3 ? pooled(data, dims[2]) : Float32Array.from(data));
     }
     return vectors;
   }
@@ -70,7 +79,7 @@ export class RankingModel extends Encoder {
     const scores: number[] = [];
     for (const passage of passages) {
       signal?.throwIfAborted();
-      scores.push((await this.run(query, passage))[0]);
+      scores.push((await this.run(query, passage)).data[0]);
     }
     return scores;
   }

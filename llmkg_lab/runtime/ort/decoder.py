@@ -139,9 +139,8 @@ class Embedder:
         length share a run, of BATCH_TOKENS or of ``batch_size`` texts at most. Raises
         InferenceError on a token that the model has no embedding of.
         """
-        most = self._sessions.most_texts(batch_size)
         prompted = [self.prompt + text for text in texts]
-        batches = self.tokenizer.batches(prompted, self.max_length, BATCH_TOKENS, most)
+        batches = self.tokenizer.batches(prompted, self.max_length, BATCH_TOKENS, batch_size)
         return self._embedded(len(texts), batches)
 
     def embed_ids(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
@@ -152,8 +151,7 @@ class Embedder:
         """
         for ids in texts:
             check_tokens(np.asarray(ids), self.artifact.vocab_size, len(ids), self.max_length)
-        most = self._sessions.most_texts(None)
-        batches = self.tokenizer.batches_of_ids(texts, BATCH_TOKENS, most)
+        batches = self.tokenizer.batches_of_ids(texts, BATCH_TOKENS)
         return self._embedded(len(texts), batches)
 
     def _embedded(self, count: int, batches: Iterable[Batch]) -> np.ndarray:

@@ -31,17 +31,8 @@ class EncoderSessions:
 
     def __init__(self, artifact: Artifact, threads: int | None = None, provider: str = CPU) -> None:
         self._artifact = artifact
-        self._alone = bool(artifact.manifest.scheme.dynamic)
         self._cores = (threads or default_threads()) if provider == CPU else 1
         self.session = open_artifact(artifact, threads, provider, shares_arena=True)
-
-    def most_texts(self, asked: int | None) -> int | None:
-        """Texts that a run may have, None for any number.
-
-        Where one scale serves all activations of a run (``int8-dyn``) a text runs alone, or what
-        becomes of it would depend on the others: as fast but for six hundredths.
-        """
-        return 1 if self._alone else asked
 
     def each(self, run: Run, batches: Iterable[Batch]) -> Iterator[tuple[list[int], np.ndarray]]:
         """What ``run`` makes of each batch's inputs, with the texts that they are of.

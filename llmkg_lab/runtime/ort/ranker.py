@@ -37,8 +37,7 @@ class Ranker:
         type of tokens, that the model has no embedding of.
         """
         scores = np.empty(len(pairs), np.float32)
-        most = self._sessions.most_texts(batch_size)
-        batches = self.tokenizer.batches(pairs, self.max_length, BATCH_TOKENS, most)
+        batches = self.tokenizer.batches(pairs, self.max_length, BATCH_TOKENS, batch_size)
         for indices, logits in self._sessions.each(_logits, batches):
             scores[indices] = logits[:, 0]
         return scores
