@@ -42,7 +42,7 @@ def main() -> None:
 
 def asked_model(sentences):
     """A function from a text to the facts that the model writes."""
-    backend = open_backend(artifact(*WRITER))
+    backend = open_backend(artifact(*WRITER), reuse_prompts=True)
     shown = "\n\n".join(_example(sentences[i]) for i in SHOWN)
     prompt = "Each sentence is followed by its facts: subject | predicate | object.\n\n" + shown
 

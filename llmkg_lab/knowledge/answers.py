@@ -29,6 +29,12 @@ _ALIKE = [  # words that ask for the same
     "cost price", "begin start open", "end close stop", "lead head", "name call", "long length",
 ]  # fmt: skip
 _GROUP: dict[str, str] = {}
+_LENGTH = re.compile(r"\b(\w*met(re|er)s?|feet|foot|inch(es)?|miles?|yards?|[ckm]?m|ft)\b")
+_UNITS = {  # what a measure has to be in
+    **dict.fromkeys(("tall", "high", "deep", "wide", "height", "depth"), _LENGTH),
+    "heavy": re.compile(r"\b(\w*grams?|\w*tonn?es?|tons?|pounds?|kg|kilos?)\b"),
+    "area": re.compile(r"\b(square|hectares?|acres?)\b"),
+}
 _NUMBER = re.compile(r"\d")
 _TIME = re.compile(rf"\b[12]\d{{3}}\b|\b(?:{lexicon.MONTHS})\b")
 
@@ -40,13 +46,16 @@ class Question:
     Args:
         words: the normal forms of what it is about, without its question words.
         names: the names and numbers in it, each of which an answer's support must have.
+        unit: of how many what, how tall.
+        runs: the names again, with those that follow each other as one.
     """
 
     text: str
     kind: Kind
     words: frozenset[str]
     names: tuple[str, ...]
-    unit: str = ""  # of how many what, how tall
+    unit: str = ""
+    runs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,8 @@ def parse(question: str) -> Question:
         about = [
             word for word in about if word not in ("city", "country", "place", "person", "town")
         ]
-    return Question(question, kind, frozenset(map(normal, about)), tuple(_names(words)), unit)
+    names = tuple(_names(words))
+    return Question(question, kind, frozenset(map(normal, about)), names, unit, _runs(words))
 
 
 def answer(question: str, facts: Sequence[Fact], passages: Sequence[Passage], limit: int) -> Answer:
@@ -136,8 +146,9 @@ def _kind(words: Sequence[str]) -> tuple[Kind, str]:
         r"\bhow (many|much|tall|high|long|old|far|large|big|deep|wide|heavy)\b(?: (\w+))?", text
     ):
         return "number", found[2] or "" if found[1] in ("many", "much") else found[1]
-    if re.search(r"\b(population|height|length|area|depth)\b", text) and "what" in words:
-        return "number", ""
+    found = re.search(r"\b(population|height|length|area|depth)\b", text)
+    if found and "what" in words:
+        return "number", found[1] if found[1] in _UNITS else ""
     if re.search(r"\bwhere\b|\b(what|which) (city|country|town|place|village|island)\b", text):
         return "place", ""
     if re.search(r"\bwhom?\b|\bwhose\b|\b(what|which) (person|company|author|university)\b", text):
@@ -150,6 +161,17 @@ def _names(words: Sequence[str]) -> Iterator[str]:
     for at, word in enumerate(words):
         if word[:1].isdigit() or (at and word[:1].isupper() and word.lower() not in STOP_WORDS):
             yield key_of(word)
+
+
+def _runs(words: Sequence[str]) -> tuple[str, ...]:
+    """Names of a question; those that stand beside each other are one."""
+    runs: list[list[str]] = [[]]
+    for word in words[1:]:
+        if word[:1].isupper():
+            runs[-1].append(word)
+        elif runs[-1]:
+            runs.append([])
+    return tuple(" ".join(run) for run in runs if run)
 
 
 def _coverage(asked: Question, said: Iterable[str]) -> float:
@@ -175,13 +197,23 @@ def _fits(asked: Question, value: str) -> bool:
     words = {normal(word) for word in _words(value)} - {normal(word) for word in STOP_WORDS}
     if not words or words <= asked.words:
         return False
+    if asked.kind == "name" and any(_only_names(value, run) for run in asked.runs):
+        return False  # who is asked for is not who is asked about
     if asked.kind == "time":
         return _TIME.search(value) is not None
     if asked.kind == "number":
-        return _NUMBER.search(value) is not None
+        measure = _UNITS.get(asked.unit)
+        is_measured = measure is None or measure.search(value.lower()) is not None
+        return _NUMBER.search(value) is not None and is_measured
     if asked.kind in ("name", "place"):
         return value[:1].isupper() or not _NUMBER.search(value)
     return True
+
+
+def _only_names(value: str, run: str) -> bool:
+    """Whether a value names nobody but whom a question names: the bowler Stuart MacGill."""
+    before, found, behind = f" {value} ".partition(f" {run} ")
+    return bool(found) and not re.search(r"[A-Z]", before + behind)
 
 
 def _from_facts(asked: Question, facts: Sequence[Fact]) -> Iterator[Candidate]:
@@ -292,7 +324,7 @@ def _of_kind(asked: Question, part: Phrase, parts: Sequence[Phrase], at: int) ->
     return part.has("proper") and not part.has("time")
 
 
-_MEASURES = lexicon.word_set("tall high long old far large big deep wide heavy")
+_MEASURES = lexicon.word_set("tall high long old far large big deep wide heavy area height depth")
 
 
 def _cite(passage: Passage, sentence: str) -> Citation:
