@@ -37,7 +37,7 @@ export function checkMemory(manifest: Manifest, device: Device, positions: numbe
   if (!device.memoryGb) return; // the browser does not say
   const weights = manifest.pieces.reduce((sum, name) => sum + manifest.files[name].bytes, 0);
   const needed = weights + cacheBytes(manifest.engine.decoder, positions);
-  // browsers say 8 of all that is more
+  // some browsers say 8 of all that is more
   const given = device.memoryGb >= 8 ? Infinity : SHARE * device.memoryGb * 2 ** 30;
   if (needed <= given) return;
   throw new LabError(

@@ -5,7 +5,7 @@ export interface Device {
   simd: boolean;
   relaxedSimd: boolean;
   gpu: Gpu | null; // by WebGPU
-  memoryGb: number | null; // as the browser says: at most 8, or nothing
+  memoryGb: number | null; // as the browser says: roughly, no more than some bound, or nothing
   storage: { kind: "opfs" | "cache" | "none"; quota: number | null; usage: number | null };
 }
 

@@ -120,10 +120,14 @@ function showEntries(): void {
   showFacts();
 }
 
+/** What a report says that a model lost and needs, without its size. */
+function figures({ performance }: Manifest): string[] {
+  return (performance?.summary ?? "").split(", ").slice(1);
+}
+
 /** A model in the list: its size, and what it lost. */
 function titleOf(name: string, manifest: Manifest): string {
-  const [, ...lost] = (manifest.performance?.summary ?? "").split(", "); // behind the size
-  return [`${name} (${megabytes(manifest.bundle_size)})`, ...lost].join(", ");
+  return [`${name} (${megabytes(manifest.bundle_size)})`, ...figures(manifest)].join(", ");
 }
 
 function showFacts(): void {
@@ -136,11 +140,11 @@ function showFacts(): void {
 }
 
 /** What the model's report says of it. */
-function measured({ performance }: Manifest): string {
-  const { summary, verdict, smoke, machine } = performance ?? {};
-  if (!summary) return "Nothing was measured of it.";
+function measured(manifest: Manifest): string {
+  const { verdict, smoke, machine } = manifest.performance ?? {};
+  if (!verdict) return "Nothing was measured of it.";
   const caution = smoke ? " in a smoke run, whose figures mean little" : "";
-  return `Measured${machine ? ` on ${machine}` : ""}${caution}: ${summary} (${verdict}).`;
+  return `Measured${machine ? ` on ${machine}` : ""}${caution}: ${figures(manifest).join(", ")} (${verdict}).`;
 }
 
 async function loadChosen(): Promise<void> {
