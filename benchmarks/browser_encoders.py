@@ -1,7 +1,8 @@
 """all-MiniLM-L6-v2 in Chromium: what a text takes by scheme, and how near its vectors are.
 
-A text of 16 tokens, embedded again and again; then sentences of the STS benchmark, whose vectors are
-compared with those of this machine in float32. Each contestant has a browser of its own, in turn.
+A text of 16 tokens, embedded again and again; then sentences of the STS benchmark, whose
+vectors are compared with those of this machine in float32. Each contestant has a browser of its
+own, in turn.
 """
 
 import os
