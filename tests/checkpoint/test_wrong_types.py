@@ -168,8 +168,8 @@ def test_a_decoder_with_too_few_positions_in_its_graph_is_told(tiny_llama_of_num
         Decoder(artifact).prefill([1, 2, 3])
 
 
-def test_a_name_that_is_no_text_is_told(embedder):
-    name = b"attention_mask"
+@pytest.mark.parametrize("name", [b"attention_mask", b"batch_size"])  # of an input, of its size
+def test_a_name_that_is_no_text_is_told(embedder, name):
     content = embedder.model_path.read_bytes()
     embedder.model_path.write_bytes(content.replace(name, b"\xbb" + name[1:]))
     with pytest.raises(InferenceError, match="ONNX Runtime cannot load"):

@@ -56,7 +56,8 @@ def open_session(
         session = onnxruntime.InferenceSession(
             model, options, providers=list(dict.fromkeys((provider, CPU)))
         )
-        _ = [value.name for value in (*session.get_inputs(), *session.get_outputs())]  # not UTF-8?
+        for value in (*session.get_inputs(), *session.get_outputs()):
+            _ = value.name, value.shape  # names that are not UTF-8 would fail later
     except Exception as error:  # ONNX Runtime's errors share no base class
         raise InferenceError(
             f"ONNX Runtime cannot load {model}: {error}", "check it with `llmkg-lab verify`"
