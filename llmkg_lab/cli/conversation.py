@@ -16,6 +16,7 @@ from llmkg_lab.runtime.text.generate import GenerationConfig, Speed
 from llmkg_lab.runtime.text.tokenizer import Message
 
 ROOM = 4  # one part in so many of the context is left for the answer
+OURS = "llmkg-lab"  # in a server's list of models: who owns them
 CONTEXT = "context_length_exceeded"  # a server's word for a conversation that is too long
 
 
@@ -139,6 +140,7 @@ class Server:
             "temperature": self.config.temperature,
             "top_p": self.config.top_p,
             **({} if self.config.seed is None else {"seed": self.config.seed}),
+            **self._own_options(),
             **({"stop": list(self.config.stop_tokens)} if self.config.stop_tokens else {}),
         }
         started, first, tokens = time.perf_counter(), 0.0, 0
@@ -161,6 +163,11 @@ class Server:
         after = time.perf_counter() - first
         rate = (tokens - 1) / after if tokens > 1 and first else None
         self.speed = Speed(tokens, first - started if first else 0.0, rate)
+
+    def _own_options(self) -> dict[str, float]:
+        """What OpenAI's interface has no word for, and our server understands."""
+        is_ours = any(m["id"] == self.name and m.get("owned_by") == OURS for m in self._models)
+        return {"repetition_penalty": self.config.repetition_penalty} if is_ours else {}
 
     def others(self) -> list[str]:
         return [model["id"] for model in self._models]

@@ -8,11 +8,10 @@ import contextlib
 import gc
 import time
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, pairwise
 from operator import itemgetter
 from typing import Any, Protocol
 
@@ -566,13 +565,14 @@ def _assert(
         for f in statements
     ]  # fmt: skip
     rows.sort(key=_TERMS)
-    counts = Counter(map(_TERMS, rows))
-    open_rows = _open(change, counts)
-    beside = {key for key, count in counts.items() if count > 1}.union(open_rows)
-    plain = [row for row in rows if row[:3] not in beside] if beside else rows
+    keys = list(map(_TERMS, rows))
+    several = {key for key, following in pairwise(keys) if key == following}
+    open_rows = _open(change, dict.fromkeys(keys) if several else keys)
+    beside = several.union(open_rows)
+    plain = [row for key, row in zip(keys, rows, strict=True) if key not in beside]
     change.many(_INSERT, plain)
     tally.added += len(plain)
-    rows = [row for row in rows if row[:3] in beside]
+    rows = [row for key, row in zip(keys, rows, strict=True) if key in beside] if beside else []
     new: dict[Row, Row] = {}  # by three terms: what this revision writes
     for row in rows:
         key, said = row[:3], row[4:]

@@ -50,7 +50,9 @@ def chat(
     from llmkg_lab.cli.conversation import Artifact, History, Partner, Server
     from llmkg_lab.runtime.text.generate import GenerationConfig
 
-    config = GenerationConfig(temperature, 50, top_p, 1.1, max_tokens, seed)
+    # LLMKG's penalty of repetition, 1.1, counts every word of the conversation: after some turns a
+    # small model is left with words that it would not have said
+    config = GenerationConfig(temperature, 50, top_p, 1.0, max_tokens, seed)
     partner: Partner
     if target.startswith(("http://", "https://")):
         partner = Server(target, config, model, os.environ.get(TOKEN, ""))
