@@ -187,7 +187,7 @@ def trials(schemes: Mapping[str, Scheme], trials: Mapping[str, Trial | LabError]
         "verified and timed. A second visit takes its weights from the browser's store. Memory: "
         "resident, of the page's process."
     )
-    return rows_table(rows, note, words=["run by"])
+    return rows_table(rows, note, text=["run by"])
 
 
 def _trial_row(trial: Trial) -> dict[str, str]:
