@@ -18,6 +18,9 @@ pytestmark = [
     pytest.mark.skipif(not BUILT, reason="the page is not built: make web"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
+UNREGISTER = """async () => {
+  for (const worker of await navigator.serviceWorker.getRegistrations()) await worker.unregister();
+}"""
 
 
 def test_tokens_are_those_of_the_same_code_on_this_machine(page, native):
@@ -253,13 +256,19 @@ def test_the_page_answers_and_works_offline(page, server):
         assert "Nothing came over the network" in page.inner_text("#status")
     finally:
         page.context.set_offline(False)
-        page.evaluate(
-            """async () => {
-              for (const worker of await navigator.serviceWorker.getRegistrations())
-                await worker.unregister();
-            }"""
-        )
+        page.evaluate(UNREGISTER)
     assert page.strangers == []
+
+
+def test_the_service_worker_isolates_the_page_where_the_server_does_not(page, server):
+    server.headers = {"Cache-Control": "no-cache"}
+    page.goto(server.address)
+    try:
+        page.wait_for_function("crossOriginIsolated")  # once the page has loaded itself again
+        page.wait_for_function("document.querySelectorAll('#model option').length")
+        assert generate(page, {"threads": 2})["threads"] == 2
+    finally:
+        page.evaluate(UNREGISTER)
 
 
 def test_the_base_is_small():
