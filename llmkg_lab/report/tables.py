@@ -185,9 +185,9 @@ def trials(schemes: Mapping[str, Scheme], trials: Mapping[str, Trial | LabError]
         f"In {' and '.join(sorted(seen)) or 'no browser'}, over loopback, each in a fresh profile. "
         "Download: all files of a first visit; small: by gzip. Load: until the model is ready, "
         "verified and timed. A second visit takes its weights from the browser's store. Memory: "
-        "of the page with its workers."
+        "resident, of the page's process."
     )
-    return rows_table(rows, note, words=["run by"])
+    return rows_table(rows, note, text=["run by"])
 
 
 def _trial_row(trial: Trial) -> dict[str, str]:

@@ -10,7 +10,7 @@ from support.bundles import BUILT, copied
 from support.lab_browser import CHROMIUM
 from support.page import GENERATE, GREEDY, IDS, TINY, continued, generate, greedy
 
-from llmkg_lab.conversion.to_web import FILE
+from llmkg_lab.conversion.to_web import FILE, WEBGPU
 from llmkg_lab.runtime.text.sampling import Sampler
 
 pytestmark = [
@@ -18,6 +18,9 @@ pytestmark = [
     pytest.mark.skipif(not BUILT, reason="the page is not built: make web"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
+UNREGISTER = """async () => {
+  for (const worker of await navigator.serviceWorker.getRegistrations()) await worker.unregister();
+}"""
 
 
 def test_tokens_are_those_of_the_same_code_on_this_machine(page, native):
@@ -101,7 +104,6 @@ def test_bytes_that_changed_in_the_store_are_noticed(page, server):
           const root = await navigator.storage.getDirectory();
           const folder = await root.getDirectoryHandle("llmkg-lab");
           for await (const [name, handle] of folder.entries()) {
-            if (name === "probe") continue;
             const writer = await handle.createWritable({ keepExistingData: true });
             await writer.write({ type: "write", position: 100, data: new Uint8Array(8) });
             await writer.close();
@@ -254,13 +256,19 @@ def test_the_page_answers_and_works_offline(page, server):
         assert "Nothing came over the network" in page.inner_text("#status")
     finally:
         page.context.set_offline(False)
-        page.evaluate(
-            """async () => {
-              for (const worker of await navigator.serviceWorker.getRegistrations())
-                await worker.unregister();
-            }"""
-        )
+        page.evaluate(UNREGISTER)
     assert page.strangers == []
+
+
+def test_the_service_worker_isolates_the_page_where_the_server_does_not(page, server):
+    server.headers = {"Cache-Control": "no-cache"}
+    page.goto(server.address)
+    try:
+        page.wait_for_function("crossOriginIsolated")  # once the page has loaded itself again
+        page.wait_for_function("document.querySelectorAll('#model option').length")
+        assert generate(page, {"threads": 2})["threads"] == 2
+    finally:
+        page.evaluate(UNREGISTER)
 
 
 def test_the_base_is_small():
@@ -271,6 +279,6 @@ def test_the_base_is_small():
     engine = sizes.pop("engine-plain.wasm")
     assert engine < 16_000
     assert sum(sizes.values()) < 100_000, sizes
-    ort = folder / "ort"
-    whole = sum(len(brotli.compress(p.read_bytes(), quality=9)) for p in ort.iterdir())
+    plain = [p for p in (folder / "ort").iterdir() if not WEBGPU.search(p.name)]
+    whole = sum(len(brotli.compress(p.read_bytes(), quality=9)) for p in plain)
     assert sum(sizes.values()) + whole < 2_900_000

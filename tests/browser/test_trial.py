@@ -32,7 +32,7 @@ def test_a_trial_tells_what_a_visitor_gets(artifact):
     assert weights / 2 < trial.compressed < trial.download
     assert trial.second_download == 0
     assert 0 < trial.unit < trial.first < trial.warm  # of a prompt, a token; of a load, much more
-    assert weights < trial.memory < 20 * weights
+    assert weights < trial.memory < weights + 500e6
     assert trial.engine.startswith("llmkg-lab")
     assert "measured in" in trial.why
     scheme = Scheme.parse("int8-rtn")

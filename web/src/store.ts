@@ -23,8 +23,9 @@ export async function openStore(wanted: "auto" | "opfs" | "cache" | "none" = "au
     try {
       const root = await navigator.storage.getDirectory();
       const folder = await root.getDirectoryHandle(FOLDER, { create: true });
-      const probe = await folder.getFileHandle("probe", { create: true });
-      (await access(probe)).close();
+      const name = `probe-${crypto.randomUUID()}`; // one file is open in one tab at a time
+      (await access(await folder.getFileHandle(name, { create: true }))).close();
+      await folder.removeEntry(name);
       return new PrivateFiles(folder);
     } catch {
       // a private window, an old browser, or one where storage is full
