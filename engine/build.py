@@ -16,14 +16,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = sorted(HERE.glob("*.c"))
 EXPORTS = (
     *("decoder_bytes", "decoder_open", "decoder_ids", "decoder_step", "decoder_logits"),
-    *(
-        "decoder_hidden",
-        "decoder_layers",
-        "decoder_help",
-        "decoder_stop",
-        "likeliest",
-        "products_hold",
-    ),
+    *("decoder_hidden", "decoder_layers", "decoder_help", "decoder_stop", "products_hold"),
     *("__heap_base", "__stack_pointer"),
 )
 # fused multiply-adds would give other bits on processors that have them
@@ -31,12 +24,8 @@ COMMON = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-ffp-contract=off", "-fno-
 WASM = (
     *("-target", "wasm32-freestanding", "-O3", "-flto", "-nostdlib"),
     *("-msimd128", "-matomics", "-mbulk-memory", "-mmutable-globals"),
-    *(
-        "-Wl,--no-entry",
-        "-Wl,--import-memory",
-        "-Wl,--shared-memory",
-        "-Wl,--max-memory=4294901760",
-    ),
+    *("-Wl,--no-entry", "-Wl,--import-memory", "-Wl,--shared-memory"),
+    "-Wl,--max-memory=4294901760",
     *(f"-Wl,--export={name}" for name in EXPORTS),
     "-Wl,-z,stack-size=65536",
     "-Wl,-s",

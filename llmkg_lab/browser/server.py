@@ -8,11 +8,13 @@ is refused by its Host.
 import json
 import mimetypes
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 from urllib.parse import unquote, urlsplit
 
 CHUNK = 1 << 18
@@ -55,6 +57,18 @@ class BundleServer(ThreadingHTTPServer):
     def address(self) -> str:
         """The URL of the page."""
         return f"http://127.0.0.1:{self.server_address[1]}/"
+
+    @contextmanager
+    def in_background(self) -> Iterator[Self]:
+        """Serve in another thread, until the block is left."""
+        thread = threading.Thread(target=self.serve_forever)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.shutdown()
+            thread.join()
+            self.server_close()
 
     def find(self, path: str) -> Path | None:
         """The file that a path names, None where it names none of these folders'."""

@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import threading
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -92,7 +91,10 @@ def attempt(artifact: Artifact, text: str = PROMPT) -> Trial:
 def _attempt(artifact: Artifact, text: str) -> Trial:
     with tempfile.TemporaryDirectory(prefix="llmkg-lab-browser-") as temporary:
         made = bundle(artifact, Path(temporary) / "bundle")
-        with _served(made) as server, _page(Path(temporary) / "profile", server) as page:
+        with (
+            _NotingServer(made).in_background() as server,
+            _page(Path(temporary) / "profile", server) as page,
+        ):
             cold, asked = _visit(page, text), set(server.sent)
             server.sent.clear()
             page.reload()
@@ -147,19 +149,6 @@ class _NotingServer(BundleServer):
         super().__init__(root, {})
         self.RequestHandlerClass = _Noting
         self.sent: set[Path] = set()
-
-
-@contextmanager
-def _served(folder: Path) -> Iterator[_NotingServer]:
-    server = _NotingServer(folder)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import shutil
-import threading
 import time
 from http import HTTPStatus
 from pathlib import Path
@@ -94,14 +93,8 @@ def serving(bundles: dict[str, Path], root: Path | None = None):
     server = BundleServer(root or paths.web(), bundles)
     server.RequestHandlerClass, server.fault, server.asked = Faulty, None, 0
     server.prelude = None
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with server.in_background():
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def copied(bundle_folder: Path, target: Path) -> Path:

@@ -132,12 +132,10 @@ async function generate(id: number, request: GenerateRequest, signal: AbortSigna
     await breathe(signal);
     const token = sampler.next(model.logits(index), tokens);
     if (!count) firstMs = performance.now() - start;
-    const reason = ends.has(token) ? "end" : null;
-    const msPerToken = times.sort((a, b) => a - b)[times.length >> 1] ?? 0;
-    if (reason) return { tokens: count, reason, prompt, firstMs, msPerToken };
+    if (ends.has(token)) return { tokens: count, reason: "end", prompt, firstMs, msPerToken: median(times) };
     reply({ id, kind: "token", token });
     if (count + 1 >= request.maxTokens || model.cached >= model.positions) {
-      return { tokens: count + 1, reason: "length", prompt, firstMs, msPerToken };
+      return { tokens: count + 1, reason: "length", prompt, firstMs, msPerToken: median(times) };
     }
     await model.step([token]);
     tokens.push(token);
