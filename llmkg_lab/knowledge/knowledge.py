@@ -87,6 +87,7 @@ class Knowledge:
         self._vectors = nearest
         self.search = Search(self.store, Words(self.store, indices), nearest)
         self._sparql = Sparql(self.store)
+        self._embedded = -1  # the revision up to which every chunk has a vector
 
     def __enter__(self) -> Self:
         return self
@@ -549,9 +550,12 @@ class Knowledge:
         return any(ranked.chunk.text == text for ranked in found.ranked)
 
     def _embed_missing(self) -> None:
-        if self._vectors is not None:
+        """Embed what came without a vector; to look for it takes long, so only after a change."""
+        revision = self.store.revision()
+        if self._vectors is not None and revision != self._embedded:
             while self._vectors.embed_missing():
                 pass
+            self._embedded = revision
 
     def _find(
         self, subject: str | None, predicate: str | None, object: str | None, when: When, limit: int

@@ -9,6 +9,7 @@ from llmkg_lab.knowledge import memory
 from llmkg_lab.knowledge.facts import KnowledgeError
 from llmkg_lab.knowledge.knowledge import Knowledge
 from llmkg_lab.knowledge.models import Models
+from llmkg_lab.knowledge.store import Document
 
 TEXT = (
     "Oslo is the capital of Norway. The population of Oslo is 709,000. Sigrid Undset, who wrote "
@@ -354,3 +355,19 @@ def test_results_are_json(graph):
                    graph.get_stats(True), graph.validate_knowledge(),
                    graph.generate_graph_query("Who founded Acme?")):  # fmt: skip
         assert json.loads(json.dumps(result)) == result
+
+
+def test_chunks_without_a_vector_are_looked_for_only_after_a_change(tmp_path, monkeypatch):
+    """It looks at every chunk: of 100,000 that takes 40 ms."""
+    looks = []
+    with Knowledge(tmp_path, Models(HASHED)) as graph:
+        look = graph.store.without_vector
+        monkeypatch.setattr(graph.store, "without_vector", lambda *a: looks.append(1) or look(*a))
+        graph.store.write(Document("t", ["a red boat"]))  # another program's, without a vector
+        for _ in range(3):
+            assert graph.hybrid_search("boat of red", "semantic")["hits"][0]["title"] == "t"
+        found, before = len(looks), graph.get_stats()["embeddings"]
+        graph.hybrid_search("boat of red", "semantic")
+        assert (len(looks), before) == (found, 1)
+        graph.store.write(Document("u", ["a blue house"]))
+        assert graph.hybrid_search("blue house", "semantic")["hits"][0]["title"] == "u"
