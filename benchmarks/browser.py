@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import queue
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from benchmarks.contestants import code_hash
 from benchmarks.measure import OWN, Benchmark
 from llmkg_lab.base import paths
 from llmkg_lab.browser.server import BundleServer, Handler
+from llmkg_lab.browser.trial import FLAGS, find_chromium
 from llmkg_lab.conversion import to_gguf, to_web
 from llmkg_lab.conversion.to_onnx import convert_all
 
@@ -43,10 +43,6 @@ METRICS = {
     "peak_mb": "memory of the renderer, MB",
 }
 BENCHMARK = Benchmark("browser", "SmolLM2-135M in Chromium", METRICS)
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 PEERS = HERE.parent / "web" / "peers" / "node_modules"
 TRANSFORMERS = "/bundles/peers/@huggingface/transformers"
 
@@ -54,25 +50,16 @@ TRANSFORMERS = "/bundles/peers/@huggingface/transformers"
 def main(options: Namespace) -> None:
     if not PEERS.is_dir():
         sys.exit(__doc__)
-    chromium = found_chromium()
+    chromium = find_chromium()
     server = BenchServer(paths.web(), {**our_bundles(), "peers": PEERS, "bench": HERE})
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     works = workloads(options.threads)
     contestants = {name: in_browser(server, chromium, *work) for name, work in works.items()}
     conditions = {"threads": options.threads, "tokens": TOKENS, "page": built()}
     load = os.getloadavg()[0]
-    samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
-    server.shutdown()
+    with server.in_background():
+        samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
     note = f"{options.threads} threads unless it is said. Load average before it {load:.1f}."
     BENCHMARK.publish(samples, conditions, note, ("decode_ms", "prompt_ms", "peak_mb"))
-
-
-def found_chromium() -> str:
-    """Where it is installed."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if chromium is None:
-        sys.exit("Chromium is missing: apt-get install chromium")
-    return chromium
 
 
 def built() -> str:

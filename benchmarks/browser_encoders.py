@@ -6,18 +6,18 @@ own, in turn.
 """
 
 import os
-import threading
 from argparse import Namespace
 from collections.abc import Mapping
 
 import numpy as np
 
-from benchmarks.browser import BenchServer, built, found_chromium, in_browser
+from benchmarks.browser import BenchServer, built, in_browser
 from benchmarks.common import HERE, WORK, Runner, arguments, start
 from benchmarks.contestants import code_hash
 from benchmarks.embedders import VARIANT
 from benchmarks.measure import Benchmark
 from llmkg_lab.base import paths
+from llmkg_lab.browser.trial import find_chromium
 from llmkg_lab.conversion import to_web
 from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.data import texts
@@ -49,19 +49,18 @@ def main(options: Namespace) -> None:
         for name, artifact in made.items()
     }
     server = BenchServer(paths.web(), {**bundles, "bench": HERE})
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     work = {"text": SHORT, "count": TIMES, "sentences": sentences}
     contestants = {}
     for name in SCHEMES:
         for threads in sorted({options.threads, 1}, reverse=True):
             asked = {**work, "url": f"/bundles/{name}/", "threads": threads}
-            runner = in_browser(server, found_chromium(), "embed", asked)
+            runner = in_browser(server, find_chromium(), "embed", asked)
             label = f"{name}, {threads} thread{'s' * (threads > 1)}"
             contestants[label] = compared(runner, exact)
     conditions = {"threads": options.threads, "page": built(), "text": pairs.origin}
     load = os.getloadavg()[0]
-    samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
-    server.shutdown()
+    with server.in_background():
+        samples = BENCHMARK.alternate(contestants, options.rounds, conditions, options.again)
     note = f"{len(sentences)} sentences of the {pairs.origin}. Load average before it {load:.1f}."
     BENCHMARK.publish(samples, conditions, note, ("decode_ms", "peak_mb"))
 

@@ -18,7 +18,7 @@ from llmkg_lab.browser.server import BundleServer, Handler
 from llmkg_lab.conversion.to_web import bundle
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-ARGUMENTS = (
+FLAGS = (  # one instance, nothing but the page
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 )
@@ -158,7 +158,7 @@ def _page(profile: Path, server: _NotingServer) -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=find_chromium(), headless=True, args=list(ARGUMENTS)
+            profile, executable_path=find_chromium(), headless=True, args=list(FLAGS)
         )
         try:
             page = context.pages[0]
