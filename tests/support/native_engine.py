@@ -24,7 +24,6 @@ FUNCTIONS = {
     "decoder_hidden": (POINTER, POINTER),
     "decoder_help": (None, POINTER, U32),
     "decoder_stop": (None, POINTER),
-    "likeliest": (U32, POINTER, U32),
     "products_hold": (U32,),
     "round_to_bytes": (None, POINTER, POINTER, POINTER),
     "read_row": (None, POINTER, SIZE, POINTER),
