@@ -24,7 +24,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS, interval, machine, packaged_checkpoint, start, versions
+from benchmarks.common import (
+    RESULTS,
+    WORK,
+    interval,
+    machine,
+    packaged_checkpoint,
+    start,
+    versions,
+)
 from benchmarks.contestants import CALIBRATION, SIGMA, WINDOW, Contestant, Weights
 from benchmarks.kinds import KINDS, Kind, read
 from benchmarks.quality import measure
@@ -167,10 +175,12 @@ def with_differences(points: Sequence[dict]) -> list[dict]:
 
 
 def _less(one: dict, peer: dict, name: str) -> dict:
-    kind = one["kinds"][name]
-    if one is peer or name not in peer["kinds"] or one["seeds"] != peer["seeds"]:
+    kind, other = one["kinds"][name], peer["kinds"].get(name)
+    if one is peer or other is None or one["seeds"] != peer["seeds"]:
         return {key: value for key, value in kind.items() if key != "less"}
-    difference = np.subtract(kind["tokens"], peer["kinds"][name]["tokens"])
+    if "tokens" not in kind or "tokens" not in other:  # measured on another machine
+        return kind
+    difference = np.subtract(kind["tokens"], other["tokens"])
     places = np.arange(len(difference))
     blocks = places // (WINDOW - 1) * WINDOW + places % (WINDOW - 1) // BLOCK
     found = estimate(np.mean, difference, unit="tokens", blocks=blocks)
@@ -179,7 +189,7 @@ def _less(one: dict, peer: dict, name: str) -> dict:
 
 def earlier(protocol: dict) -> dict[tuple[str, str, str], dict]:
     """Rows of runs before: they stay where all else was the same. Their kinds join the protocol."""
-    path = RESULTS / "travel.json"
+    path = WORK / "travel.json" if (WORK / "travel.json").exists() else RESULTS / "travel.json"
     record = json.loads(path.read_text()) if path.exists() else {"protocol": {"kinds": {}}}
     before = record["protocol"]
     known = {**before["kinds"], **protocol["kinds"]}
@@ -211,11 +221,21 @@ def describe(references: Mapping[str, tuple[Kind, DecoderReference]]) -> dict:
 
 
 def publish(points: Mapping[tuple[str, str, str], dict], protocol: dict) -> None:
-    """Whatever is measured so far, as JSON and Markdown."""
+    """Whatever is measured so far, as JSON and Markdown; single tokens' figures stay in WORK."""
     rows = sorted(points.values(), key=lambda p: (p["bytes"], p["how"]))
     record = {"protocol": protocol, "points": with_differences(rows)}
-    (RESULTS / "travel.json").write_text(json.dumps(record, indent=1) + "\n")
+    (WORK / "travel.json").write_text(json.dumps(record))
+    (RESULTS / "travel.json").write_text(json.dumps(without_tokens(record), indent=1) + "\n")
     (RESULTS / "travel.md").write_text(table(record["points"], protocol))
+
+
+def without_tokens(found: Any) -> Any:
+    """JSON without what stands under "tokens"."""
+    if isinstance(found, list):
+        return [without_tokens(value) for value in found]
+    if isinstance(found, dict):
+        return {key: without_tokens(value) for key, value in found.items() if key != "tokens"}
+    return found
 
 
 def table(points: Sequence[dict], protocol: dict) -> str:

@@ -38,20 +38,31 @@ def untimed(tmp_path, monkeypatch):
     monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
 
 
+def points_of(name):
+    return json.loads((RESULTS / name).read_text())["points"]
+
+
 def test_facts_are_what_the_benchmarks_measured():
-    points = json.loads((RESULTS / "quality.json").read_text())["points"]
-    ours = {p["name"]: p for p in points if p["runtime"] == "llmkg-lab"}
+    before = {p["name"]: p for p in points_of("quality.json") if p["runtime"] == "llmkg-lab"}
+    hows = ("normal", "nothing", "WikiText-2")  # the usual effort, what reads nothing, the peer
+    today = {p["name"]: p for p in points_of("travel.json") if p["how"] in hows}
     for fact in kinds()[DECODER].facts:
-        point = ours[fact.recipe]
+        point = today.get(fact.recipe, before[fact.recipe])
+        bits = before[fact.recipe]["bits_per_weight"]
         assert fact.megabytes == pytest.approx(point["bytes"] / 1e6, abs=0.05)
-        assert fact.bits_per_weight == pytest.approx(point["bits_per_weight"], abs=0.01)
-        assert fact.distance == pytest.approx(point["kl"]["value"], rel=0.02)
-        ratio = point["perplexity_ratio"]
+        assert fact.bits_per_weight == pytest.approx(bits, abs=0.01)
+        assert (fact.elsewhere is None) == (fact.recipe not in today)
+        measured = point["kinds"]["WikiText-2"] if fact.recipe in today else point
+        assert fact.distance == pytest.approx(measured["kl"]["value"], rel=0.02)
+        ratio = measured["perplexity_ratio"]
         found = [100 * (ratio[end] - 1) for end in ("value", "low", "high")]
         assert fact.loss == pytest.approx(found, abs=0.06)
-    (peer,) = (p for p in points if p["name"] == "Q4_K_M imatrix")
+        if fact.recipe in today:
+            ratio = point["kinds"]["news"]["perplexity_ratio"]["value"]
+            assert fact.elsewhere == pytest.approx(100 * (ratio - 1), abs=0.06)
+    peer = today["Q4_K_M imatrix"]["kinds"]["WikiText-2"]
     assert kinds()[DECODER].near == pytest.approx(peer["kl"]["value"], abs=0.0005)
-    points = json.loads((RESULTS / "encoders.json").read_text())["points"]
+    points = points_of("encoders.json")
     whole = next(p["spearman"]["value"] for p in points if p["name"] == "fp32")
     ours = {p["name"]: p for p in points}
     for fact in kinds()[ENCODER].facts:
