@@ -144,7 +144,7 @@ def test_a_record_is_all_that_its_table_and_figure_need(benchmark, tmp_path):
     assert all(f"<!-- {text} -->" in figure for text in ("llmkg-lab", "a peer", "a step, ms", "5"))
 
 
-OTHERS = ("quality", "encoders", "tasks")  # records of another form
+OTHERS = ("quality", "travel", "encoders", "tasks")  # records of another form
 RECORDS = [p for p in sorted(common.RESULTS.glob("*.json")) if p.stem not in OTHERS]
 
 
@@ -159,6 +159,12 @@ def test_tables_of_points_are_those_of_their_records(name, module):
     path = common.RESULTS / f"{name}.json"
     table = module.table(json.loads(path.read_text())["points"])
     assert path.with_suffix(".md").read_text().startswith(f"{table}\n\n")
+
+
+def test_the_table_over_kinds_of_text_is_that_of_its_record():
+    path = common.RESULTS / "travel.json"
+    record = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text() == travel.table(record["points"], record["protocol"])
 
 
 @pytest.mark.slow
