@@ -2,10 +2,11 @@
 import { candidates, checkMemory, Fastest, type Choice, type Opened, type Wanted } from "./choice";
 import { DecoderModel, type TextModel } from "./decoder-model";
 import { detect, mostThreads, type Device } from "./device";
-import { loadFiles, loadWhole, type Downloading, type Progress } from "./download";
+import { loadWhole, type Downloading, type Progress } from "./download";
 import { EmbeddingModel, RankingModel } from "./encoder-model";
 import { cancelled, check, LabError } from "./errors";
 import { MANIFEST, parseManifest, type Manifest } from "./manifest";
+import { openSession } from "./ort";
 import type { Loaded, Variant } from "./protocol";
 import { ServerModel } from "./server-model";
 import { openStore } from "./store";
@@ -162,20 +163,13 @@ async function loadEncoder(base: URL, manifest: Manifest, device: Device, option
   const store = await openStore(options.store === "opfs" ? "cache" : (options.store ?? "cache"));
   const task: Downloading = { base, manifest, store, signal: options.signal, onProgress: timed(options) };
   const start = performance.now();
-  const [graph, tokenizer] = await Promise.all([loadWhole(task, manifest.model), loadTokenizer(task)]);
-  const pieces = new Map<string, Uint8Array>();
-  const progress = await loadFiles(task, manifest.pieces, (name) => {
-    pieces.set(name, new Uint8Array(manifest.files[name].bytes));
-    return pieces.get(name)!;
-  });
-  const ort = (await import(/* @vite-ignore */ new URL("./ort/ort.wasm.min.mjs", import.meta.url).href)) as typeof import("onnxruntime-web");
-  ort.env.wasm.wasmPaths = new URL("./ort/", import.meta.url).href;
   const threads = mostThreads(device, options.threads);
-  ort.env.wasm.numThreads = threads;
-  const externalData = [...pieces].map(([name, data]) => ({ path: name.split("/").pop()!, data }));
-  const session = await ort.InferenceSession.create(graph, { executionProviders: ["wasm"], externalData });
+  const [{ ort, session, fetched }, tokenizer] = await Promise.all([
+    openSession(task, "wasm", threads),
+    loadTokenizer(task),
+  ]);
   const seconds = (performance.now() - start) / 1e3;
-  const loaded: Loaded = { bytes: 0, store: store.kind, fetched: progress.fetched, seconds, variant: "wasm" };
+  const loaded: Loaded = { bytes: 0, store: store.kind, fetched, seconds, variant: "wasm" };
   const choice: Choice = { engine: "ONNX Runtime, WebAssembly", threads, why: "the model is an encoder", loaded };
   const Made = manifest.task === "text-ranking" ? RankingModel : EmbeddingModel;
   return new Made(manifest, choice, tokenizer, ort, session);

@@ -3,12 +3,12 @@
  * The keys and values of all tokens go in with each step and come out again; on a GPU they stay there.
  */
 import type * as Ort from "onnxruntime-web";
-import { loadFiles, loadWhole, type Downloading } from "./download";
+import type { Downloading } from "./download";
 import { LabError } from "./errors";
 import { lead, type Runner } from "./leader";
+import { openSession } from "./ort";
 import { openStore } from "./store";
 
-const SCRIPTS = { wasm: "ort.wasm.min.mjs", webgpu: "ort.webgpu.min.mjs" };
 const PAST = /^past_key_values\.(.*)$/;
 
 lead(async (request, signal, onProgress) => {
@@ -17,27 +17,12 @@ lead(async (request, signal, onProgress) => {
   const provider = request.variant === "webgpu" ? "webgpu" : "wasm";
   const store = await openStore(request.store);
   const task: Downloading = { base: new URL(request.base), manifest, store, signal, onProgress };
-  const graph = await loadWhole(task, manifest.model);
-  const pieces = new Map<string, Uint8Array>();
-  const progress = await loadFiles(task, manifest.pieces, (name) => {
-    pieces.set(name, new Uint8Array(manifest.files[name].bytes));
-    return pieces.get(name)!;
-  });
-  const folder = new URL("./ort/", import.meta.url);
-  const ort = (await import(/* @vite-ignore */ new URL(SCRIPTS[provider], folder).href)) as typeof Ort;
-  ort.env.wasm.wasmPaths = folder.href;
-  ort.env.wasm.numThreads = request.threads;
-  const externalData = [...pieces].map(([name, data]) => ({ path: name.split("/").pop()!, data }));
-  const session = await ort.InferenceSession.create(graph, {
-    executionProviders: [provider],
-    externalData,
-    preferredOutputLocation: provider === "webgpu" ? "gpu-buffer" : "cpu",
-  });
+  const { ort, session, fetched } = await openSession(task, provider, request.threads);
   const runner = new Graph(ort, session, request.positions);
   await runner.step([0]); // a GPU compiles its shaders with the first
   runner.rewind(0);
   const seconds = (performance.now() - start) / 1e3;
-  const loaded = { bytes: 0, store: store.kind, fetched: progress.fetched, seconds, variant: request.variant };
+  const loaded = { bytes: 0, store: store.kind, fetched, seconds, variant: request.variant };
   return { runner, loaded };
 });
 
