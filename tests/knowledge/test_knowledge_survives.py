@@ -20,11 +20,11 @@ WORKER = Path(__file__).with_name("worker.py")
 TESTS = WORKER.parents[1]
 
 
-def start(folder, work, number):
+def start(folder, work, number, output=subprocess.PIPE):
     places = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     return subprocess.Popen(
         [sys.executable, WORKER, folder, work, str(number)],
-        stdout=subprocess.PIPE,
+        stdout=output,
         env={**os.environ, "PYTHONPATH": places},
         text=True,
     )
@@ -82,11 +82,23 @@ def test_killed_at_any_point_the_store_is_whole(tmp_path, work, kills):
 
 @pytest.mark.slow
 def test_processes_that_write_at_once_lose_nothing(tmp_path):
-    workers = [start(tmp_path, work, n) for n, work in enumerate(("texts", "texts", "facts"))]
-    time.sleep(1.5)
-    counts = [kill(worker, 0.5) for worker in workers]
+    """They are killed while they write, once each has had its turn several times."""
+    said = [tmp_path / f"said-{n}" for n in range(3)]
+    workers = []
+    for number, work in enumerate(("texts", "texts", "facts")):
+        with said[number].open("w") as output:
+            workers.append(start(tmp_path, work, number, output))
+    deadline = time.monotonic() + 120
+    while min(len(path.read_text().splitlines()) for path in said) < 5:
+        assert time.monotonic() < deadline, [path.read_text() for path in said]
+        assert all(worker.poll() is None for worker in workers)
+        time.sleep(0.1)
+    for worker in workers:
+        worker.kill()
+        worker.wait()
+    # A line that was cut by the kill is of a commit all the same, but which one is not legible.
+    counts = [int(path.read_text().rpartition("\n")[0].splitlines()[-1]) for path in said]
     check_whole(tmp_path)
-    assert min(counts) > 1  # each got its turn
     with Knowledge(tmp_path, Models(HASHED)) as graph:
         for number in (0, 1):
             for i in range(counts[number] + 1):
