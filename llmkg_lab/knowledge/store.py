@@ -8,12 +8,13 @@ import contextlib
 import gc
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import islice, pairwise
-from operator import itemgetter
+from itertools import compress, islice, repeat
 from typing import Any, Protocol
+
+import numpy as np
 
 from llmkg_lab.knowledge.facts import (
     NAME,
@@ -93,6 +94,7 @@ class _Tally:
     corrected: int = 0
     known: int = 0
     terms: dict[Term, int] = field(default_factory=dict)  # of this write
+    written: "_Keys | None" = None  # three terms each that this write put into an empty store
 
 
 class Store(Protocol):
@@ -222,6 +224,7 @@ class SqlStore(ABC):
         with _without_collector(), self.writing() as change:
             revision = change.revise(self.clock())
             deferred = len(first) == BATCH and not change.query("SELECT 1 FROM fact LIMIT 1")
+            tally.written = _Keys() if deferred else None
             if deferred:  # indices over a million rows are made faster than they grow
                 for name in INDICES:
                     change.change(f"DROP INDEX {name}")
@@ -242,7 +245,7 @@ class SqlStore(ABC):
             number, chunks = _write_texts(change, document, revision)
             rows = [_sourced(s, chunks[position]) for position, s in document.statements]
             mentioned = [term for _, term in document.mentions]
-            _number_terms(change, [*mentioned, *_terms_of(rows)], tally)
+            _number_terms(change, mentioned, tally)
             change.many(
                 "INSERT INTO mention(term, chunk) VALUES (?, ?) ON CONFLICT DO NOTHING",
                 [(tally.terms[term], chunks[at]) for at, term in document.mentions],
@@ -556,23 +559,16 @@ def _assert(
     not where any row does. A row of the same source and beginning that says otherwise is closed.
     Two rows of the same three terms are of two revisions.
     """
-    _number_terms(change, _terms_of(statements), tally)
-    numbers = tally.terms
-    predicates = {name: numbers[Term(name, "p")] for name in {f.predicate for f in statements}}
-    rows = [
-        (numbers[f.subject], predicates[f.predicate], numbers[f.object], revision,
-         f.confidence, f.valid_from, f.valid_to, f.source)
-        for f in statements
-    ]  # fmt: skip
-    rows.sort(key=_TERMS)
-    keys = list(map(_TERMS, rows))
-    several = {key for key, following in pairwise(keys) if key == following}
-    open_rows = _open(change, dict.fromkeys(keys) if several else keys)
-    beside = several.union(open_rows)
-    plain = [row for key, row in zip(keys, rows, strict=True) if key not in beside]
+    rows, ids = _rows(change, statements, revision, tally)
+    following = (ids[:, 1:] == ids[:, :-1]).all(axis=0)  # of the terms of the row before it
+    beside = np.append(following, False) | np.insert(following, 0, False)
+    maybe = tally.written.add(ids) if tally.written else np.full(len(rows), True)
+    open_rows = _open(change, ids[:, maybe])
+    for i in np.flatnonzero(maybe) if open_rows else ():
+        beside[i] |= rows[i][:3] in open_rows
+    plain, rows = list(compress(rows, ~beside)), list(compress(rows, beside))
     change.many(_INSERT, plain)
     tally.added += len(plain)
-    rows = [row for key, row in zip(keys, rows, strict=True) if key in beside] if beside else []
     new: dict[Row, Row] = {}  # by three terms: what this revision writes
     for row in rows:
         key, said = row[:3], row[4:]
@@ -598,19 +594,65 @@ def _assert(
     return revision
 
 
-_TERMS = itemgetter(0, 1, 2)
 _INSERT = (
     "INSERT INTO fact(s, p, o, recorded, confidence, valid_from, valid_to, source) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
-def _open(change: Transaction, keys: Collection[Row]) -> dict[Row, list[Row]]:
+def _rows(
+    change: Transaction, statements: Sequence[Statement], revision: int, tally: _Tally
+) -> tuple[list[Row], np.ndarray]:
+    """Rows as they are inserted, in the order of their terms, as B-trees like it.
+
+    And their terms' numbers, (3, n): subject, predicate, object.
+    """
+    subjects, predicates, objects, *said = zip(*statements, strict=True)
+    names = list(dict.fromkeys(predicates))
+    few = _number_terms(change, [Term(name, "p") for name in names], tally)
+    numbered = [
+        _number_terms(change, subjects, tally),
+        list(map(dict(zip(names, few, strict=True)).__getitem__, predicates)),
+        _number_terms(change, objects, tally),
+    ]
+    ids = np.array(numbered, np.int64)
+    order = np.lexsort(ids[::-1])
+    rows = list(zip(*numbered, repeat(revision, len(statements)), *said, strict=True))
+    return [rows[i] for i in order.tolist()], ids[:, order]
+
+
+class _Keys:
+    """The terms of what a write has put into an empty store, by their hashes alone.
+
+    Where none is like one's own, the store has no open row of them and need not be asked.
+    """
+
+    def __init__(self) -> None:
+        self._hashes = np.empty(0, np.uint64)  # in order
+
+    def add(self, ids: np.ndarray) -> np.ndarray:
+        """Which of them, (3, n), may be there already: (n,) bool. Now all are."""
+        s, p, o = ids.astype(np.uint64)
+        hashes = (s * _MIX + p) * _MIX + o
+        places = self._hashes.searchsorted(hashes)
+        known = np.append(self._hashes, np.uint64(0))
+        there = (known[places] == hashes) & (places < len(self._hashes))
+        self._hashes = np.sort(np.concatenate([self._hashes, hashes]), kind="stable")
+        return there
+
+
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number without pattern: 2^64 over the golden ratio
+
+
+def _open(change: Transaction, ids: np.ndarray) -> dict[Row, list[Row]]:
     """The open rows of three terms each: recorded, confidence, valid_from, valid_to, source.
 
-    keys: in order, or they are slow to look up.
+    ids: (3, n), in order, or they are slow to look up.
     """
     found: dict[Row, list[Row]] = {}
+    keys = dict.fromkeys(zip(*ids.tolist(), strict=True))
+    if not keys:
+        return found
     change.stage("asked", ("BIGINT", "BIGINT", "BIGINT"), list(keys))
     for row in change.query(
         "SELECT f.s, f.p, f.o, f.recorded, f.confidence, f.valid_from, f.valid_to, f.source "
@@ -621,18 +663,17 @@ def _open(change: Transaction, keys: Collection[Row]) -> dict[Row, list[Row]]:
     return found
 
 
-def _terms_of(statements: Sequence[Statement]) -> set[Term]:
-    terms = {f.subject for f in statements}
-    terms.update([f.object for f in statements])
-    terms.update([Term(name, "p") for name in {f.predicate for f in statements}])
-    return terms
+def _number_terms(change: Transaction, terms: Sequence[Term], tally: _Tally) -> list[int]:
+    """The terms' numbers, kept in ``tally``; new terms are written, with their aliases."""
+    numbers = list(map(tally.terms.get, terms))
+    missing = {term for term, number in zip(terms, numbers, strict=True) if number is None}
+    if missing:
+        _add_terms(change, missing, tally)
+        return list(map(tally.terms.__getitem__, terms))
+    return numbers
 
 
-def _number_terms(change: Transaction, terms: Collection[Term], tally: _Tally) -> None:
-    """Give each term its number, in ``tally``; new ones are written, with their aliases."""
-    missing = set(terms).difference(tally.terms)
-    if not missing:
-        return
+def _add_terms(change: Transaction, missing: set[Term], tally: _Tally) -> None:
     (last,) = change.query("SELECT coalesce(max(id), 0) FROM term")[0]
     if last > len(tally.terms):  # there are others than those of this write
         change.stage("named", ("TEXT", "TEXT"), sorted(missing))
