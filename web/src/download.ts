@@ -53,8 +53,11 @@ export async function loadFiles(
     if (fetched) progress.fetched += bytes;
     task.onProgress?.({ ...progress });
   };
+  const largest = Math.min(Math.max(...files.map(([, file]) => file.bytes)), task.manifest.range);
+  const spaces: Uint8Array<ArrayBuffer>[] = []; // for all files: what arrives leaves no garbage
+  const space = (index: number) => (spaces[index] ??= new Uint8Array(largest));
   for (const [name, file] of files) {
-    await exclusively(file.sha256, task, () => loadFile(task, name, file, into(name), arrived));
+    await exclusively(file.sha256, task, () => loadFile(task, name, file, into(name), space, arrived));
   }
   if (progress.loaded !== progress.total) throw new LabError("engine", "a range was left out");
   return progress;
@@ -84,6 +87,7 @@ async function loadFile(
   name: string,
   file: File,
   into: Uint8Array,
+  space: (index: number) => Uint8Array<ArrayBuffer>,
   arrived: (bytes: number, fetched: boolean) => void,
 ): Promise<void> {
   let whole = false; // whether the server knows no ranges
@@ -93,24 +97,20 @@ async function loadFile(
     await stored(task, file.sha256, range.offset, content);
     arrived(range.bytes, true);
   };
-  const largest = Math.min(file.bytes, task.manifest.range);
-  const space = () => new Uint8Array(largest); // used again and again: what arrives leaves no garbage
   try {
-    const found = space();
     for (const range of rangesOf(file, task.manifest.range)) {
       check(task.signal);
-      const content = found.subarray(0, range.bytes);
+      const content = space(0).subarray(0, range.bytes);
       const there = await task.store.read(file.sha256, range.offset, content).catch(() => false);
       if (there && (await sha256(content)) === range.sha256) {
         into.set(content, range.offset);
         arrived(range.bytes, false);
       } else missing.push(range);
     }
-    const next = async () => {
-      const content = space();
+    const next = async (index: number) => {
       while (missing.length && !whole) {
         const range = missing.shift()!;
-        const part = content.subarray(0, range.bytes);
+        const part = space(index).subarray(0, range.bytes);
         if (await fetchVerified(task, name, file, range, part)) await keep(range, part);
         else {
           missing.push(range);
@@ -118,7 +118,7 @@ async function loadFile(
         }
       }
     };
-    await inParallel(Array.from({ length: Math.min(AT_ONCE, missing.length) }, () => next));
+    await inParallel(Array.from({ length: Math.min(AT_ONCE, missing.length) }, (_, i) => () => next(i)));
     if (missing.length) await fetchWhole(task, name, missing, keep);
   } finally {
     await task.store.close(file.sha256).catch(() => undefined);
