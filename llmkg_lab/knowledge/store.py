@@ -665,12 +665,9 @@ def _open(change: Transaction, ids: np.ndarray) -> dict[Row, list[Row]]:
 
 def _number_terms(change: Transaction, terms: Sequence[Term], tally: _Tally) -> list[int]:
     """The terms' numbers, kept in ``tally``; new terms are written, with their aliases."""
-    numbers = list(map(tally.terms.get, terms))
-    missing = {term for term, number in zip(terms, numbers, strict=True) if number is None}
-    if missing:
+    if missing := set(terms).difference(tally.terms):
         _add_terms(change, missing, tally)
-        return list(map(tally.terms.__getitem__, terms))
-    return numbers
+    return list(map(tally.terms.__getitem__, terms))
 
 
 def _add_terms(change: Transaction, missing: set[Term], tally: _Tally) -> None:
