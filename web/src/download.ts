@@ -7,7 +7,8 @@ import { cancelled, check, LabError } from "./errors";
 import type { File, Manifest } from "./manifest";
 import type { Store } from "./store";
 
-const AT_ONCE = 4; // ranges
+const AT_ONCE = 3; // ranges
+const PART = 256 << 10; // bytes that are read at once
 const ATTEMPTS = 4;
 const PAUSE = 300; // milliseconds, doubled with each attempt
 
@@ -175,7 +176,7 @@ async function fetchVerified(
 
 /** The answer's body into memory that is there; it must be of that size. */
 async function fill(name: string, answer: Response, into: Uint8Array<ArrayBuffer>): Promise<void> {
-  const reader = answer.body!.getReader();
+  const reader = readerOf(answer.body!);
   let filled = 0;
   for (;;) {
     const { done, value } = await reader.read();
@@ -190,6 +191,29 @@ async function fill(name: string, answer: Response, into: Uint8Array<ArrayBuffer
   if (filled < into.length) throw truncated(name);
 }
 
+interface PartReader {
+  /** The next part, which is gone when the one after it is read. */
+  read(): Promise<ReadableStreamReadResult<Uint8Array<ArrayBuffer>>>;
+  cancel(): Promise<void>;
+}
+
+/** Reads a body into one buffer, again and again: its parts would lie in memory for long as garbage. */
+function readerOf(body: ReadableStream<Uint8Array<ArrayBuffer>>): PartReader {
+  let reader: ReadableStreamBYOBReader;
+  try {
+    reader = body.getReader({ mode: "byob" });
+  } catch {
+    return body.getReader(); // a browser that makes a buffer for each part
+  }
+  let buffer = new ArrayBuffer(PART);
+  const read = async () => {
+    const result = await reader.read(new Uint8Array(buffer));
+    if (result.value) buffer = result.value.buffer;
+    return result as ReadableStreamReadResult<Uint8Array<ArrayBuffer>>;
+  };
+  return { read, cancel: () => reader.cancel() };
+}
+
 /** The whole file in one stream, cut into its ranges. */
 async function fetchWhole(
   task: Downloading,
@@ -199,7 +223,7 @@ async function fetchWhole(
 ): Promise<void> {
   await persistently(task, async () => {
     const answer = await ask(task, name, {});
-    const reader = answer.body!.getReader();
+    const reader = readerOf(answer.body!);
     let held: Uint8Array<ArrayBuffer> | null = null;
     let at = 0; // of the held part's beginning
     const take = async (bytes: number) => {
@@ -209,7 +233,7 @@ async function fetchWhole(
         if (!held?.length) {
           const { done, value } = await reader.read();
           if (done) throw truncated(name);
-          held = value as Uint8Array<ArrayBuffer>;
+          held = value;
         }
         const used = held.subarray(0, bytes - filled);
         part.set(used, filled);
