@@ -329,7 +329,7 @@ def test_ctrl_c_ends_a_generation_cleanly(smollm2):
     process = start("generate", smollm2, "Once upon a time", "--repetition-penalty", "1.5")
     first = process.stdout.read(1)
     process.send_signal(signal.SIGINT)
-    rest, stderr = process.communicate(timeout=10)
+    rest, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert (first + rest).endswith("\n")
     assert stderr == ""
@@ -337,12 +337,12 @@ def test_ctrl_c_ends_a_generation_cleanly(smollm2):
 
 def test_ctrl_c_ends_a_conversion_with_nothing_left(smollm2_gguf, tmp_path):
     process = start("convert", smollm2_gguf, "--scheme", "fp32", "--out", tmp_path / "out")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not list(tmp_path.glob("out/.fp32.*/onnx/*_data")):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stderr
     assert list((tmp_path / "out").iterdir()) == []
