@@ -82,7 +82,8 @@ def test_the_conformance_suite_finds_on_ours_what_is_expected_and_nothing_else(o
 def test_the_inspector_lists_and_calls_tools(tmp_path):
     def inspect(*arguments):
         done = subprocess.run(
-            [BIN / "node", BIN / "mcp-inspector", "--cli", *command(tmp_path), *arguments],
+            [BIN / "node", BIN / "mcp-inspector", "--cli", *command(tmp_path),
+             "--connect-timeout", "100000", *arguments],
             capture_output=True, text=True, timeout=120, env=ENVIRONMENT,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
