@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from msgspec import UNSET, Meta, UnsetType
@@ -200,7 +200,7 @@ class Manifest(Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
         except RecordError as error:
             raise ArtifactError(f"{path}: {error}", "convert the model again") from None
         for name in (*manifest.files, manifest.model):  # it may come from anywhere
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            if not files.is_inside(name):
                 raise ArtifactError(f"{path} names {name!r}, outside its folder")
         for name in (CONFIG, manifest.model):
             if name not in manifest.files:

@@ -6,9 +6,23 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 PART = 1 << 20  # bytes that are hashed at once
+NAME_BYTES, PATH_BYTES = 255, 1024  # that every file system takes, of a name and a path in a folder
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path that some file names leads nowhere but into a folder that it is joined to."""
+    path = PurePosixPath(name)
+    sizes = [len(part.encode("utf-8", "surrogatepass")) for part in path.parts]
+    fits = max(sizes, default=0) <= NAME_BYTES and sum(sizes) + len(sizes) <= PATH_BYTES
+    return fits and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+
+
+def is_beside(name: object) -> bool:
+    """Whether what some file gives is the bare name of another in the same folder."""
+    return isinstance(name, str) and is_inside(name) and PurePosixPath(name).name == name != ""
 
 
 def write(path: Path, content: str | bytes, *, durable: bool = True) -> None:

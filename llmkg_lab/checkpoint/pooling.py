@@ -7,9 +7,10 @@ it, and in the encoder's own folder sentence_bert_config.json.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Self
 
+from llmkg_lab.base.files import is_beside
 from llmkg_lab.checkpoint import keys
 from llmkg_lab.checkpoint.base import CheckpointError, json_object, read_json, read_sidecar
 
@@ -234,6 +235,6 @@ def _entries(folder: Path) -> Iterator[dict[str, Any]]:
             raise CheckpointError(
                 f"{path} names the class {kind!r}", "supported are those of sentence-transformers"
             )
-        if inner != "" and (not isinstance(inner, str) or PurePath(inner).name != inner):
+        if inner != "" and not is_beside(inner):
             raise CheckpointError(f"{path} names {inner!r}, which is not a folder beside it")
         yield entry

@@ -1,9 +1,10 @@
 """Which files of a folder hold the weights: a single one, or shards named by an index."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import TypeVar
 
+from llmkg_lab.base.files import is_beside
 from llmkg_lab.checkpoint.base import CheckpointError, read_json
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ def _files(folder: Path, single: str) -> dict[Path, list[str]]:
     for name, shard in sorted(weight_map.items(), key=lambda item: str(item[1])):
         # A hostile index may point anywhere. Where a shard is a link, as in the Hub's cache, it
         # is the folder's maker who points, and he may.
-        if not isinstance(shard, str) or PurePath(shard).name != shard:
+        if not is_beside(shard):
             raise CheckpointError(f"{index} names {shard!r}, which is not a file beside it")
         if not (folder / shard).is_file():
             raise CheckpointError(f"{folder} lacks the shard {shard}", "fetch it again")

@@ -5,7 +5,7 @@ here: the registry, the batch, the explorer, recommendations.
 """
 
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Self
 
 from msgspec import UNSET, UnsetType
@@ -87,8 +87,7 @@ class Result(Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT):
         except RecordError as error:
             raise ResultError(f"{path}: {error}", "run the variant again") from None
         for name, scheme in result.schemes.items():
-            parts = PurePosixPath(scheme.artifact)
-            if parts.is_absolute() or ".." in parts.parts:
+            if not files.is_inside(scheme.artifact):
                 message = f"{path} names {scheme.artifact!r}, outside its folder"
                 raise ResultError(f"{message}, at schemes.{name}.artifact", "run the variant again")
         return result

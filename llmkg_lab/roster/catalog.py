@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmkg_lab.base import paths
+from llmkg_lab.base import files, paths
 from llmkg_lab.base.nearest import nearest
 from llmkg_lab.models import FORMS
 from llmkg_lab.presets import kind_of, resolve
@@ -286,6 +286,6 @@ def _package(node: Node) -> dict[str, str]:
     if not (name and pinned and version):
         raise fields["package"].error("no version is pinned", "write NAME==VERSION")
     path = fields["path"].text()
-    if path.startswith("/") or ".." in path.split("/"):
+    if not files.is_inside(path):
         raise fields["path"].error(f"{path!r} leaves the package", "write a path inside it")
     return {"name": name, "version": version, "path": path}

@@ -1,7 +1,7 @@
 """YAML read strictly: every complaint names the file, the key and the nearest valid key."""
 
-import math
 import reprlib
+import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from llmkg_lab.base.nearest import nearest
 
 BRIEF = reprlib.Repr()
 BRIEF.maxlevel = 2  # a few lines of aliases may stand for any number of values
+DIGITS = 1 << 4096  # the least number that is not written out: Python refuses to write much larger
 
 
 class CatalogError(LabError):
@@ -97,15 +98,16 @@ class Node:
         return self.value.strip()
 
     def integer(self, least: int = 1) -> int:
-        """A whole number of at least ``least``."""
-        if not isinstance(self.value, int) or isinstance(self.value, bool) or self.value < least:
+        """A whole number of at least ``least``, of 64 bits."""
+        is_whole = isinstance(self.value, int) and not isinstance(self.value, bool)
+        if not is_whole or not least <= self.value < 1 << 63:
             raise self._wrong(f"a whole number of at least {least}")
         return self.value
 
     def number(self) -> float:
         """A finite number; YAML reads 1e-4 as text, it wants 1.0e-4."""
         is_number = isinstance(self.value, int | float) and not isinstance(self.value, bool)
-        if not is_number or not math.isfinite(self.value):
+        if not is_number or not abs(self.value) <= sys.float_info.max:  # nor are NaN and 10^400
             raise self._wrong("a finite number, such as 0.05 or 1.0e-4")
         return float(self.value)
 
@@ -121,4 +123,6 @@ class Node:
         return tuple(read(item) for item in self.items())
 
     def _wrong(self, expected: str) -> CatalogError:
-        return self.error(f"{BRIEF.repr(self.value)} is not {expected}", f"write {expected}")
+        is_large = isinstance(self.value, int) and abs(self.value) >= DIGITS
+        said = "a number of over a thousand digits" if is_large else BRIEF.repr(self.value)
+        return self.error(f"{said} is not {expected}", f"write {expected}")

@@ -71,3 +71,28 @@ def test_folders_files_links_and_nothing_are_removed(tmp_path):
     for name in ("folder", "file", "link", "absent"):
         files.remove(tmp_path / name)
     assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_inside", "is_beside"),
+    [
+        ("model-00001.safetensors", True, True),
+        ("onnx/model.onnx", True, False),
+        ("", True, False),
+        (".", True, False),
+        ("..", False, False),
+        ("a/../b", False, False),
+        ("/etc/passwd", False, False),
+        ("a\0b", False, False),
+        ("\ud800", True, True),
+        ("é" * 127, True, True),
+        ("é" * 128, False, False),  # 256 bytes, which no file's name may have
+        ("a/" * 600, False, False),
+    ],
+)
+def test_names_that_files_give(name, is_inside, is_beside):
+    assert (files.is_inside(name), files.is_beside(name)) == (is_inside, is_beside)
+
+
+def test_what_is_no_text_names_nothing():
+    assert not any(map(files.is_beside, (None, 1, ["a"], {"a": 1})))

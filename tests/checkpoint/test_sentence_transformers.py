@@ -205,6 +205,17 @@ def test_an_encoder_in_a_folder_of_its_own(folder):
     assert np.abs(expected[-1] - before[-1]).max() > 1e-3  # which 16 tokens cut
 
 
+@pytest.mark.parametrize("name", ["..", "a" * 256, "a\0", "a/b", "/tmp", 1, None])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_module_lies_in_a_folder_beside_its_list(name, place, folder):
+    """What lies elsewhere would be read, and published with the artifact."""
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[place]["path"] = name
+    tiny.write(folder, modules=modules)
+    with pytest.raises(CheckpointError, match="which is not a folder beside it"):
+        _ = open_checkpoint(folder).pooling
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "tokenizer"),

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from llmkg_lab.roster import catalog
-from llmkg_lab.roster.strict_yaml import CatalogError
+from llmkg_lab.roster.strict_yaml import CatalogError, Node
 
 BOMB = "a0: &a0 [x]\n" + "".join(
     f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
@@ -41,4 +41,15 @@ def test_a_bomb_in_a_value_is_not_written_out(tmp_path):
     path.write_text(f"title:\n  {nested}\n{rest}sources: [{{local: x}}]\n")
     with pytest.raises(CatalogError, match=r"title: .* is not text") as raised:
         catalog.load_variant(path)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize("read", [Node.number, Node.integer, Node.text])
+@pytest.mark.parametrize("value", ["1" + 400 * "0", "0x" + 5000 * "f", "-0x" + 5000 * "f", ".nan"])
+def test_numbers_that_no_computer_holds(read, value, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(f"key: {value}\n")
+    node = Node.read(path).fields(("key",))["key"]
+    with pytest.raises(CatalogError, match=r"is not (a finite|a whole|text)") as raised:
+        read(node)
     assert len(str(raised.value)) < 1000
