@@ -115,7 +115,7 @@ def test_a_smaller_bundle_stands_in(page, server, numbers_bundle, plain_bundle, 
     server.asked = 0
     found = generate(page, {"positions": TOO_LONG, "smaller": smaller}, bundle="large")
     assert found["tokens"] == wanted
-    assert "this browser does not give; this is a smaller one" in found["why"]
+    assert "more than the 4 GB that WebAssembly has; this is a smaller one" in found["why"]
     (large / FILE).write_text(json.dumps({**changed, "smaller": ["../numbers/"]}))
     found = generate(page, {"positions": TOO_LONG}, bundle="large")
     assert found["tokens"] == wanted

@@ -8,6 +8,7 @@ import type { WorkerClient } from "./worker-client";
 const TIME = 400; // milliseconds in which all candidates are timed
 const SLOWER = 2; // times as long as was measured: measure again
 const SHARE = 0.5; // of a device's memory that one page gets
+const ADDRESSES = 2 ** 32 - 2 ** 16; // bytes that WebAssembly's memory has at most
 const WEBGPU = "./ort/ort.webgpu.min.mjs";
 
 /** What a caller may say of how a model is to be run. */
@@ -32,24 +33,24 @@ function cacheBytes(decoder: Decoder | undefined, positions: number): number {
   return 2 * 4 * heads * (decoder?.head_dim ?? 0) * positions;
 }
 
-/** Refuse a model that this device has no memory for, before anything of it is fetched. */
+/** Refuse a model that no memory here holds, before anything of it is fetched. */
 export function checkMemory(manifest: Manifest, device: Device, positions: number): void {
-  if (!device.memoryGb) return; // the browser does not say
   const weights = manifest.pieces.reduce((sum, name) => sum + manifest.files[name].bytes, 0);
   const needed = weights + cacheBytes(manifest.engine.decoder, positions);
-  // some browsers say 8 of all that is more
-  const given = device.memoryGb >= 8 ? Infinity : SHARE * device.memoryGb * 2 ** 30;
-  if (needed <= given) return;
-  throw new LabError(
-    "memory",
-    `the model needs ${Math.ceil(needed / 1e6)} MB, more than half of this device's ${device.memoryGb} GB`,
-    "take a smaller model, or a server",
-  );
+  const share = device.memoryGb ? SHARE * device.memoryGb * 2 ** 30 : Infinity; // not all browsers say
+  if (needed <= Math.min(share, ADDRESSES)) return;
+  const least = share < ADDRESSES ? `half of this device's ${device.memoryGb} GB` : "the 4 GB that WebAssembly has";
+  const message = `the model needs ${Math.ceil(needed / 1e6)} MB, more than ${least}`;
+  throw new LabError("memory", message, "take a smaller model, or a server");
+}
+
+/** Refuse a browser that lacks what all engines are made of. */
+export function checkInstructions(device: Device): void {
+  if (!device.simd) throw new LabError("unsupported", "this browser has no SIMD", "take a newer one, or a server");
 }
 
 /** What can compute a model here: the engine if it knows it, ONNX Runtime if not, and a GPU. */
 export async function candidates(manifest: Manifest, device: Device, options: Wanted): Promise<Variant[]> {
-  if (!device.simd) throw new LabError("unsupported", "this browser has no SIMD", "take a newer one, or a server");
   const relaxed = device.relaxedSimd && options.relaxedSimd !== false;
   const first: Variant = !manifest.engine.decoder ? "wasm" : relaxed ? "relaxed" : "plain";
   const gpu = device.gpu && options.gpu !== "none" && (!device.gpu.software || options.gpu === "any");

@@ -14,6 +14,7 @@ lead(async (request, signal, onProgress) => {
   const module = await compile(task, request.variant === "plain" ? "plain" : "relaxed");
   const sizes = manifest.pieces.map((name) => manifest.files[name].bytes);
   const engine = Engine.reserve(module.module, decoder, sizes, request.positions, request.threads);
+  engine.open(request.threads); // takes all of its memory before anything is fetched
   const progress = await loadFiles(task, manifest.pieces, (name) => {
     const index = manifest.pieces.indexOf(name);
     return engine.piece(index, sizes[index]);

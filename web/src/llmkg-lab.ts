@@ -1,5 +1,5 @@
 /** The public face: `import { load } from "./llmkg-lab.js"`. */
-import { candidates, checkMemory, Fastest, type Choice, type Opened, type Wanted } from "./choice";
+import { candidates, checkInstructions, checkMemory, Fastest, type Choice, type Opened, type Wanted } from "./choice";
 import { DecoderModel, type TextModel } from "./decoder-model";
 import { detect, mostThreads, type Device } from "./device";
 import { loadWhole, type Downloading, type Progress } from "./download";
@@ -62,7 +62,8 @@ function folderOf(url: string | URL): URL {
   return base;
 }
 
-function loadHere(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<Model> {
+async function loadHere(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<Model> {
+  checkInstructions(device);
   if (manifest.task === "text-generation") return loadDecoder(base, manifest, device, options);
   return loadEncoder(base, manifest, device, options);
 }
