@@ -19,6 +19,7 @@ pytestmark = [
 ]
 TIMING = r"[\d.]+ ms per token with (\d) threads?"
 MEASURED = rf"{TIMING}, measured in ([\d.]+) s"
+ROOMY = 1 << 18  # tokens, of 2.1 GB of keys and values, whose memory is never touched
 TOO_LONG = 1 << 24  # tokens, of keys and values in more memory than a page gets
 
 
@@ -154,6 +155,18 @@ def test_a_device_of_little_memory_is_not_asked_for_more(page, server):
     assert found["kind"] == "memory"
     assert "more than half of this device's 0.015625 GB" in found["message"]
     assert server.asked == 0
+
+
+def test_what_lies_above_two_gigabytes_is_found(page, server, numbers_bundle, native, tmp_path):
+    roomy = copied(numbers_bundle, tmp_path / "roomy")
+    manifest = json.loads((roomy / FILE).read_text())
+    (roomy / FILE).write_text(json.dumps({**manifest, "context_length": ROOMY}))
+    server.bundles["roomy"] = roomy
+    other = switched(page, "Object.defineProperty(navigator, 'deviceMemory', { get: () => 8 })")
+    found = generate(other, {"positions": ROOMY, "threads": 2}, bundle="roomy")
+    other.close()
+    assert found["tokens"] == continued(native, greedy, 24)
+    assert found["bytes"] > 2**31
 
 
 @pytest.mark.parametrize("missing", ["getDirectory", "createSyncAccessHandle", "caches"])

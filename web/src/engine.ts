@@ -167,7 +167,7 @@ export class Engine {
     if (this.length + ids.length > this.positions) {
       throw new LabError("input", `there is room for ${this.positions} tokens`, "shorten the prompt");
     }
-    const at = this.exports.decoder_ids(this.decoder);
+    const at = this.exports.decoder_ids(this.decoder) >>> 0; // a pointer comes as a signed number
     const into = new Uint32Array(this.memory.buffer, at, ids.length);
     for (let i = 0; i < ids.length; i++) {
       if (!(ids[i] >= 0 && ids[i] < this.vocab)) {
@@ -181,7 +181,7 @@ export class Engine {
 
   /** The logits after a token of the last step, a view that the next call overwrites. */
   logits(index: number): Float32Array {
-    const at = this.exports.decoder_logits(this.decoder, index);
+    const at = this.exports.decoder_logits(this.decoder, index) >>> 0;
     return new Float32Array(this.memory.buffer, at, this.vocab);
   }
 
