@@ -12,6 +12,7 @@ startup           the command line, until it has answered
 knowledge         a million facts beside pyoxigraph and LMDB, and search over 100,000 chunks
 browser           SmolLM2-135M in Chromium beside onnxruntime-web, Transformers.js and wllama
 browser_encoders  all-MiniLM-L6-v2 in Chromium by scheme
+browser_large     TinyLlama-1.1B's and OpenELM-3B's shapes in Chromium
 
 Those of OpenELM-3B take some minutes of preparation and 15 GB of disk the first time, and are
 left out where there is less. After Ctrl-C the same command goes on; what the same code measured
@@ -24,6 +25,7 @@ from argparse import Namespace
 from benchmarks import (
     browser,
     browser_encoders,
+    browser_large,
     conversion,
     decoders,
     embedders,
@@ -49,8 +51,9 @@ TABLES = {
     "knowledge": knowledge.main,
     "browser": browser.main,
     "browser_encoders": browser_encoders.main,
+    "browser_large": browser_large.main,
 }
-LARGE = ("conversion_large", "low_memory")
+LARGE = ("conversion_large", "low_memory", "browser_large")
 
 
 def main(options: Namespace) -> None:

@@ -27,8 +27,8 @@ pytestmark = [
 ]
 PROMPT = "5 77 3 130"
 GREEDY = {"temperature": 0, "repetition_penalty": 1, "max_tokens": 12}
-# of V8: without one of these processor's instructions it has no SIMD; the second leaves room for the
-# weights (3.8 MB), and none for keys and values
+# of V8: without one of these instructions of the processor it has no SIMD; the second leaves room
+# for the weights (3.8 MB), and none for keys and values
 LACKING = [
     pytest.param("--no-enable-ssse3", "this browser has no SIMD", id="SIMD"),
     pytest.param(
@@ -92,7 +92,7 @@ def test_a_server_answers_where_the_browser_cannot(made, tmp_path):
     assert "more than the 4 GB that WebAssembly has; so a server answers" in found["why"]
 
 
-@pytest.mark.parametrize("flags, reason", LACKING)
+@pytest.mark.parametrize(("flags", "reason"), LACKING)
 def test_the_page_says_what_is_missing_and_asks_the_server(made, tmp_path, flags, reason):
     artifact, folder, wanted = made
     options = {"arguments": [f"--js-flags={flags}"]}
