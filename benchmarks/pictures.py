@@ -73,7 +73,12 @@ def _printed(arguments: list[str]) -> str:
 def _take(page: Page, address: str, path: Path) -> None:
     page.goto(address)
     page.wait_for_load_state("networkidle")
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    store(page.screenshot(), path)
+
+
+def store(screenshot: bytes, path: Path) -> None:
+    """Write a PNG with few colours."""
+    picture = Image.open(io.BytesIO(screenshot)).convert("RGB")
     picture.quantize(COLORS, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 

@@ -57,8 +57,20 @@ static void norm_heads(const Decoder *d, float *heads, uint32_t count, const flo
     rms_norm(heads, gain, d->head_dim, d->epsilon, heads);
 }
 
+/* What a head remembers of ``position`` and all behind it. */
+static Remembered head_from(const Decoder *d, const Remembered *all, uint32_t head, uint32_t position) {
+  size_t vector = (size_t)head * d->positions + position;
+  return (Remembered){all->codes + vector * d->head_dim, all->scales + vector};
+}
+
+static void remember_head(const Decoder *d, const Remembered *all, uint32_t head, uint32_t token,
+                          const float *vectors) {
+  Remembered at = head_from(d, all, head, d->first + token);
+  remember(vectors + (size_t)head * d->head_dim, d->head_dim, at.codes, at.scales);
+}
+
 /* Queries and keys normed and turned, keys and values into the cache. */
-static void remember(void *context, uint32_t first, uint32_t end, uint32_t thread) {
+static void remember_heads(void *context, uint32_t first, uint32_t end, uint32_t thread) {
   const Decoder *d = context;
   const Layer *l = d->layer;
   const uint32_t size = d->head_dim;
@@ -71,9 +83,8 @@ static void remember(void *context, uint32_t first, uint32_t end, uint32_t threa
     for (uint32_t i = 0; i < l->heads + l->kv_heads; i++) /* keys stand behind queries */
       rotate(queries + (size_t)i * size, d->turns + (size_t)t * size, size / 2);
     for (uint32_t i = 0; i < l->kv_heads; i++) {
-      size_t place = ((size_t)i * d->positions + d->first + t) * size;
-      __builtin_memcpy(l->keys + place, keys + (size_t)i * size, size * sizeof(float));
-      __builtin_memcpy(l->values + place, values + (size_t)i * size, size * sizeof(float));
+      remember_head(d, &l->keys, i, t, keys);
+      remember_head(d, &l->values, i, t, values);
     }
   }
 }
@@ -85,10 +96,11 @@ static void attend_heads(void *context, uint32_t first, uint32_t end, uint32_t t
   const uint32_t size = d->head_dim, group = l->heads / l->kv_heads;
   for (uint32_t item = first; item < end; item++) {
     uint32_t token = item / l->heads, head = item % l->heads;
-    size_t cache = (size_t)(head / group) * d->positions * size;
+    Remembered keys = head_from(d, &l->keys, head / group, 0);
+    Remembered values = head_from(d, &l->values, head / group, 0);
     float *query = token_wide(d, token) + (size_t)head * size;
     float *out = d->vectors[thread];
-    attend(query, l->keys + cache, l->values + cache, d->first + token + 1, size, d->scores[thread], out);
+    attend(query, &keys, &values, d->first + token + 1, size, d->scores[thread], out);
     __builtin_memcpy(query, out, size * sizeof(float));
   }
 }
@@ -128,7 +140,7 @@ static void run_layer(Decoder *d, const Layer *l) {
   d->layer = l;
   per_token(d, before_attention);
   run_product(d, &l->qkv, d->count, d->wide, d->wide_size, 0);
-  per_token(d, remember);
+  per_token(d, remember_heads);
   team_run(&d->team, attend_heads, d, d->count * l->heads, 1);
   per_token(d, after_attention);
   run_product(d, &l->output, d->count, d->x, d->hidden, 1);

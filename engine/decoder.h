@@ -13,11 +13,17 @@ enum {
   ALIGNMENT = 64,
 };
 
+/* Keys or values: codes of 16 bits, (kv_heads, positions, head_dim), and each vector's scale. */
+typedef struct {
+  int16_t *codes;
+  float *scales;
+} Remembered;
+
 typedef struct {
   uint32_t heads, kv_heads, width;
   const float *attention_norm, *query_norm, *key_norm, *width_norm; /* of heads: or NULL */
   Matrix qkv, output, gate_up, down;
-  float *keys, *values; /* kv_heads, positions, head_dim */
+  Remembered keys, values;
 } Layer;
 
 typedef struct {
@@ -64,5 +70,7 @@ void decoder_stop(Decoder *decoder);
 void rms_norm(const float *x, const float *gain, uint32_t size, float epsilon, float *out);
 void turns_of(uint32_t position, const float *frequencies, uint32_t half, float *turns);
 void rotate(float *head, const float *turns, uint32_t half);
-void attend(const float *query, const float *keys, const float *values, uint32_t count, uint32_t size,
-            float *scores, float *out);
+float largest_magnitude(const float *x, uint32_t count);
+void remember(const float *vector, uint32_t size, int16_t *codes, float *scale);
+void attend(const float *query, const Remembered *keys, const Remembered *values, uint32_t count,
+            uint32_t size, float *scores, float *out);

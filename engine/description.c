@@ -76,6 +76,11 @@ static void read_header(Reader *reader, Decoder *d) {
   d->table = matrix(reader), d->head = matrix(reader);
 }
 
+static Remembered carve_remembered(Region *region, uint64_t vectors, uint32_t size) {
+  int16_t *codes = carve(region, vectors * size, sizeof *codes);
+  return (Remembered){codes, carve(region, vectors, sizeof(float))};
+}
+
 static uint32_t most(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 /* Threads' and tokens' own arrays. widest: of the inputs of matrices, and of their results. */
@@ -132,9 +137,9 @@ static size_t lay_out(const uint32_t *words, uint32_t count, const uint8_t *base
     if (!layer_is_computed(&local, &layer)) return 0;
     widest_input = most(widest_input, most(layer.output.columns, layer.width));
     widest_result = most(widest_result, most(layer.qkv.rows, layer.gate_up.rows));
-    uint64_t cache = (uint64_t)layer.kv_heads * local.positions * local.head_dim;
-    layer.keys = carve(&region, cache, sizeof(float));
-    layer.values = carve(&region, cache, sizeof(float));
+    uint64_t vectors = (uint64_t)layer.kv_heads * local.positions;
+    layer.keys = carve_remembered(&region, vectors, local.head_dim);
+    layer.values = carve_remembered(&region, vectors, local.head_dim);
     if (layers) layers[i] = layer;
   }
   carve_workplace(&region, &local, widest_input, widest_result);

@@ -20,7 +20,7 @@ static void store_run(const int16_t *run, int8_t *codes, uint32_t bits) {
   }
 }
 
-static float largest_magnitude(const float *x, uint32_t count) {
+float largest_magnitude(const float *x, uint32_t count) {
   f32x4 largest = splat(0);
   for (uint32_t i = 0; i < count; i += 4) largest = larger(largest, absolute(load_floats(x + i)));
   float ab = largest[0] > largest[1] ? largest[0] : largest[1];

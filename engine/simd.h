@@ -19,6 +19,7 @@ typedef float f32x4 __attribute__((vector_size(16)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef uint32_t u32x4 __attribute__((vector_size(16)));
 typedef int16_t i16x8 __attribute__((vector_size(16)));
+typedef int16_t i16x4 __attribute__((vector_size(8)));
 typedef uint16_t u16x8 __attribute__((vector_size(16)));
 typedef int8_t i8x16 __attribute__((vector_size(16)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
@@ -37,7 +38,9 @@ LOADER(load_shorts, i16x8)
 LOADER(load_bytes, u8x16)
 LOADER(load_8_bytes, u8x8)
 LOADER(load_4_shorts, u16x4)
+LOADER(load_4_signed, i16x4)
 INLINE void store_floats(void *at, f32x4 value) { __builtin_memcpy(at, &value, sizeof value); }
+INLINE void store_4_shorts(void *at, i16x4 value) { __builtin_memcpy(at, &value, sizeof value); }
 INLINE void store_bytes(void *at, u8x16 value) { __builtin_memcpy(at, &value, sizeof value); }
 
 INLINE f32x4 splat(float x) { return (f32x4){x, x, x, x}; }

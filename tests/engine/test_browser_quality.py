@@ -80,7 +80,7 @@ def mixed(checkpoint, *_, **__):
 
 @pytest.fixture(scope="module")
 def checkpoint(smollm2_gguf):
-    """Real weights; as packaged, they lie on a grid of 4 bits, which flatters schemes of that grid."""
+    """Real weights, moved off the grid of 4 bits that they were packaged on."""
     return random_rescaling(open_checkpoint(smollm2_gguf), 0.3, 0)
 
 

@@ -22,6 +22,9 @@ from llmkg_lab.roster.catalog import find_variant
 from llmkg_lab.scheme import Scheme
 from llmkg_lab.sources import fetch
 
+# both round activations to 8 bits, and a value on the border may fall to either side, the more so
+# as the graph remembers keys and values in float32 and the engine in 16 bits
+NEAR = 0.02
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16, "rope_theta": 500.0}  # fmt: skip
 SHAPES = {  # what a Llama's config may change
@@ -106,9 +109,8 @@ def test_each_layer_computes_what_the_graph_does(engine, made):
     assert len(layers) == decoder.layers
     for i, wanted in enumerate(layers):
         found = decoder.step(ids, 0, layers=i + 1).reshape(len(ids), -1)
-        assert distance(found, wanted) < 0.01, f"layer {i}"
-    # both round activations to 8 bits; a value on the border may fall to either side
-    assert distance(decoder.all_logits(ids), logits) < 0.01
+        assert distance(found, wanted) < NEAR, f"layer {i}"
+    assert distance(decoder.all_logits(ids), logits) < NEAR
     decoder.close()
 
 

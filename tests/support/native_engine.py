@@ -29,6 +29,8 @@ FUNCTIONS = {
     "read_row": (None, POINTER, SIZE, POINTER),
     "unpacked_bytes": (SIZE, U32),
     "multiply": (None, POINTER, POINTER, U32, U32, U32, POINTER, SIZE, ctypes.c_int, POINTER),
+    "remember": (None, POINTER, U32, POINTER, POINTER),
+    "attend": (None, POINTER, POINTER, POINTER, U32, U32, POINTER, POINTER),
     "turns_of": (None, U32, POINTER, U32, POINTER),
 }
 
@@ -73,6 +75,12 @@ def padded(array):
     room = np.zeros(array.nbytes + 16, np.uint8)
     room[: array.nbytes] = np.ascontiguousarray(array).view(np.uint8).ravel()
     return room
+
+
+class CRemembered(ctypes.Structure):
+    """Remembered of engine/decoder.h."""
+
+    _fields_ = [("codes", POINTER), ("scales", POINTER)]
 
 
 class NativeMatrix:

@@ -30,7 +30,7 @@ export interface Choice {
 /** The bytes that a decoder needs besides its weights: keys and values of all positions. */
 function cacheBytes(decoder: Decoder | undefined, positions: number): number {
   const heads = decoder?.layers.reduce((sum, layer) => sum + layer.kv_heads, 0) ?? 0;
-  return 2 * 4 * heads * (decoder?.head_dim ?? 0) * positions;
+  return 2 * heads * (2 * (decoder?.head_dim ?? 0) + 4) * positions; // codes of 16 bits and a scale
 }
 
 /** Refuse a model that no memory here holds, before anything of it is fetched. */
