@@ -1,9 +1,11 @@
 """The pictures of the browser's page in the docs: chat, search, list, loading and a fault.
 
-    python -m benchmarks.page_pictures OUTPUTS FOLDER
+    python -m benchmarks.page_pictures OUTPUTS FOLDER [STATE …]
 
 OUTPUTS: the folder that `make run` filled; the models at `balanced` are shown. FOLDER: where the
-pictures go, such as docs/img. What the page needs: `make web`.
+pictures go, such as docs/img. STATE: of chat, search, list, loading and problem; by default all.
+Chat and search show times: on a busy machine these are not the model's. What the page needs:
+`make web`.
 """
 
 import sys
@@ -22,6 +24,7 @@ from llmkg_lab.base import paths
 from llmkg_lab.browser.server import BundleServer, Handler
 from llmkg_lab.browser.trial import FLAGS, find_chromium
 from llmkg_lab.conversion.to_web import bundle
+from llmkg_lab.results import measured
 
 MODELS = {
     "smollm2-135m-balanced": "smollm/smollm2_135m_instruct",
@@ -33,7 +36,7 @@ EVERYWHERE = [(width, scheme) for width in SIZES for scheme in ("light", "dark")
 RATE = 4e6  # bytes a second of the slow line
 
 
-def main(outputs: str, folder: str) -> None:
+def main(outputs: str, folder: str, *chosen: str) -> None:
     """Take all pictures, browser-STATE-WIDTH-light.png and -dark.png."""
     states: dict[str, tuple[Callable[[Page], None], list[tuple[int, str]]]] = {
         "chat": (chat, EVERYWHERE),
@@ -43,7 +46,8 @@ def main(outputs: str, folder: str) -> None:
         "problem": (problem, [(390, "light")]),
     }
     with tempfile.TemporaryDirectory() as scratch, serving(Path(outputs), Path(scratch)) as server:
-        for state, (act, views) in states.items():
+        for state in chosen or states:
+            act, views = states[state]
             server.fault = state
             for width, scheme in views:
                 with visit(server.address, width, scheme) as page:
@@ -115,10 +119,10 @@ def visit(address: str, width: int, scheme: str) -> Iterator[Page]:
 
 @contextmanager
 def serving(outputs: Path, scratch: Path) -> Iterator["FaultyServer"]:
-    bundles = {
-        name: bundle(Artifact.open(outputs / model / "artifacts" / "balanced"), scratch / name)
-        for name, model in MODELS.items()
-    }
+    bundles = {}
+    for name, model in MODELS.items():
+        artifact = Artifact.open(outputs / model / "artifacts" / "balanced")
+        bundles[name] = bundle(artifact, scratch / name, performance=measured.facts(artifact))
     server = FaultyServer(paths.web(), bundles)
     with server.in_background():
         yield server
