@@ -1,7 +1,6 @@
-/* Attention of one head and one token over the keys and values of all tokens so far. */
-#include "decoder.h"
+#include "attention.h"
 
-enum { LANES = 4, WIDE = 16 }; /* head_dim is a multiple of WIDE */
+enum { LANES = 4, WIDE = 16 }; /* a head's size is a multiple of WIDE */
 
 /* The product of a query and a key: four running sums, for one would have to wait for itself. */
 INLINE float product(const float *query, const float *key, uint32_t size) {
@@ -30,18 +29,18 @@ static void softmax(float *scores, uint32_t count) {
 }
 
 /* Sixteen elements of the weighted sum of values. */
-INLINE void weigh(const float *weights, const float *values, uint32_t count, uint32_t size, float *out) {
+INLINE void weigh(const float *weights, const float *values, size_t stride, uint32_t count, float *out) {
   f32x4 totals[4] = {{0}};
   for (uint32_t i = 0; i < count; i++)
     for (int j = 0; j < 4; j++)
-      totals[j] += splat(weights[i]) * load_floats(values + (size_t)i * size + LANES * j);
+      totals[j] += splat(weights[i]) * load_floats(values + i * stride + LANES * j);
   for (int j = 0; j < 4; j++) store_floats(out + LANES * j, totals[j]);
 }
 
-void attend(const float *query, const float *keys, const float *values, uint32_t count, uint32_t size,
-            float *scores, float *out) {
+void attend(const float *query, const float *keys, const float *values, size_t stride, uint32_t count,
+            uint32_t size, float *scores, float *out) {
   float scale = 1 / __builtin_sqrtf((float)size);
-  for (uint32_t i = 0; i < count; i++) scores[i] = product(query, keys + (size_t)i * size, size) * scale;
+  for (uint32_t i = 0; i < count; i++) scores[i] = product(query, keys + i * stride, size) * scale;
   softmax(scores, count);
-  for (uint32_t i = 0; i < size; i += WIDE) weigh(scores, values + i, count, size, out + i);
+  for (uint32_t i = 0; i < size; i += WIDE) weigh(scores, values + i, stride, count, out + i);
 }

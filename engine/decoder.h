@@ -4,14 +4,9 @@
    places counted from a base address: the bytes of the ONNX data file, used where they lie. */
 #pragma once
 #include "functions.h"
-#include "matrix.h"
-#include "team.h"
+#include "workplace.h"
 
-enum {
-  VERSION = 1,   /* of the description */
-  TILE = 128,    /* tokens of a prompt that go through the layers together */
-  ALIGNMENT = 64,
-};
+enum { TILE = 128 }; /* tokens of a prompt that go through the layers together */
 
 typedef struct {
   uint32_t heads, kv_heads, width;
@@ -21,7 +16,7 @@ typedef struct {
 } Layer;
 
 typedef struct {
-  Team team;
+  Workplace work;
   uint32_t vocab, hidden, layer_count, head_dim, positions;
   float epsilon;
   const float *frequencies; /* head_dim / 2, radians per position */
@@ -36,10 +31,6 @@ typedef struct {
   float *wide;    /* TILE, the widest of a layer's results */
   float *turns;   /* TILE, head_dim: cosines, then sines */
   float *logits;  /* vocab */
-  Rounded *rounded;  /* TILE */
-  float **scores;    /* of each thread: positions */
-  float **vectors;   /* of each thread: the widest input of a matrix */
-  uint8_t **scratch; /* of each thread: unpacked_bytes */
   uint32_t wide_size;
 } Decoder;
 
@@ -61,8 +52,5 @@ void decoder_layers(Decoder *decoder, uint32_t count, uint32_t position, uint32_
 void decoder_help(Decoder *decoder, uint32_t thread);
 void decoder_stop(Decoder *decoder);
 
-void rms_norm(const float *x, const float *gain, uint32_t size, float epsilon, float *out);
 void turns_of(uint32_t position, const float *frequencies, uint32_t half, float *turns);
 void rotate(float *head, const float *turns, uint32_t half);
-void attend(const float *query, const float *keys, const float *values, uint32_t count, uint32_t size,
-            float *scores, float *out);
