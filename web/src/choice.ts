@@ -1,4 +1,4 @@
-/** What runs a decoder on this device: by what there is, and by the time that tokens take. */
+/** What runs a model on this device: by what there is, and by the time that tokens take. */
 import type { Device } from "./device";
 import { LabError } from "./errors";
 import type { Decoder, Manifest } from "./manifest";
@@ -47,11 +47,16 @@ export function checkMemory(manifest: Manifest, device: Device, positions: numbe
   );
 }
 
-/** What can compute a model here: the engine if it knows it, ONNX Runtime if not, and a GPU. */
-export async function candidates(manifest: Manifest, device: Device, options: Wanted): Promise<Variant[]> {
+/** The engine's build for this browser. Throws LabError where there is none. */
+export function engineVariant(device: Device, options: Wanted): "relaxed" | "plain" {
   if (!device.simd) throw new LabError("unsupported", "this browser has no SIMD", "take a newer one, or a server");
-  const relaxed = device.relaxedSimd && options.relaxedSimd !== false;
-  const first: Variant = !manifest.engine.decoder ? "wasm" : relaxed ? "relaxed" : "plain";
+  return device.relaxedSimd && options.relaxedSimd !== false ? "relaxed" : "plain";
+}
+
+/** What can compute a decoder here: the engine if it knows it, ONNX Runtime if not, and a GPU. */
+export async function candidates(manifest: Manifest, device: Device, options: Wanted): Promise<Variant[]> {
+  const ours = engineVariant(device, options);
+  const first: Variant = manifest.engine.decoder ? ours : "wasm";
   const gpu = device.gpu && options.gpu !== "none" && (!device.gpu.software || options.gpu === "any");
   return gpu && (await isShipped(WEBGPU)) ? [first, "webgpu"] : [first];
 }
@@ -171,14 +176,14 @@ export class Fastest {
     return worker;
   }
 
-  /** Note how long the tokens of an answer took. */
-  note(last: Generated): void {
+  /** Note how long the tokens of an answer or a text took. */
+  note(last: Pick<Generated, "msPerToken">): void {
     if (last.msPerToken <= this.limit) return;
     this.slow = true;
     this.limit = SLOWER * last.msPerToken; // once more only when it gets slower still
   }
 
-  /** Before an answer: measure again where the last one was slow. */
+  /** Before the next: measure again where the last one was slow. */
   async again(signal?: AbortSignal): Promise<void> {
     if (!this.slow || !this.worker) return;
     this.slow = false;
