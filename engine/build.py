@@ -17,6 +17,8 @@ SOURCES = sorted(HERE.glob("*.c"))
 EXPORTS = (
     *("decoder_bytes", "decoder_open", "decoder_ids", "decoder_step", "decoder_logits"),
     *("decoder_hidden", "decoder_layers", "decoder_help", "decoder_stop", "products_hold"),
+    *("encoder_bytes", "encoder_open", "encoder_ids", "encoder_types", "encoder_run"),
+    *("encoder_layers", "encoder_help", "encoder_stop"),
     *("__heap_base", "__stack_pointer"),
 )
 # fused multiply-adds would give other bits on processors that have them

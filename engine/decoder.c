@@ -3,32 +3,13 @@
    Each line of ``run_layer`` is a job that the team shares: per token, per head, or per row of a
    matrix. One token alone leaves to the team what is worth sharing, and the rest to the leader. */
 #include "decoder.h"
-
-enum { PIECES = 4, FEWEST_ROWS = 16 }; /* of a product: pieces for each thread, rows in a piece */
+#include "norms.h"
 
 static float *token_wide(const Decoder *d, uint32_t token) { return d->wide + (size_t)token * d->wide_size; }
 static float *token_x(const Decoder *d, uint32_t token) { return d->x + (size_t)token * d->hidden; }
 
-/* A product of a matrix with all tokens of the step. */
-typedef struct {
-  const Decoder *decoder;
-  const Matrix *matrix;
-  float *out;
-  size_t stride;
-  int add;
-  uint32_t tokens;
-} Product;
-
-static void rows_work(void *context, uint32_t first, uint32_t end, uint32_t thread) {
-  const Product *p = context;
-  const Decoder *d = p->decoder;
-  multiply(p->matrix, d->rounded, p->tokens, first, end, p->out, p->stride, p->add, d->scratch[thread]);
-}
-
-static void run_product(Decoder *d, const Matrix *m, uint32_t tokens, float *out, size_t stride, int add) {
-  Product product = {d, m, out, stride, add, tokens};
-  uint32_t grain = m->rows / (d->team.threads * PIECES);
-  team_run(&d->team, rows_work, &product, m->rows, grain > FEWEST_ROWS ? grain : FEWEST_ROWS);
+static void run_product(Decoder *d, const Matrix *m, float *out, size_t stride, int add) {
+  share_product(&d->work, m, d->count, out, stride, add);
 }
 
 static void embed(void *context, uint32_t first, uint32_t end, uint32_t thread) {
@@ -42,8 +23,8 @@ static void embed(void *context, uint32_t first, uint32_t end, uint32_t thread) 
 
 static void norm_and_round(const Decoder *d, uint32_t token, const float *gain, const Matrix *m,
                            uint32_t thread, uint32_t to) {
-  rms_norm(token_x(d, token), gain, d->hidden, d->epsilon, d->vectors[thread]);
-  round_to_bytes(m, d->vectors[thread], d->rounded + to);
+  rms_norm(token_x(d, token), gain, d->hidden, d->epsilon, d->work.vectors[thread]);
+  round_to_bytes(m, d->work.vectors[thread], d->work.rounded + to);
 }
 
 static void before_attention(void *context, uint32_t first, uint32_t end, uint32_t thread) {
@@ -99,8 +80,8 @@ static void attend_heads(void *context, uint32_t first, uint32_t end, uint32_t t
     Remembered keys = head_from(d, &l->keys, head / group, 0);
     Remembered values = head_from(d, &l->values, head / group, 0);
     float *query = token_wide(d, token) + (size_t)head * size;
-    float *out = d->vectors[thread];
-    attend(query, &keys, &values, d->first + token + 1, size, d->scores[thread], out);
+    float *out = d->work.vectors[thread];
+    attend(query, &keys, &values, d->first + token + 1, size, d->work.scores[thread], out);
     __builtin_memcpy(query, out, size * sizeof(float));
   }
 }
@@ -109,7 +90,7 @@ static void after_attention(void *context, uint32_t first, uint32_t end, uint32_
   const Decoder *d = context;
   (void)thread;
   for (uint32_t t = first; t < end; t++)
-    round_to_bytes(&d->layer->output, token_wide(d, t), d->rounded + t);
+    round_to_bytes(&d->layer->output, token_wide(d, t), d->work.rounded + t);
 }
 
 static void before_width(void *context, uint32_t first, uint32_t end, uint32_t thread) {
@@ -130,24 +111,24 @@ static void gate(void *context, uint32_t first, uint32_t end, uint32_t thread) {
     for (; i + 4 <= width; i += 4)
       store_floats(gates + i, silu(load_floats(gates + i)) * load_floats(up + i));
     for (; i < width; i++) gates[i] = silu(splat(gates[i]))[0] * up[i];
-    round_to_bytes(&d->layer->down, gates, d->rounded + t);
+    round_to_bytes(&d->layer->down, gates, d->work.rounded + t);
   }
 }
 
-static void per_token(Decoder *d, Work work) { team_run(&d->team, work, d, d->count, 1); }
+static void per_token(Decoder *d, Work work) { team_run(&d->work.team, work, d, d->count, 1); }
 
 static void run_layer(Decoder *d, const Layer *l) {
   d->layer = l;
   per_token(d, before_attention);
-  run_product(d, &l->qkv, d->count, d->wide, d->wide_size, 0);
+  run_product(d, &l->qkv, d->wide, d->wide_size, 0);
   per_token(d, remember_heads);
-  team_run(&d->team, attend_heads, d, d->count * l->heads, 1);
+  team_run(&d->work.team, attend_heads, d, d->count * l->heads, 1);
   per_token(d, after_attention);
-  run_product(d, &l->output, d->count, d->x, d->hidden, 1);
+  run_product(d, &l->output, d->x, d->hidden, 1);
   per_token(d, before_width);
-  run_product(d, &l->gate_up, d->count, d->wide, d->wide_size, 0);
+  run_product(d, &l->gate_up, d->wide, d->wide_size, 0);
   per_token(d, gate);
-  run_product(d, &l->down, d->count, d->x, d->hidden, 1);
+  run_product(d, &l->down, d->x, d->hidden, 1);
 }
 
 void decoder_layers(Decoder *d, uint32_t count, uint32_t position, uint32_t layers) {
@@ -162,11 +143,11 @@ void decoder_step(Decoder *d, uint32_t count, uint32_t position) {
 
 const float *decoder_logits(Decoder *d, uint32_t index) {
   norm_and_round(d, index, d->last_norm, &d->head, 0, 0);
-  run_product(d, &d->head, 1, d->logits, d->vocab, 0);
+  share_product(&d->work, &d->head, 1, d->logits, d->vocab, 0);
   return d->logits;
 }
 
 uint32_t *decoder_ids(Decoder *d) { return d->ids; }
 const float *decoder_hidden(const Decoder *d) { return d->x; }
-void decoder_help(Decoder *d, uint32_t thread) { team_help(&d->team, thread); }
-void decoder_stop(Decoder *d) { team_stop(&d->team); }
+void decoder_help(Decoder *d, uint32_t thread) { team_help(&d->work.team, thread); }
+void decoder_stop(Decoder *d) { team_stop(&d->work.team); }

@@ -3,31 +3,20 @@
    The model is described by 32-bit words (web/src/description.ts writes them), its tensors by their
    places counted from a base address: the bytes of the ONNX data file, used where they lie. */
 #pragma once
-#include "functions.h"
-#include "matrix.h"
-#include "team.h"
+#include "attention.h"
+#include "workplace.h"
 
-enum {
-  VERSION = 1,   /* of the description */
-  TILE = 128,    /* tokens of a prompt that go through the layers together */
-  ALIGNMENT = 64,
-};
-
-/* Keys or values: codes of 16 bits, (kv_heads, positions, head_dim), and each vector's scale. */
-typedef struct {
-  int16_t *codes;
-  float *scales;
-} Remembered;
+enum { TILE = 128 }; /* tokens of a prompt that go through the layers together */
 
 typedef struct {
   uint32_t heads, kv_heads, width;
   const float *attention_norm, *query_norm, *key_norm, *width_norm; /* of heads: or NULL */
   Matrix qkv, output, gate_up, down;
-  Remembered keys, values;
+  Remembered keys, values; /* (kv_heads, positions, head_dim) */
 } Layer;
 
 typedef struct {
-  Team team;
+  Workplace work;
   uint32_t vocab, hidden, layer_count, head_dim, positions;
   float epsilon;
   const float *frequencies; /* head_dim / 2, radians per position */
@@ -42,10 +31,6 @@ typedef struct {
   float *wide;    /* TILE, the widest of a layer's results */
   float *turns;   /* TILE, head_dim: cosines, then sines */
   float *logits;  /* vocab */
-  Rounded *rounded;  /* TILE */
-  float **scores;    /* of each thread: positions */
-  float **vectors;   /* of each thread: the widest input of a matrix */
-  uint8_t **scratch; /* of each thread: unpacked_bytes */
   uint32_t wide_size;
 } Decoder;
 
@@ -67,10 +52,5 @@ void decoder_layers(Decoder *decoder, uint32_t count, uint32_t position, uint32_
 void decoder_help(Decoder *decoder, uint32_t thread);
 void decoder_stop(Decoder *decoder);
 
-void rms_norm(const float *x, const float *gain, uint32_t size, float epsilon, float *out);
 void turns_of(uint32_t position, const float *frequencies, uint32_t half, float *turns);
 void rotate(float *head, const float *turns, uint32_t half);
-float largest_magnitude(const float *x, uint32_t count);
-void remember(const float *vector, uint32_t size, int16_t *codes, float *scale);
-void attend(const float *query, const Remembered *keys, const Remembered *values, uint32_t count,
-            uint32_t size, float *scores, float *out);

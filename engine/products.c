@@ -1,13 +1,14 @@
 /* Products of a matrix with activations that are rounded to 8 bits.
 
    A block's product is a sum of whole numbers, exact in float32 (255 * 127 * 128 < 2²⁴), and so is
-   its difference to the zero point's share. Four blocks stand side by side in a vector: only there
-   scales come in, and rounding begins. A prompt's tokens take the same way as one token alone, with
-   the same bits as the result; its rows are unpacked once for all of them. */
+   its difference to the zero point's share. Scales come in only behind it, and there rounding begins:
+   four sums, each of every fourth block, and then their sum. One token alone has the four sums of a
+   row side by side in a vector. Several tokens have those of four rows there, which are unpacked once
+   for all of them; the result has the same bits. */
 #include "matrix.h"
 
-enum { TOKENS = 4, UNPACKED = 32 << 10, LINE = 64 }; /* tokens in one pass over a row; bytes of rows
-                                                        at once, and of a cache's line */
+enum { TOKENS = 4, QUADS = 2, ROWS = 4 * QUADS }; /* that are multiplied at once */
+enum { UNPACKED = 32 << 10, LINE = 64 }; /* bytes of unpacked rows at once, and of a cache's line */
 
 /* The upper four bits of each byte. Lanes of 16 bits, for shifts of bytes are none of x86's: what
    an engine puts in their place builds its mask anew each time. */
@@ -116,27 +117,26 @@ INLINE float row_product(const Matrix *m, size_t row, const Rounded *token, uint
   return sum(total);
 }
 
-/* A row taken out of its bytes: codes in the order of the activations, bytes or 16 bits wide, and a
-   scale and a zero point for each block; whole groups of blocks, those behind the end all zeros. */
+/* ROWS rows taken out of their bytes. Codes are in the order of the activations, bytes or 16 bits wide:
+   four bytes of the first row, then of the next, and so on. */
 typedef struct {
   uint8_t *codes;
-  float *scales, *zeros;
+  float *scales, *zeros; /* blocks, ROWS */
 } Unpacked;
 
 static size_t unpacked_row_bytes(const Matrix *m) {
-  return padded_blocks(m->blocks) * (m->block_size * code_bytes(m->bits) + 2 * sizeof(float));
+  return m->blocks * (m->block_size * code_bytes(m->bits) + 2 * sizeof(float));
 }
 
 size_t unpacked_bytes(uint32_t columns) {
-  size_t row = (size_t)(columns + GROUP * LARGEST_BLOCK) * (2 + 2 * sizeof(float) / 32);
-  return row > UNPACKED ? row : UNPACKED;
+  size_t row = (size_t)(columns + LARGEST_BLOCK) * (2 + 2 * sizeof(float) / 32);
+  return ROWS * row > UNPACKED ? ROWS * row : UNPACKED;
 }
 
 static Unpacked unpacked_at(const Matrix *m, uint8_t *scratch, uint32_t index) {
-  uint32_t blocks = padded_blocks(m->blocks);
   uint8_t *start = scratch + index * unpacked_row_bytes(m);
-  float *scales = (float *)(start + blocks * m->block_size * code_bytes(m->bits));
-  return (Unpacked){start, scales, scales + blocks};
+  float *scales = (float *)(start + ROWS * m->blocks * m->block_size * code_bytes(m->bits));
+  return (Unpacked){start, scales, scales + ROWS * m->blocks};
 }
 
 INLINE void unpack_run(const uint8_t *codes, uint8_t *out, uint32_t bits) {
@@ -154,54 +154,77 @@ INLINE void unpack_run(const uint8_t *codes, uint8_t *out, uint32_t bits) {
   }
 }
 
-INLINE void unpack_row(const Matrix *m, size_t row, Unpacked out, uint32_t bits) {
-  const uint8_t *codes = m->codes + row * row_bytes(m);
-  const uint32_t runs = m->blocks * m->block_size / 32, blocks = padded_blocks(m->blocks);
-  for (uint32_t i = 0; i < runs; i++)
-    unpack_run(codes + 4 * bits * i, out.codes + 32 * code_bytes(bits) * i, bits);
-  size_t size = m->block_size * code_bytes(bits);
-  __builtin_memset(out.codes + m->blocks * size, 0, (blocks - m->blocks) * size);
-  for (uint32_t block = 0; block < blocks; block++) {
-    int inside = block < m->blocks;
-    out.scales[block] = inside ? scale_at(m, row, block) : 0;
-    out.zeros[block] = inside ? zero_at(m, row, block) : 0;
-  }
+/* Sixteen bytes of each of four rows, as Unpacked has them. */
+INLINE void interleave(const uint8_t *rows, size_t stride, uint8_t *out) {
+  i32x4 a = (i32x4)load_bytes(rows), b = (i32x4)load_bytes(rows + stride);
+  i32x4 c = (i32x4)load_bytes(rows + 2 * stride), d = (i32x4)load_bytes(rows + 3 * stride);
+  i32x4 ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
+  store_bytes(out, (u8x16)__builtin_shufflevector(ab, cd, 0, 1, 4, 5));
+  store_bytes(out + 4 * ROWS, (u8x16)__builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+  ab = __builtin_shufflevector(a, b, 2, 6, 3, 7), cd = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+  store_bytes(out + 8 * ROWS, (u8x16)__builtin_shufflevector(ab, cd, 0, 1, 4, 5));
+  store_bytes(out + 12 * ROWS, (u8x16)__builtin_shufflevector(ab, cd, 2, 3, 6, 7));
 }
 
-/* The product of 32 unpacked codes with a token's. */
-INLINE i32x4 unpacked_product(const uint8_t *codes, const int8_t *activations, uint32_t bits, i32x4 total) {
-#if defined(__wasm_relaxed_simd__)
-  if (meets_as_bytes(bits)) {
-    total = four_products((i8x16)load_bytes(activations), load_bytes(codes), total);
-    return four_products((i8x16)load_bytes(activations + 16), load_bytes(codes + 16), total);
+/* Rows from ``first`` on; behind the matrix's end its last row again, for nobody to look at. */
+INLINE void unpack_rows(const Matrix *m, uint32_t first, Unpacked out, uint32_t bits) {
+  const uint32_t runs = m->blocks * m->block_size / 32, size = 32 * code_bytes(bits);
+  uint32_t rows[ROWS];
+  for (uint32_t r = 0; r < ROWS; r++) rows[r] = first + r < m->rows ? first + r : m->rows - 1;
+  for (uint32_t i = 0; i < runs; i++) {
+    uint8_t run[ROWS * 64];
+    for (uint32_t r = 0; r < ROWS; r++)
+      unpack_run(m->codes + rows[r] * row_bytes(m) + 4 * bits * i, run + size * r, bits);
+    for (uint32_t q = 0; q < QUADS; q++)
+      for (uint32_t at = 0; at < size; at += 16)
+        interleave(run + 4 * q * size + at, size, out.codes + ROWS * (size * i + at) + 16 * q);
   }
-#endif
-  (void)bits;
-  for (int i = 0; i < 4; i++)
-    total += pair_products(load_shorts(activations + 16 * i), load_shorts(codes + 16 * i));
-  return total;
-}
-
-/* One unpacked row with some tokens. */
-INLINE void row_products(const Matrix *m, Unpacked row, const Rounded *tokens, uint32_t count, float *out,
-                         uint32_t bits, uint32_t runs) {
-  const size_t run = 32 * code_bytes(bits), step = run * runs;
-  f32x4 totals[TOKENS] = {{0}};
-  for (uint32_t block = 0; block < m->blocks; block += GROUP) {
-    f32x4 scales = load_floats(row.scales + block), zeros = load_floats(row.zeros + block);
-    const uint8_t *codes = row.codes + block * step;
-    for (uint32_t t = 0; t < count; t++) {
-      const int8_t *activations = tokens[t].codes + block * step;
-      i32x4 products[GROUP] = {{0}};
-      for (int i = 0; i < GROUP; i++)
-        for (uint32_t j = 0; j < runs; j++)
-          products[i] = unpacked_product(codes + i * step + j * run, activations + i * step + j * run, bits,
-                                         products[i]);
-      totals[t] += scaled(sums(products[0], products[1], products[2], products[3]), scales, zeros,
-                          tokens + t, block);
+  for (uint32_t block = 0; block < m->blocks; block++)
+    for (uint32_t r = 0; r < ROWS; r++) {
+      out.scales[block * ROWS + r] = scale_at(m, rows[r], block);
+      out.zeros[block * ROWS + r] = zero_at(m, rows[r], block);
     }
+}
+
+/* Four bytes of activations with those of the codes of four rows. */
+INLINE i32x4 lane_products(const uint8_t *codes, i32x4 activations, int as_bytes, i32x4 total) {
+#if defined(__wasm_relaxed_simd__)
+  if (as_bytes) return four_products((i8x16)activations, load_bytes(codes), total);
+#endif
+  (void)as_bytes;
+  return total + pair_products((i16x8)activations, load_shorts(codes));
+}
+
+INLINE i32x4 splat_bytes(const int8_t *four) {
+  int32_t x;
+  __builtin_memcpy(&x, four, sizeof x);
+  return (i32x4){x, x, x, x};
+}
+
+/* Unpacked rows with some tokens. size: of a block's codes in one row, in bytes. */
+INLINE void row_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count, uint32_t size,
+                         int as_bytes, float out[TOKENS][ROWS]) {
+  f32x4 totals[GROUP][TOKENS][QUADS] = {{{{0}}}};
+  for (uint32_t block = 0; block < m->blocks; block++) {
+    i32x4 products[TOKENS][QUADS] = {{{0}}};
+    const uint8_t *codes = rows.codes + (size_t)ROWS * block * size;
+    for (uint32_t at = 0; at < size; at += 4)
+      for (uint32_t t = 0; t < count; t++) {
+        i32x4 activations = splat_bytes(tokens[t].codes + block * size + at);
+        for (uint32_t q = 0; q < QUADS; q++)
+          products[t][q] = lane_products(codes + ROWS * at + 16 * q, activations, as_bytes, products[t][q]);
+      }
+    for (uint32_t t = 0; t < count; t++)
+      for (uint32_t q = 0; q < QUADS; q++) {
+        f32x4 zeros = load_floats(rows.zeros + block * ROWS + 4 * q);
+        f32x4 scales = load_floats(rows.scales + block * ROWS + 4 * q);
+        f32x4 exact = to_floats(products[t][q]) - zeros * splat(tokens[t].sums[block]);
+        totals[block % GROUP][t][q] += exact * (scales * splat(tokens[t].scales[block]));
+      }
   }
-  for (uint32_t t = 0; t < count; t++) out[t] = sum(totals[t]);
+  for (uint32_t t = 0; t < count; t++)
+    for (uint32_t q = 0; q < QUADS; q++)
+      store_floats(out[t] + 4 * q, (totals[0][t][q] + totals[1][t][q]) + (totals[2][t][q] + totals[3][t][q]));
 }
 
 typedef struct {
@@ -240,44 +263,74 @@ INLINE void multiply_one(const Task *task, uint32_t bits, uint32_t runs) {
   }
 }
 
-INLINE void multiply_many(const Task *task, uint32_t bits, uint32_t runs) {
+/* Each number of tokens is written out, whose sums then stay in registers. */
+INLINE void some_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count,
+                          int as_bytes, float out[TOKENS][ROWS]) {
+  uint32_t size = m->block_size * (as_bytes ? 1 : 2);
+  if (count == 4)
+    row_products(m, rows, tokens, 4, size, as_bytes, out);
+  else if (count == 3)
+    row_products(m, rows, tokens, 3, size, as_bytes, out);
+  else if (count == 2)
+    row_products(m, rows, tokens, 2, size, as_bytes, out);
+  else
+    row_products(m, rows, tokens, 1, size, as_bytes, out);
+}
+
+static void wide_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count,
+                          float out[TOKENS][ROWS]) {
+  some_products(m, rows, tokens, count, 0, out);
+}
+
+#if defined(__wasm_relaxed_simd__)
+static void byte_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count,
+                          float out[TOKENS][ROWS]) {
+  some_products(m, rows, tokens, count, 1, out);
+}
+#else
+#define byte_products wide_products
+#endif
+
+/* The tokens with the unpacked rows from ``first`` to ``end``. */
+static void multiply_unpacked(const Task *task, uint32_t first, uint32_t end) {
   const Matrix *m = task->m;
-  uint32_t fitting = (uint32_t)(UNPACKED / unpacked_row_bytes(m)), rows = fitting ? fitting : 1;
-  for (uint32_t first = task->first_row; first < task->end_row; first += rows) {
-    uint32_t end = first + rows < task->end_row ? first + rows : task->end_row;
-    for (uint32_t row = first; row < end; row++)
-      unpack_row(m, row, unpacked_at(m, task->scratch, row - first), bits);
-    for (uint32_t t = 0; t < task->count; t += TOKENS) {
-      uint32_t count = task->count - t < TOKENS ? task->count - t : TOKENS;
-      for (uint32_t row = first; row < end; row++) {
-        float out[TOKENS];
-        Unpacked unpacked = unpacked_at(m, task->scratch, row - first);
-        if (count == TOKENS) /* written out for the compiler, which then unrolls */
-          row_products(m, unpacked, task->tokens + t, TOKENS, out, bits, runs);
-        else
-          row_products(m, unpacked, task->tokens + t, count, out, bits, runs);
-        for (uint32_t i = 0; i < count; i++) put(task, t + i, row, out[i]);
-      }
+  for (uint32_t t = 0; t < task->count; t += TOKENS) {
+    uint32_t count = task->count - t < TOKENS ? task->count - t : TOKENS;
+    for (uint32_t row = first; row < end; row += ROWS) {
+      float out[TOKENS][ROWS];
+      Unpacked rows = unpacked_at(m, task->scratch, row - first);
+      if (meets_as_bytes(m->bits))
+        byte_products(m, rows, task->tokens + t, count, out);
+      else
+        wide_products(m, rows, task->tokens + t, count, out);
+      for (uint32_t i = 0; i < count; i++)
+        for (uint32_t r = 0; r < ROWS && row + r < end; r++) put(task, t + i, row + r, out[i][r]);
     }
   }
 }
 
-INLINE void multiply_blocks(const Task *task, uint32_t bits, uint32_t runs) {
-  if (task->count == 1)
-    multiply_one(task, bits, runs);
-  else
-    multiply_many(task, bits, runs);
+INLINE void multiply_many(const Task *task, uint32_t bits) {
+  uint32_t fitting = (uint32_t)(UNPACKED / unpacked_row_bytes(task->m)) / ROWS * ROWS;
+  uint32_t rows = fitting ? fitting : ROWS;
+  for (uint32_t first = task->first_row; first < task->end_row; first += rows) {
+    uint32_t end = first + rows < task->end_row ? first + rows : task->end_row;
+    for (uint32_t row = first; row < end; row += ROWS)
+      unpack_rows(task->m, row, unpacked_at(task->m, task->scratch, row - first), bits);
+    multiply_unpacked(task, first, end);
+  }
 }
 
 /* Each width and block size is written out: with its constants the compiler makes one loop fast. */
 #define SIZES(bits)                                                            \
   static void multiply_##bits(const Task *task) {                              \
-    if (task->m->block_size == 32)                                             \
-      multiply_blocks(task, bits, 1);                                          \
+    if (task->count > 1)                                                       \
+      multiply_many(task, bits);                                               \
+    else if (task->m->block_size == 32)                                        \
+      multiply_one(task, bits, 1);                                             \
     else if (task->m->block_size == 64)                                        \
-      multiply_blocks(task, bits, 2);                                          \
+      multiply_one(task, bits, 2);                                             \
     else                                                                       \
-      multiply_blocks(task, bits, 4);                                          \
+      multiply_one(task, bits, 4);                                             \
   }
 SIZES(2)
 SIZES(4)

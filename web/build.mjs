@@ -2,7 +2,7 @@
 import { build } from "esbuild";
 import { cpSync, mkdirSync } from "node:fs";
 
-const entries = ["llmkg-lab", "engine-worker", "ort-worker", "helper-worker", "page", "service-worker"];
+const entries = ["llmkg-lab", "engine-worker", "encoder-worker", "ort-worker", "helper-worker", "page", "service-worker"];
 await build({
   entryPoints: entries.map((name) => `src/${name}.ts`),
   outdir: "dist",

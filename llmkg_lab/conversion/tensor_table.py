@@ -8,30 +8,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import onnx
-from onnx import NodeProto, TensorProto, helper
+from onnx import NodeProto, helper
+
+from llmkg_lab.conversion.stored_tensors import (
+    PRODUCT,
+    TABLE,
+    Matrix,
+    NotOursError,
+    Stored,
+    StoredTensors,
+)
 
 NORMS = ("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization")
-PRODUCT, ATTENTION, TABLE = "MatMulNBits", "GroupQueryAttention", "GatherBlockQuantized"
+ATTENTION = "GroupQueryAttention"
 # what stands between them and is told by nothing else
 SILENT = frozenset(
     ("Cast", "Concat", "Cos", "Gather", "Mul", "Neg", "QuickGelu", "Range", "ReduceSum", "Reshape")
 ) | frozenset(("Shape", "Sin", "Slice", "Split", "Sub", "Unsqueeze"))
 FREQUENCIES = "inverse_frequencies"
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A matrix of integer codes; the tensors by name, None where there is none."""
-
-    rows: int
-    columns: int
-    bits: int
-    block_size: int
-    half_scales: bool
-    codes: str
-    scales: str
-    zeros: str | None
-    bias: str | None
 
 
 @dataclass(frozen=True)
@@ -41,10 +35,10 @@ class Layer:
     heads: int
     kv_heads: int
     width: int
-    attention_norm: str
-    query_norm: str | None
-    key_norm: str | None
-    width_norm: str
+    attention_norm: Stored
+    query_norm: Stored | None
+    key_norm: Stored | None
+    width_norm: Stored
     qkv: Matrix
     output: Matrix
     gate_up: Matrix
@@ -60,14 +54,10 @@ class Decoder:
     head_dim: int
     epsilon: float
     frequencies: str
-    last_norm: str
+    last_norm: Stored
     table: Matrix
     head: Matrix
     layers: tuple[Layer, ...] = field(default=())
-
-
-class NotOursError(Exception):
-    """A graph that the engine does not compute; the message says why."""
 
 
 def read_decoder(model: onnx.ModelProto) -> Decoder:
@@ -80,14 +70,13 @@ class _Walk:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
-        self._tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self._makers = {name: node for node in graph.node for name in node.output}
+        self._stored = StoredTensors(model)
         self._inputs = {value.name: value for value in graph.input}
         self._nodes = list(self._telling(graph.node))
         self._next = 0
 
     def decoder(self) -> Decoder:
-        if FREQUENCIES not in self._tensors or "past_key_values.0.key" not in self._inputs:
+        if FREQUENCIES not in self._stored or "past_key_values.0.key" not in self._inputs:
             raise NotOursError("it is not a decoder with rotary positions")
         table_node = self._take(TABLE)
         cache = self._inputs["past_key_values.0.key"].type.tensor_type.shape
@@ -95,7 +84,7 @@ class _Walk:
         while (node := self._take(*NORMS)) and self._after(1) is not None:
             epsilon = helper.get_node_attr_value(node, "epsilon")
             layers.append(self._layer(node))
-        head = self._matrix(self._take(PRODUCT))
+        head = self._stored.matrix(self._take(PRODUCT))
         if epsilon is None:
             raise NotOursError("it has no layers")
         return Decoder(
@@ -105,21 +94,21 @@ class _Walk:
             epsilon=epsilon,
             frequencies=FREQUENCIES,
             last_norm=self._gain(node),
-            table=self._table(table_node, head.columns),
+            table=self._stored.table(table_node, head.columns),
             head=head,
             layers=tuple(layers),
         )
 
     def _layer(self, norm: NodeProto) -> Layer:
-        qkv = self._matrix(self._take(PRODUCT))
+        qkv = self._stored.matrix(self._take(PRODUCT))
         of_heads = [self._gain(node) for node in self._take_all(*NORMS)]
         if len(of_heads) not in (0, 2):
             raise NotOursError("a layer norms something other than queries and keys")
         query_norm, key_norm = of_heads or (None, None)
         attention = self._take(ATTENTION)
-        output = self._matrix(self._take(PRODUCT))
+        output = self._stored.matrix(self._take(PRODUCT))
         width_norm = self._gain(self._take(*NORMS))
-        gate_up, down = self._matrix(self._take(PRODUCT)), self._matrix(self._take(PRODUCT))
+        gate_up, down = (self._stored.matrix(self._take(PRODUCT)) for _ in range(2))
         return Layer(
             heads=helper.get_node_attr_value(attention, "num_heads"),
             kv_heads=helper.get_node_attr_value(attention, "kv_num_heads"),
@@ -158,42 +147,5 @@ class _Walk:
         at = self._next + count
         return self._nodes[at] if at < len(self._nodes) else None
 
-    def _gain(self, node: NodeProto) -> str:
-        return self._stored(node.input[1 if node.op_type == NORMS[0] else 2])
-
-    def _matrix(self, node: NodeProto) -> Matrix:
-        names = [*node.input, *[""] * (6 - len(node.input))]
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        if names[4]:
-            raise NotOursError("a matrix has its channels in another order")
-        sizes = (attributes["N"], attributes["K"], attributes["bits"], attributes["block_size"])
-        return self._made(sizes, names[1], names[2], names[3], names[5])
-
-    def _table(self, node: NodeProto, columns: int) -> Matrix:
-        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        zeros = node.input[3] if len(node.input) > 3 else ""
-        rows = self._tensors[self._stored(node.input[0])].dims[0]
-        sizes = (rows, columns, attributes["bits"], attributes["block_size"])
-        return self._made(sizes, node.input[0], node.input[2], zeros, "")
-
-    def _made(
-        self, sizes: tuple[int, int, int, int], codes: str, scales: str, zeros: str, bias: str
-    ) -> Matrix:
-        scales = self._stored(scales)
-        return Matrix(
-            *sizes,
-            half_scales=self._tensors[scales].data_type == TensorProto.FLOAT16,
-            codes=self._stored(codes),
-            scales=scales,
-            zeros=self._stored(zeros) if zeros else None,
-            bias=self._stored(bias) if bias else None,
-        )
-
-    def _stored(self, name: str) -> str:
-        """The tensor behind a value; half-precision scales are cast before they are used."""
-        while name not in self._tensors:
-            maker = self._makers.get(name)
-            if maker is None or maker.op_type != "Cast":
-                raise NotOursError(f"{name} is computed, not stored")
-            name = maker.input[0]
-        return name
+    def _gain(self, node: NodeProto) -> Stored:
+        return self._stored.name(node.input[1 if node.op_type == NORMS[0] else 2])

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,9 @@ from onnx import numpy_helper
 from llmkg_lab.artifact import CONFIG, MANIFEST, Artifact, ArtifactError, publishing
 from llmkg_lab.base import paths
 from llmkg_lab.base.errors import LabError
-from llmkg_lab.conversion.tensor_table import Decoder, Matrix, NotOursError, read_decoder
+from llmkg_lab.conversion.encoder_table import STATES, Encoder, read_encoder
+from llmkg_lab.conversion.stored_tensors import NotOursError, Stored
+from llmkg_lab.conversion.tensor_table import FREQUENCIES, Decoder, read_decoder
 from llmkg_lab.conversion.web_graph import Place, WebGraph
 
 FORMAT = "llmkg-lab/bundle/1"
@@ -71,13 +73,13 @@ def bundle(
         target = staging / artifact.manifest.model
         target.parent.mkdir(parents=True)
         model = onnx.load(artifact.model_path, load_external_data=False)
-        ours, reason = _decoder(model)
+        ours, reason = _read(model)
         graph = WebGraph(model, artifact.model_path)
-        needed = list(_tensors(ours)) if ours else []
+        needed = list(_tensors(asdict(ours))) if ours else []
         pieces = graph.write(target, needed, piece_count(artifact))
         _write_sidecars(staging, artifact, len(pieces))
-        frequencies = _frequencies(artifact, model) if ours else []
-        engine = _described(ours, graph.places, frequencies) if ours else {"refused": reason}
+        refused = {"refused": reason}
+        engine = _described(ours, artifact, model, graph.places) if ours else refused
         manifest = {
             **_facts(artifact),
             "performance": dict(performance or {}),
@@ -122,52 +124,50 @@ def _write_static(staging: Path, webgpu: bool) -> list[str]:
     return names
 
 
-def _decoder(model: onnx.ModelProto) -> tuple[Decoder | None, str]:
+def _read(model: onnx.ModelProto) -> tuple[Decoder | Encoder | None, str]:
+    """What the engine computes of a graph, or the reason why it does not."""
+    encodes = any(value.name == STATES for value in model.graph.output)
     try:
-        return read_decoder(model), ""
+        return (read_encoder if encodes else read_decoder)(model), ""
     except NotOursError as error:
         return None, str(error)
 
 
-def _tensors(decoder: Decoder) -> Iterable[str]:
-    """The tensors that the engine reads from the pieces."""
-    yield decoder.last_norm
-    for matrix in (decoder.table, decoder.head):
-        yield from _of(matrix)
-    for layer in decoder.layers:
-        norms = (layer.attention_norm, layer.query_norm, layer.key_norm, layer.width_norm)
-        yield from filter(None, norms)
-        for matrix in (layer.qkv, layer.output, layer.gate_up, layer.down):
-            yield from _of(matrix)
+def _tensors(value: Any) -> Iterator[str]:
+    """The tensors that the engine reads, of a description's fields."""
+    if isinstance(value, Stored):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(inner)
 
 
-def _of(matrix: Matrix) -> Iterable[str]:
-    return filter(None, (matrix.codes, matrix.scales, matrix.zeros, matrix.bias))
+def _placed(value: Any, places: Mapping[str, Place]) -> Any:
+    """The same fields with places for tensors: [piece, offset, bytes]."""
+    if isinstance(value, dict):
+        return {key: _placed(inner, places) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_placed(inner, places) for inner in value]
+    if isinstance(value, Stored):
+        place = places[value]
+        return [place.piece, place.offset, place.nbytes]
+    return value
 
 
 def _described(
-    decoder: Decoder, places: Mapping[str, Place], frequencies: list[float]
+    ours: Decoder | Encoder, artifact: Artifact, model: onnx.ModelProto, places: Mapping[str, Place]
 ) -> dict[str, Any]:
-    """The decoder with places in the place of names: [piece, offset, bytes]."""
-
-    def placed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: placed(inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [placed(inner) for inner in value]
-        if isinstance(value, str):
-            place = places[value]
-            return [place.piece, place.offset, place.nbytes]
-        return value
-
-    fields = asdict(decoder)
+    """What the engine computes, as the manifest has it."""
+    fields = _placed(asdict(ours), places)
+    if isinstance(ours, Encoder):
+        return {"encoder": fields}
     del fields["frequencies"]
-    return {"decoder": {**placed(fields), "inverse_frequencies": frequencies}}
+    return {"decoder": {**fields, "inverse_frequencies": _frequencies(artifact, model)}}
 
 
 def _frequencies(artifact: Artifact, model: onnx.ModelProto) -> list[float]:
     """Radians per position; float32 values, which JSON's numbers hold exactly."""
-    tensor = next(t for t in model.graph.initializer if t.name == "inverse_frequencies")
+    tensor = next(t for t in model.graph.initializer if t.name == FREQUENCIES)
     folder = str(artifact.model_path.parent)
     return numpy_helper.to_array(tensor, folder).astype(np.float64).tolist()
 

@@ -45,14 +45,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="session")
-def web(tmp_path_factory):
-    """A folder in the place of the built page, which these tests do not look at."""
-    folder = tmp_path_factory.mktemp("web")
-    (folder / "llmkg-lab.js").write_text("")
-    return folder
-
-
 def checkpoint_of(shape, folder):
     if shape == "openelm":
         return fetch(find_variant("openelm_270m"), "synthetic:reduced", cache=folder).open()

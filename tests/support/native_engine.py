@@ -24,6 +24,14 @@ FUNCTIONS = {
     "decoder_hidden": (POINTER, POINTER),
     "decoder_help": (None, POINTER, U32),
     "decoder_stop": (None, POINTER),
+    "encoder_bytes": (SIZE, POINTER, U32),
+    "encoder_open": (POINTER, POINTER, U32, POINTER, POINTER),
+    "encoder_ids": (POINTER, POINTER),
+    "encoder_types": (POINTER, POINTER),
+    "encoder_run": (POINTER, POINTER, U32),
+    "encoder_layers": (POINTER, POINTER, U32, U32),
+    "encoder_help": (None, POINTER, U32),
+    "encoder_stop": (None, POINTER),
     "products_hold": (U32,),
     "round_to_bytes": (None, POINTER, POINTER, POINTER),
     "read_row": (None, POINTER, SIZE, POINTER),
@@ -120,80 +128,137 @@ class NativeMatrix:
         return out
 
 
+class _Words:
+    """A description in the making: what those of decoders and encoders share."""
+
+    def __init__(self, bases: list[int]) -> None:
+        self._bases = bases
+
+    def place(self, entry):
+        return NOWHERE if entry is None else self._bases[entry[0]] + entry[1]
+
+    def matrix(self, m):
+        if m is None:
+            return [0] * 5 + [NOWHERE] * 4
+        sizes = [m["rows"], m["columns"], m["bits"], m["block_size"], int(m["half_scales"])]
+        return sizes + [self.place(m[name]) for name in ("codes", "scales", "zeros", "bias")]
+
+    def norm(self, norm):
+        return [self.place(norm["gain"]), self.place(norm["shift"])]
+
+
+def _float_word(value):
+    return struct.unpack("<I", struct.pack("<f", value))[0]
+
+
 def describe(decoder: dict, bases: list[int], frequencies: int, positions: int, threads: int):
     """The words of a bundle's ``engine.decoder``; bases: of the pieces."""
-
-    def place(entry):
-        return NOWHERE if entry is None else bases[entry[0]] + entry[1]
-
-    def matrix(m):
-        sizes = [m["rows"], m["columns"], m["bits"], m["block_size"], int(m["half_scales"])]
-        return sizes + [place(m[name]) for name in ("codes", "scales", "zeros", "bias")]
-
-    epsilon = struct.unpack("<I", struct.pack("<f", decoder["epsilon"]))[0]
+    make = _Words(bases)
     words = [VERSION, decoder["vocab"], decoder["hidden"], len(decoder["layers"])]
-    words += [decoder["head_dim"], positions, threads, epsilon, frequencies]
-    words += [place(decoder["last_norm"]), *matrix(decoder["table"]), *matrix(decoder["head"])]
+    words += [decoder["head_dim"], positions, threads, _float_word(decoder["epsilon"]), frequencies]
+    words += [make.place(decoder["last_norm"])]
+    words += [*make.matrix(decoder["table"]), *make.matrix(decoder["head"])]
     for layer in decoder["layers"]:
         words += [layer["heads"], layer["kv_heads"], layer["width"]]
         names = ("attention_norm", "query_norm", "key_norm", "width_norm")
-        words += [place(layer[name]) for name in names]
+        words += [make.place(layer[name]) for name in names]
         for name in ("qkv", "output", "gate_up", "down"):
-            words += matrix(layer[name])
+            words += make.matrix(layer[name])
     return np.array(words, np.uint32)
 
 
-class NativeDecoder:
-    """A bundle's decoder, with helpers as threads of this process."""
+def describe_encoder(encoder: dict, bases: list[int], positions: int, threads: int):
+    """The words of a bundle's ``engine.encoder``; bases: of the pieces."""
+    make, classifier = _Words(bases), encoder["classifier"] or {}
+    names = ("hidden", "layers", "heads", "width")
+    sizes = {**encoder, "layers": len(encoder["layers"])}
+    words = [VERSION, encoder["vocab"], *(sizes[name] for name in names)]
+    words += [positions, encoder["types"], threads]
+    words += [("mean", "first", "scores").index(encoder["output"]), encoder["output_size"]]
+    words += [int(encoder["normalizes"]), _float_word(encoder["epsilon"])]
+    words += [make.place(encoder["places"]), make.place(encoder["kinds"])]
+    words += make.norm(encoder["first_norm"])
+    words += [make.place(classifier.get(name)) for name in ("weight", "bias")]
+    words += [*make.matrix(encoder["words"]), *make.matrix(classifier.get("pooler"))]
+    for layer in encoder["layers"]:
+        words += [*make.norm(layer["attention_norm"]), *make.norm(layer["width_norm"])]
+        for name in ("qkv", "output", "widen", "narrow"):
+            words += make.matrix(layer[name])
+    return np.array(words, np.uint32)
 
-    def __init__(self, engine, bundle: Path, positions=None, threads=1):
-        manifest = json.loads((bundle / "model_manifest.json").read_text())
-        decoder = manifest["engine"]["decoder"]
-        content, bases = bytearray(), []
-        for name in manifest["pieces"]:
-            content.extend(b"\0" * (-len(content) % 64))
-            bases.append(len(content))
-            content.extend((bundle / name).read_bytes())
+
+def read_pieces(bundle: Path, manifest: dict) -> tuple[bytearray, list[int]]:
+    """A bundle's weights one behind the other, and where each piece begins."""
+    content, bases = bytearray(), []
+    for name in manifest["pieces"]:
         content.extend(b"\0" * (-len(content) % 64))
-        frequencies = len(content)
-        content.extend(np.array(decoder["inverse_frequencies"], np.float32).tobytes())
-        self.weights = np.frombuffer(content, np.uint8)
-        positions = positions or manifest["context_length"]
-        self.words = describe(decoder, bases, frequencies, positions, threads)
-        self.vocab, self.hidden_size = decoder["vocab"], decoder["hidden"]
-        self.layers = len(decoder["layers"])
-        self.engine = engine
-        nbytes = engine.decoder_bytes(self.words.ctypes.data, len(self.words))
+        bases.append(len(content))
+        content.extend((bundle / name).read_bytes())
+    content.extend(b"\0" * (-len(content) % 64))
+    return content, bases
+
+
+class _Native:
+    """A model of the engine, with helpers as threads of this process."""
+
+    kind: str
+
+    def __init__(self, engine, weights, words, threads):
+        self.engine, self.weights, self.words = engine, weights, words
+        nbytes = self.call("bytes", words.ctypes.data, len(words))
         assert nbytes, "the engine does not compute this description"
         self.memory = np.zeros(nbytes + 64, np.uint8)
         start = self.memory.ctypes.data + -self.memory.ctypes.data % 64
-        base = self.weights.ctypes.data
-        self.at = engine.decoder_open(self.words.ctypes.data, len(self.words), base, start)
+        self.at = self.call("open", words.ctypes.data, len(words), weights.ctypes.data, start)
+        help_ = getattr(engine, f"{self.kind}_help")
         self.helpers = [
-            threading.Thread(target=engine.decoder_help, args=(self.at, thread))
-            for thread in range(1, threads)
+            threading.Thread(target=help_, args=(self.at, thread)) for thread in range(1, threads)
         ]
         for helper in self.helpers:
             helper.start()
 
+    def call(self, name, *arguments):
+        return getattr(self.engine, f"{self.kind}_{name}")(*arguments)
+
     def close(self):
-        self.engine.decoder_stop(self.at)
+        self.call("stop", self.at)
         for helper in self.helpers:
             helper.join()
 
+    def put(self, name, values):
+        values = np.asarray(values, np.uint32)
+        ctypes.memmove(self.call(name, self.at), values.ctypes.data, values.nbytes)
+
+    @staticmethod
+    def floats(at, count):
+        return np.ctypeslib.as_array((ctypes.c_float * count).from_address(at)).copy()
+
+
+class NativeDecoder(_Native):
+    """A bundle's decoder."""
+
+    kind = "decoder"
+
+    def __init__(self, engine, bundle: Path, positions=None, threads=1):
+        manifest = json.loads((bundle / "model_manifest.json").read_text())
+        decoder = manifest["engine"]["decoder"]
+        content, bases = read_pieces(bundle, manifest)
+        frequencies = len(content)
+        content.extend(np.array(decoder["inverse_frequencies"], np.float32).tobytes())
+        positions = positions or manifest["context_length"]
+        words = describe(decoder, bases, frequencies, positions, threads)
+        self.vocab, self.hidden_size = decoder["vocab"], decoder["hidden"]
+        self.layers = len(decoder["layers"])
+        super().__init__(engine, np.frombuffer(content, np.uint8), words, threads)
+
     def step(self, ids, position, layers=None):
         """Run some tokens, at most 128; returns their hidden states before the last norm."""
-        ids = np.asarray(ids, np.uint32)
-        ctypes.memmove(self.engine.decoder_ids(self.at), ids.ctypes.data, ids.nbytes)
-        count = self.layers if layers is None else layers
-        self.engine.decoder_layers(self.at, len(ids), position, count)
-        return self._floats(self.engine.decoder_hidden(self.at), len(ids) * self.hidden_size)
+        self.put("ids", ids)
+        self.call("layers", self.at, len(ids), position, self.layers if layers is None else layers)
+        return self.floats(self.call("hidden", self.at), len(ids) * self.hidden_size)
 
     def logits(self, index):
-        return self._floats(self.engine.decoder_logits(self.at, index), self.vocab)
-
-    def _floats(self, at, count):
-        return np.ctypeslib.as_array((ctypes.c_float * count).from_address(at)).copy()
+        return self.floats(self.call("logits", self.at, index), self.vocab)
 
     def all_logits(self, ids, tile=128):
         """The logits after each token, (tokens, vocab), the prompt in tiles."""
@@ -204,3 +269,30 @@ class NativeDecoder:
             self.step(part, first)
             rows.extend(self.logits(i) for i in range(len(part)))
         return np.stack(rows)
+
+
+class NativeEncoder(_Native):
+    """A bundle's encoder, for texts of at most ``positions`` tokens."""
+
+    kind = "encoder"
+
+    def __init__(self, engine, bundle: Path, positions=None, threads=1):
+        manifest = json.loads((bundle / "model_manifest.json").read_text())
+        self.shape = manifest["engine"]["encoder"]
+        content, bases = read_pieces(bundle, manifest)
+        positions = positions or self.shape["positions"]
+        words = describe_encoder(self.shape, bases, positions, threads)
+        super().__init__(engine, np.frombuffer(content, np.uint8), words, threads)
+
+    def states(self, ids, types, layers):
+        """The hidden states after some layers, (tokens, hidden)."""
+        self.put("ids", ids)
+        self.put("types", types)
+        found = self.call("layers", self.at, len(ids), layers)
+        return self.floats(found, len(ids) * self.shape["hidden"]).reshape(len(ids), -1)
+
+    def run(self, ids, types):
+        """The text's vector, or its scores."""
+        self.put("ids", ids)
+        self.put("types", types)
+        return self.floats(self.call("run", self.at, len(ids)), self.shape["output_size"])

@@ -1,4 +1,4 @@
-/** What runs a decoder on this device: by what there is, and by the time that tokens take. */
+/** What runs a model on this device: by what there is, and by the time that tokens take. */
 import type { Device } from "./device";
 import { LabError } from "./errors";
 import type { Decoder, Manifest } from "./manifest";
@@ -49,10 +49,14 @@ export function checkInstructions(device: Device): void {
   if (!device.simd) throw new LabError("unsupported", "this browser has no SIMD", "take a newer one, or a server");
 }
 
-/** What can compute a model here: the engine if it knows it, ONNX Runtime if not, and a GPU. */
+/** The engine's build for this browser. */
+export function engineVariant(device: Device, options: Wanted): "relaxed" | "plain" {
+  return device.relaxedSimd && options.relaxedSimd !== false ? "relaxed" : "plain";
+}
+
+/** What can compute a decoder here: the engine if it knows it, ONNX Runtime if not, and a GPU. */
 export async function candidates(manifest: Manifest, device: Device, options: Wanted): Promise<Variant[]> {
-  const relaxed = device.relaxedSimd && options.relaxedSimd !== false;
-  const first: Variant = !manifest.engine.decoder ? "wasm" : relaxed ? "relaxed" : "plain";
+  const first: Variant = manifest.engine.decoder ? engineVariant(device, options) : "wasm";
   const gpu = device.gpu && options.gpu !== "none" && (!device.gpu.software || options.gpu === "any");
   return gpu && (await isShipped(WEBGPU)) ? [first, "webgpu"] : [first];
 }
@@ -172,14 +176,14 @@ export class Fastest {
     return worker;
   }
 
-  /** Note how long the tokens of an answer took. */
-  note(last: Generated): void {
+  /** Note how long the tokens of an answer or a text took. */
+  note(last: Pick<Generated, "msPerToken">): void {
     if (last.msPerToken <= this.limit) return;
     this.slow = true;
     this.limit = SLOWER * last.msPerToken; // once more only when it gets slower still
   }
 
-  /** Before an answer: measure again where the last one was slow. */
+  /** Before the next: measure again where the last one was slow. */
   async again(signal?: AbortSignal): Promise<void> {
     if (!this.slow || !this.worker) return;
     this.slow = false;

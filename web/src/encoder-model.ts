@@ -1,43 +1,40 @@
-/** Embedders and rerankers, run by ONNX Runtime's plain WebAssembly build. */
-import type * as Ort from "onnxruntime-web";
-import { LabError } from "./errors";
+/** Embedders and rerankers, by the engine or by ONNX Runtime. */
 import type { Choice } from "./choice";
 import type { Manifest } from "./manifest";
 import type { TextTokenizer } from "./text";
 
 export type Vector = Float32Array;
 
+export const LONGEST = 512; // tokens of a text, where nothing says less
+
+/** What computes an encoder's output for a text or a pair. */
+export interface Computing {
+  readonly choice: Choice;
+  readonly longest: number; // tokens of a text
+  run(ids: number[], types: number[], signal?: AbortSignal): Promise<{ data: Vector; dims: readonly number[] }>;
+  dispose(): Promise<void>;
+}
+
 class Encoder {
   constructor(
     readonly manifest: Manifest,
-    readonly choice: Choice,
     private readonly tokenizer: TextTokenizer,
-    private readonly ort: typeof Ort,
-    private session: Ort.InferenceSession | null,
+    private readonly computing: Computing,
   ) {}
 
-  /** Run one text or pair; its output, and the output's shape. */
-  protected async run(text: string, pair?: string): Promise<{ data: Vector; dims: readonly number[] }> {
-    const session = this.session;
-    if (!session) throw new LabError("disposed", "the model was disposed of");
-    const longest = Math.min(this.manifest.pooling?.max_length ?? 512, 512);
-    const { ids, types } = cut(this.tokenizer.encodePair(text, pair), longest);
-    const tensor = (values: number[]) => new this.ort.Tensor("int64", BigInt64Array.from(values.map(BigInt)), [1, values.length]);
-    const all: Record<string, Ort.Tensor> = {
-      input_ids: tensor(ids),
-      attention_mask: tensor(ids.map(() => 1)),
-      token_type_ids: tensor(types ?? ids.map(() => 0)),
-    };
-    const feeds = Object.fromEntries(session.inputNames.map((name) => [name, all[name]]));
-    const wanted = session.outputNames.find((name) => name === "sentence_embedding" || name === "logits") ?? session.outputNames[0];
-    const { data, dims } = (await session.run(feeds, [wanted]))[wanted];
-    return { data: data as Vector, dims };
+  get choice(): Choice {
+    return this.computing.choice;
   }
 
-  async dispose(): Promise<void> {
-    const { session } = this;
-    this.session = null;
-    await session?.release();
+  /** Run one text or pair; its output, and the output's shape. */
+  protected run(text: string, pair?: string, signal?: AbortSignal): Promise<{ data: Vector; dims: readonly number[] }> {
+    const longest = Math.min(this.manifest.pooling?.max_length ?? LONGEST, this.computing.longest);
+    const { ids, types } = cut(this.tokenizer.encodePair(text, pair), longest);
+    return this.computing.run(ids, types ?? ids.map(() => 0), signal);
+  }
+
+  dispose(): Promise<void> {
+    return this.computing.dispose();
   }
 }
 
@@ -64,7 +61,7 @@ export class EmbeddingModel extends Encoder {
     const vectors: Vector[] = [];
     for (const text of texts) {
       signal?.throwIfAborted();
-      const { data, dims } = await this.run((this.manifest.pooling?.prompt ?? "") + text);
+      const { data, dims } = await this.run((this.manifest.pooling?.prompt ?? "") + text, undefined, signal);
       vectors.push(dims.length === 3 ? pooled(data, dims[2]) : Float32Array.from(data));
     }
     return vectors;
@@ -79,7 +76,7 @@ export class RankingModel extends Encoder {
     const scores: number[] = [];
     for (const passage of passages) {
       signal?.throwIfAborted();
-      scores.push((await this.run(query, passage)).data[0]);
+      scores.push((await this.run(query, passage, signal)).data[0]);
     }
     return scores;
   }

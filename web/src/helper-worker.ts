@@ -1,5 +1,5 @@
-/** A helper of the engine: it joins, and returns when the decoder is stopped; it says both. */
-import { help, type Helper } from "./engine";
+/** A helper of the engine: it joins, and returns when the model is stopped; it says both. */
+import { help, type Helper } from "./engine-memory";
 
 onmessage = ({ data }: MessageEvent<Helper>) => {
   postMessage("joining");

@@ -1,7 +1,9 @@
 /** What a decoder's worker does, whatever computes the tokens: one request at a time. */
-import { cancelled, LabError } from "./errors";
+import { LabError } from "./errors";
+import { choose, median } from "./timing";
 import { Sampler } from "./sampler";
-import type { Generated, GenerateRequest, Loaded, LoadRequest, Reply, Request, Timing } from "./protocol";
+import type { Generated, GenerateRequest, Loaded, LoadRequest, Request } from "./protocol";
+import { breathe, reply, serve } from "./worker-queue";
 
 export const TILE = 128; // tokens of a prompt in one step: TILE of engine/decoder.h
 
@@ -29,40 +31,10 @@ export type Load = (
 
 let runner: Runner | null = null;
 let tokens: number[] = []; // in the cache
-const running = new Map<number, AbortController>();
-const pending: { id: number; request: Request }[] = [];
-let busy = false;
-
-function reply(message: Reply): void {
-  postMessage(message);
-}
 
 /** Answer this worker's messages. */
 export function lead(load: Load): void {
-  onmessage = ({ data }: MessageEvent<{ id: number; request: Request }>) => {
-    if (data.request.kind === "cancel") {
-      running.get(data.request.of)?.abort();
-      return;
-    }
-    running.set(data.id, new AbortController());
-    pending.push(data);
-    if (!busy) void work(load);
-  };
-}
-
-/** One request at a time: there is one cache. */
-async function work(load: Load): Promise<void> {
-  busy = true;
-  for (let next = pending.shift(); next; next = pending.shift()) {
-    const { id, request } = next;
-    try {
-      reply({ id, kind: "done", result: await answer(id, request, load, running.get(id)!.signal) });
-    } catch (error) {
-      reply({ id, kind: "failed", error: LabError.pack(error) });
-    }
-    running.delete(id);
-  }
-  busy = false;
+  serve((id, request, signal) => answer(id, request, load, signal));
 }
 
 async function answer(id: number, request: Request, load: Load, signal: AbortSignal): Promise<unknown> {
@@ -79,7 +51,7 @@ async function answer(id: number, request: Request, load: Load, signal: AbortSig
     case "measure":
       return measure(request.tokens, signal);
     case "choose":
-      return choose(request.counts, request.milliseconds, signal);
+      return choose(request, useThreads, (share) => timeTokens(Infinity, share, signal));
     case "threads":
       return useThreads(request.threads);
     default:
@@ -90,15 +62,6 @@ async function answer(id: number, request: Request, load: Load, signal: AbortSig
 function opened(): Runner {
   if (!runner) throw new LabError("disposed", "no model is loaded");
   return runner;
-}
-
-/** Let messages in, such as one that cancels. */
-const channel = new MessageChannel();
-function breathe(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    channel.port1.onmessage = () => (signal.aborted ? reject(cancelled()) : resolve());
-    channel.port2.postMessage(0);
-  });
 }
 
 /** Bring the cache to hold `ids`; returns how many had to be computed. What it shares is kept. */
@@ -167,10 +130,6 @@ function forget(model: Runner): void {
   tokens = [];
 }
 
-function median(times: number[]): number {
-  return [...times].sort((a, b) => a - b)[times.length >> 1] ?? 0;
-}
-
 /** How long tokens take, one after the other, from an empty cache on: `count` or as many as there is time for. */
 async function timeTokens(count: number, milliseconds: number, signal: AbortSignal): Promise<number[]> {
   const model = opened();
@@ -199,22 +158,6 @@ async function measure(count: number, signal: AbortSignal): Promise<{ msPerToken
   const promptMs = performance.now() - start;
   forget(model);
   return { msPerToken, promptMs };
-}
-
-/** Time tokens with each number of threads, and go on with the best. The time is for all together. */
-async function choose(counts: number[], milliseconds: number, signal: AbortSignal): Promise<Timing[]> {
-  const timings: Timing[] = [];
-  const end = performance.now() + milliseconds;
-  for (const [i, threads] of counts.entries()) {
-    await useThreads(threads);
-    const share = (end - performance.now()) / (counts.length - i);
-    const times = await timeTokens(Infinity, share, signal);
-    // the first of them run before the browser has optimized the code
-    timings.push({ threads, msPerToken: median(times.slice(times.length >> 1)) });
-  }
-  timings.sort((a, b) => a.msPerToken - b.msPerToken);
-  if (timings[0].threads !== counts.at(-1)) await useThreads(timings[0].threads);
-  return timings;
 }
 
 async function useThreads(threads: number): Promise<void> {

@@ -1,9 +1,11 @@
 /** The public face: `import { load } from "./llmkg-lab.js"`. */
-import { candidates, checkInstructions, checkMemory, Fastest, type Choice, type Opened, type Wanted } from "./choice";
+import { candidates, checkInstructions, checkMemory, engineVariant, ENGINES, Fastest, type Opened, type Wanted } from "./choice";
 import { DecoderModel, type TextModel } from "./decoder-model";
 import { detect, mostThreads, type Device } from "./device";
 import { loadWhole, type Downloading, type Progress } from "./download";
-import { EmbeddingModel, RankingModel } from "./encoder-model";
+import { InOrt, InPlace, InWorker, longestText } from "./encoder-computing";
+import { EmbeddingModel, RankingModel, type Computing } from "./encoder-model";
+import { loadEncoder as loadEncoderEngine } from "./engine-loading";
 import { cancelled, check, LabError } from "./errors";
 import { MANIFEST, parseManifest, type Manifest } from "./manifest";
 import { openSession } from "./ort";
@@ -155,23 +157,60 @@ async function loadDecoder(base: URL, manifest: Manifest, device: Device, option
     if (!device.isolated) choice.why += "; the page is not cross-origin isolated, which threads need";
     return new DecoderModel(manifest, tokenizer, worker, fastest);
   } catch (error) {
-    opened.forEach((worker) => worker.end(new LabError("disposed", "it was never loaded")));
+    opened.forEach((worker) => worker.end(neverLoaded()));
     throw error;
   }
 }
 
 async function loadEncoder(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<Model> {
+  const none = await openStore("none");
+  const [computing, tokenizer] = await Promise.all([
+    manifest.engine.encoder ? openEngine(base, manifest, device, options) : openOrt(base, manifest, device, options),
+    loadTokenizer({ base, manifest, store: none, signal: options.signal }),
+  ]);
+  const Made = manifest.task === "text-ranking" ? RankingModel : EmbeddingModel;
+  return new Made(manifest, tokenizer, computing);
+}
+
+async function openEngine(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<Computing> {
+  const { signal, store = "auto" } = options;
+  const variant = engineVariant(device, options);
+  const positions = longestText(manifest);
+  const asked = { kind: "load" as const, base: base.href, manifest, variant, positions, store };
+  const onProgress = timed(options);
+  if (typeof Worker === "undefined") {
+    const { engine, loaded } = await loadEncoderEngine({ ...asked, threads: 1 }, { signal, onProgress });
+    const choice = { engine: ENGINES[loaded.variant], threads: 1, why: "there are no workers here", loaded };
+    return new InPlace(positions, choice, engine);
+  }
+  const threads = mostThreads(device, options.threads);
+  const worker = new WorkerClient(new URL("./encoder-worker.js", import.meta.url));
+  const open = async (): Promise<Opened> => {
+    return { worker, loaded: await worker.ask<Loaded>({ ...asked, threads }, signal, { onProgress }) };
+  };
+  const fastest = new Fastest(manifest, threads);
+  try {
+    await (options.threads ? fastest.openOne(variant, open) : fastest.open([variant], open, signal));
+    return new InWorker(positions, worker, fastest);
+  } catch (error) {
+    worker.end(neverLoaded());
+    throw error;
+  }
+}
+
+/** What the engine does not compute, by its graph. */
+async function openOrt(base: URL, manifest: Manifest, device: Device, options: LoadOptions): Promise<Computing> {
   const store = await openStore(options.store === "opfs" ? "cache" : (options.store ?? "cache"));
   const task: Downloading = { base, manifest, store, signal: options.signal, onProgress: timed(options) };
   const start = performance.now();
   const threads = mostThreads(device, options.threads);
-  const [{ ort, session, fetched }, tokenizer] = await Promise.all([
-    openSession(task, "wasm", threads),
-    loadTokenizer(task),
-  ]);
+  const { ort, session, fetched } = await openSession(task, "wasm", threads);
   const seconds = (performance.now() - start) / 1e3;
   const loaded: Loaded = { bytes: 0, store: store.kind, fetched, seconds, variant: "wasm" };
-  const choice: Choice = { engine: "ONNX Runtime, WebAssembly", threads, why: "the model is an encoder", loaded };
-  const Made = manifest.task === "text-ranking" ? RankingModel : EmbeddingModel;
-  return new Made(manifest, choice, tokenizer, ort, session);
+  const why = `our engine cannot run it: ${manifest.engine.refused}`;
+  return new InOrt({ engine: ENGINES.wasm, threads, why, loaded }, ort, session);
+}
+
+function neverLoaded(): LabError {
+  return new LabError("disposed", "it was never loaded");
 }

@@ -45,6 +45,39 @@ export interface Decoder {
   layers: Layer[];
 }
 
+export interface Norm {
+  gain: Place;
+  shift: Place;
+}
+
+export interface EncoderLayer {
+  attention_norm: Norm;
+  width_norm: Norm;
+  qkv: Matrix;
+  output: Matrix;
+  widen: Matrix;
+  narrow: Matrix;
+}
+
+export interface Encoder {
+  vocab: number;
+  hidden: number;
+  heads: number;
+  width: number;
+  positions: number;
+  types: number;
+  epsilon: number;
+  output: "mean" | "first" | "scores";
+  output_size: number;
+  normalizes: boolean;
+  words: Matrix;
+  places: Place;
+  kinds: Place;
+  first_norm: Norm;
+  classifier: { pooler: Matrix; weight: Place; bias: Place } | null;
+  layers: EncoderLayer[];
+}
+
 export interface File {
   bytes: number;
   sha256: string;
@@ -79,7 +112,7 @@ export interface Manifest {
   pooling?: { mode: string; normalize: boolean; max_length?: number | null; prompt?: string };
   performance: Performance;
   smaller?: string[]; // bundles to take in its place where memory is short, relative to this one
-  engine: { decoder?: Decoder; refused?: string };
+  engine: { decoder?: Decoder; encoder?: Encoder; refused?: string };
   pieces: string[];
   files: Record<string, File>;
 }
@@ -106,7 +139,9 @@ export function parseManifest(text: string): Manifest {
   for (const name of [...(said.pieces ?? []), said.model]) {
     if (!said.files?.[name]) throw damaged(`files lacks ${name}`);
   }
-  if (said.engine?.decoder) checkDecoder(said.engine.decoder, said);
+  const check = new Check(said);
+  if (said.engine?.decoder) checkDecoder(said.engine.decoder, check);
+  if (said.engine?.encoder) checkEncoder(said.engine.encoder, check);
   return said;
 }
 
@@ -124,33 +159,69 @@ function checkFile(name: string, file: File, range: number): void {
 }
 
 /** Every place must lie in its piece, and hold what the shapes ask for. */
-function checkDecoder(decoder: Decoder, manifest: Manifest): void {
-  const place = (at: Place | null, bytes: number, what: string) => {
+class Check {
+  constructor(private readonly manifest: Manifest) {}
+
+  place(at: Place | null, bytes: number, what: string): void {
     if (at === null) return;
-    const file = manifest.files[manifest.pieces[at?.[0]]];
+    const { files, pieces } = this.manifest;
+    const file = files[pieces[at?.[0]]];
     const inside = file && at.every(isCount) && at[1] + at[2] <= file.bytes && at[1] % 4 === 0;
     if (!inside || at[2] < bytes) throw damaged(`${what} lies outside its piece`);
-  };
-  const matrix = (m: Matrix, what: string) => {
+  }
+
+  floats(at: Place | null, count: number, what: string): void {
+    this.place(at, 4 * count, what);
+  }
+
+  norm(norm: Norm, size: number, what: string): void {
+    this.floats(norm.gain, size, `${what}.gain`);
+    this.floats(norm.shift, size, `${what}.shift`);
+  }
+
+  matrix(m: Matrix, what: string): void {
     const blocks = Math.ceil(m.columns / m.block_size);
-    place(m.codes, (m.rows * blocks * m.block_size * m.bits) / 8, `${what}.codes`);
-    place(m.scales, m.rows * blocks * (m.half_scales ? 2 : 4), `${what}.scales`);
-    place(m.zeros, m.rows * Math.ceil((blocks * m.bits) / 8), `${what}.zeros`);
-    place(m.bias, 4 * m.rows, `${what}.bias`);
-  };
-  place(decoder.last_norm, 4 * decoder.hidden, "last_norm");
-  matrix(decoder.table, "table");
-  matrix(decoder.head, "head");
+    this.place(m.codes, (m.rows * blocks * m.block_size * m.bits) / 8, `${what}.codes`);
+    this.place(m.scales, m.rows * blocks * (m.half_scales ? 2 : 4), `${what}.scales`);
+    this.place(m.zeros, m.rows * Math.ceil((blocks * m.bits) / 8), `${what}.zeros`);
+    this.floats(m.bias, m.rows, `${what}.bias`);
+  }
+}
+
+function checkDecoder(decoder: Decoder, check: Check): void {
+  check.floats(decoder.last_norm, decoder.hidden, "last_norm");
+  check.matrix(decoder.table, "table");
+  check.matrix(decoder.head, "head");
   if (decoder.inverse_frequencies.length !== decoder.head_dim / 2) {
     throw damaged("inverse_frequencies is not half a head");
   }
   decoder.layers.forEach((layer, i) => {
-    place(layer.attention_norm, 4 * decoder.hidden, `layers.${i}.attention_norm`);
-    place(layer.width_norm, 4 * decoder.hidden, `layers.${i}.width_norm`);
-    place(layer.query_norm, 4 * decoder.head_dim, `layers.${i}.query_norm`);
-    place(layer.key_norm, 4 * decoder.head_dim, `layers.${i}.key_norm`);
+    check.floats(layer.attention_norm, decoder.hidden, `layers.${i}.attention_norm`);
+    check.floats(layer.width_norm, decoder.hidden, `layers.${i}.width_norm`);
+    check.floats(layer.query_norm, decoder.head_dim, `layers.${i}.query_norm`);
+    check.floats(layer.key_norm, decoder.head_dim, `layers.${i}.key_norm`);
     for (const kind of ["qkv", "output", "gate_up", "down"] as const) {
-      matrix(layer[kind], `layers.${i}.${kind}`);
+      check.matrix(layer[kind], `layers.${i}.${kind}`);
+    }
+  });
+}
+
+function checkEncoder(encoder: Encoder, check: Check): void {
+  const { hidden, classifier } = encoder;
+  check.matrix(encoder.words, "words");
+  check.floats(encoder.places, encoder.positions * hidden, "places");
+  check.floats(encoder.kinds, encoder.types * hidden, "kinds");
+  check.norm(encoder.first_norm, hidden, "first_norm");
+  if (classifier) {
+    check.matrix(classifier.pooler, "classifier.pooler");
+    check.floats(classifier.weight, encoder.output_size * hidden, "classifier.weight");
+    check.floats(classifier.bias, encoder.output_size, "classifier.bias");
+  }
+  encoder.layers.forEach((layer, i) => {
+    check.norm(layer.attention_norm, hidden, `layers.${i}.attention_norm`);
+    check.norm(layer.width_norm, hidden, `layers.${i}.width_norm`);
+    for (const kind of ["qkv", "output", "widen", "narrow"] as const) {
+      check.matrix(layer[kind], `layers.${i}.${kind}`);
     }
   });
 }

@@ -29,6 +29,7 @@ export type Request =
   | LoadRequest
   | GenerateRequest
   | { kind: "logits"; ids: number[] }
+  | { kind: "encode"; ids: number[]; types: number[] }
   | { kind: "measure"; tokens: number }
   | { kind: "choose"; counts: number[]; milliseconds: number }
   | { kind: "threads"; threads: number }
