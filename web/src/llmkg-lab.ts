@@ -178,7 +178,7 @@ async function openEngine(base: URL, manifest: Manifest, device: Device, options
   const positions = longestText(manifest);
   const asked = { kind: "load" as const, base: base.href, manifest, variant, positions, store };
   const onProgress = timed(options);
-  if (typeof Worker === "undefined") {
+  if (!hasWorkers()) {
     const { engine, loaded } = await loadEncoderEngine({ ...asked, threads: 1 }, { signal, onProgress });
     const choice = { engine: ENGINES[loaded.variant], threads: 1, why: "there are no workers here", loaded };
     return new InPlace(positions, choice, engine);
@@ -196,6 +196,11 @@ async function openEngine(base: URL, manifest: Manifest, device: Device, options
     worker.end(neverLoaded());
     throw error;
   }
+}
+
+/** Whether there are a browser's workers; ONNX Runtime puts Node's own in their place, which are others. */
+function hasWorkers(): boolean {
+  return typeof Worker !== "undefined" && "onmessage" in Worker.prototype;
 }
 
 /** What the engine does not compute, by its graph. */
