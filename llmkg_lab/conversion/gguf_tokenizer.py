@@ -57,11 +57,6 @@ class Source:
     def tokens(self) -> list[str]:
         """Tokens by id; ids without one get a name that no text holds."""
         names = {index: token for token, index in self.core.get_vocab(True).items()}
-        if max(names, default=0) >= self.rows:
-            raise UnsupportedError(
-                f"the tokenizer has the id {max(names)}, the embedding table {self.rows} rows",
-                "tokenizer.json and weights are of different models",
-            )
         return [names.get(index, f"[PAD{index}]") for index in range(self.rows)]
 
     @cached_property
@@ -116,6 +111,7 @@ def add_tokenizer(
     core.no_padding()
     if not config.get("eos_token") and ends:
         config["eos_token"] = core.id_to_token(ends[0])
+    _check_ids(core, rows)
     source = Source(json.loads(core.to_str()), core, config, rows)
     write = _writer_of(source.spec)
     _check_added(source)
@@ -125,6 +121,16 @@ def add_tokenizer(
     if template := tokenizer_config.templates(config).get("default"):
         writer.add_chat_template(template)
     return source.remarks
+
+
+def _check_ids(core: Tokenizer, rows: int) -> None:
+    """Refuse ids without a row, before ``to_str``, which takes memory for all below the largest."""
+    largest = max(core.get_vocab(True).values(), default=0)
+    if largest >= rows:
+        raise UnsupportedError(
+            f"the tokenizer has the id {largest}, the embedding table {rows} rows",
+            "tokenizer.json and weights are of different models",
+        )
 
 
 def _writer_of(spec: dict) -> Callable[[GGUFWriter, Source], None]:

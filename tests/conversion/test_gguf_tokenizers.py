@@ -8,6 +8,7 @@ import logging
 
 import pytest
 import tokenizers
+from gguf import GGUFWriter
 from support import tiny_folders
 from support.gguf_tokenizers import TEXTS, exact, metaspace, refused
 
@@ -15,6 +16,7 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.checkpoint.gguf_file import read_header
 from llmkg_lab.checkpoint.gguf_tokenizer import build
 from llmkg_lab.conversion import to_gguf
+from llmkg_lab.conversion.gguf_tokenizer import add_tokenizer
 from llmkg_lab.models.base import UnsupportedError
 
 
@@ -57,3 +59,11 @@ def test_a_space_that_llama_cpp_puts_before_more_texts_is_said(scheme, also, tmp
         Case(metaspace(scheme)).write(tmp_path / "model.gguf")
     assert "llama.cpp puts a space before a text that begins with one" in caplog.text
     assert ("behind each special token" in caplog.text) is also
+
+
+def test_an_id_without_a_row_is_refused_before_memory_is_taken_for_all_below_it():
+    """The library writes a tokenizer out by all ids up to the largest: 16 GB, and a minute."""
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 7}, unk_token="a"))
+    content = core.to_str().replace("7", str(2**32 - 1)).encode()
+    with pytest.raises(UnsupportedError, match="has the id 4294967295, the embedding table 300"):
+        add_tokenizer(GGUFWriter(None, "llama"), {"tokenizer.json": content}, 300)
