@@ -49,6 +49,7 @@ float zero_at(const Matrix *m, size_t row, uint32_t block);
 /* One row as floats: columns. */
 void read_row(const Matrix *m, size_t row, float *values);
 
+/* Of some numbers, whole vectors of them. */
 float largest_magnitude(const float *x, uint32_t count);
 
 /* x (columns) to 8 bits, for a product with m. */
