@@ -4,6 +4,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from llmkg_lab.knowledge.store import Row, SqlStore, Transaction
 
 APPLICATION = 0x4C4B4731  # "LKG1", in the file's header
 PATIENCE = 30.0  # seconds that a writer waits for another
+LOOK = 0.002  # seconds between two looks whether it is one's turn
 IDLE = 0.5  # seconds without a write before the log is folded into the file
 LOG_LIMIT = 64 << 20  # bytes that the log may keep between two foldings
 SCHEMA = """
@@ -80,12 +82,11 @@ class SqliteStore(SqlStore):
     def writing(self) -> Iterator[Transaction]:
         with self._lock:
             connection = self._connections.get()
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                raise KnowledgeError(
-                    f"{self.path}: {error}", "another program writes it"
-                ) from error
+            with self._next_in_line():
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    raise self._waited_in_vain(str(error)) from error
             try:
                 yield SqliteTransaction(connection)
                 connection.execute("COMMIT")
@@ -94,6 +95,33 @@ class SqliteStore(SqlStore):
                     connection.execute("ROLLBACK")
                 raise
         self._wrote.set()
+
+    @contextlib.contextmanager
+    def _next_in_line(self) -> Iterator[None]:
+        """Wait for one's turn to wait for the file.
+
+        SQLite looks for its lock from time to time, so that a process that writes without a pause
+        would keep all others out: now it has to stand behind whoever looks.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows has none
+            yield
+            return
+        until = time.monotonic() + PATIENCE
+        with self.path.with_name(f"{self.path.name}-line").open("a") as line:
+            while True:
+                try:
+                    fcntl.flock(line, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise self._waited_in_vain("the line does not move") from None
+                    time.sleep(LOOK)
+            yield
+
+    def _waited_in_vain(self, why: str) -> KnowledgeError:
+        return KnowledgeError(f"{self.path}: {why}", "another program writes it")
 
     def nbytes(self) -> int:
         pages, size = (self.query(f"PRAGMA {name}")[0][0] for name in ("page_count", "page_size"))

@@ -12,10 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import compress, islice, repeat
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from llmkg_lab.base import files
 from llmkg_lab.knowledge.facts import (
     NAME,
     NOW,
@@ -543,6 +545,11 @@ def _without_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def deriving(folder: Path) -> AbstractContextManager[None]:
+    """One process at a time makes files of derived indices in a folder, and removes old ones."""
+    return files.locked(folder.with_name(f"{folder.name}-lock"))
 
 
 def now() -> int:

@@ -13,7 +13,7 @@ import onnxruntime  # noqa: F401  (usearch makes symbols global that crash it wh
 from usearch.index import Index
 
 from llmkg_lab.base import files
-from llmkg_lab.knowledge.store import Store
+from llmkg_lab.knowledge.store import Store, deriving
 
 NAME = "vectors"
 BATCH = 5_000
@@ -126,19 +126,20 @@ class Vectors:
         """Write a file of a new name, then tell the store; the old file goes last."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{NAME}.{uuid.uuid4().hex}.usearch"
-        with files.replacing(path) as temporary:
-            index.save(str(temporary))
-        note = {
-            "file": path.name,
-            "sha256": files.sha256(path),
-            "count": len(index),
-            "watermark": self._watermark,
-        }
-        self._store.note_derived(self._note, json.dumps(note))
-        self._saved = len(index)
-        for old in self._folder.glob(f"{NAME}.*.usearch"):
-            if old != path:
-                old.unlink(missing_ok=True)
+        with deriving(self._folder):
+            with files.replacing(path) as temporary:
+                index.save(str(temporary))
+            note = {
+                "file": path.name,
+                "sha256": files.sha256(path),
+                "count": len(index),
+                "watermark": self._watermark,
+            }
+            self._store.note_derived(self._note, json.dumps(note))
+            self._saved = len(index)
+            for old in self._folder.glob(f"{NAME}.*.usearch"):
+                if old != path:
+                    old.unlink(missing_ok=True)
 
     @property
     def _note(self) -> str:

@@ -11,7 +11,7 @@ import tantivy
 
 from llmkg_lab.base.errors import panics_raised
 from llmkg_lab.knowledge.lexicon import word_set
-from llmkg_lab.knowledge.store import Store
+from llmkg_lab.knowledge.store import Store, deriving
 
 NAME = "words"
 HEAP = 30_000_000  # bytes that a writer buffers
@@ -83,18 +83,31 @@ class Words:
         if self._index is not None and place == self._place:
             self._index.reload()
             return self._index
-        if place and (index := self._sound(place)):
+        if not place or not self._is_taken(place):
+            with deriving(self._folder):
+                place = self._store.derived(NAME)  # another process may have made one meanwhile
+                if not place or not self._is_taken(place):
+                    self._make()
+        assert self._index is not None
+        return self._index
+
+    def _is_taken(self, place: str) -> bool:
+        """Whether the index there is whole; it is then ours."""
+        index = self._sound(place)
+        if index is not None:
             self._index, self._place = index, place
-            return index
-        place = uuid.uuid4().hex
-        folder = self._folder / f"{NAME}.{place}"
+        return index is not None
+
+    def _make(self) -> None:
+        """Make an empty index; others go. Only one process may be at it."""
+        self._place = uuid.uuid4().hex
+        folder = self._folder / f"{NAME}.{self._place}"
         folder.mkdir(parents=True)
-        self._index, self._place = tantivy.Index(_schema(), str(folder)), place
-        self._store.note_derived(NAME, place)
+        self._index = tantivy.Index(_schema(), str(folder))
+        self._store.note_derived(NAME, self._place)
         for old in self._folder.glob(f"{NAME}.*"):
             if old != folder:
                 shutil.rmtree(old, ignore_errors=True)
-        return self._index
 
     def _sound(self, place: str) -> tantivy.Index | None:
         if not re.fullmatch(r"[0-9a-f]{32}", place):

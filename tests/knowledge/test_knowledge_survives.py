@@ -89,13 +89,15 @@ def test_processes_that_write_at_once_lose_nothing(tmp_path):
         with said[number].open("w") as output:
             workers.append(start(tmp_path, work, number, output))
     deadline = time.monotonic() + 120
-    while min(len(path.read_text().splitlines()) for path in said) < 5:
-        assert time.monotonic() < deadline, [path.read_text() for path in said]
-        assert all(worker.poll() is None for worker in workers)
-        time.sleep(0.1)
-    for worker in workers:
-        worker.kill()
-        worker.wait()
+    try:
+        while min(len(path.read_text().splitlines()) for path in said) < 5:
+            assert time.monotonic() < deadline, [path.read_text()[-20:] for path in said]
+            assert all(worker.poll() is None for worker in workers)  # none gave up
+            time.sleep(0.1)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
     # A line that was cut by the kill is of a commit all the same, but which one is not legible.
     counts = [int(path.read_text().rpartition("\n")[0].splitlines()[-1]) for path in said]
     check_whole(tmp_path)
