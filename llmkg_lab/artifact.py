@@ -201,7 +201,7 @@ class Manifest(Record, frozen=True, kw_only=True, tag_field="format", tag=FORMAT
             raise ArtifactError(f"{path}: {error}", "convert the model again") from None
         for name in (*manifest.files, manifest.model):  # it may come from anywhere
             if not files.is_inside(name):
-                raise ArtifactError(f"{path} names {name!r}, outside its folder")
+                raise ArtifactError(f"{path} names {name!r}, outside its folder or too long")
         for name in (CONFIG, manifest.model):
             if name not in manifest.files:
                 raise ArtifactError(f"{path}: files lacks {name}", "convert the model again")

@@ -354,7 +354,10 @@ def _ends(source: Source) -> tuple[bool, bool]:
 def _around(source: Source) -> list[int | None]:
     """The ids of the tokens around a text, with None in its place."""
     texts = (*"a0.", *source.tokens)
-    text = next(t for t in texts if source.core.encode(t, add_special_tokens=False).ids)
+    is_read = (t for t in texts if source.core.encode(t, add_special_tokens=False).ids)
+    text = next(is_read, None)
+    if text is None:
+        _refuse("that makes no tokens of any text")
     encoding = source.core.encode(text)
     around: list[int | None] = []
     for token, number in zip(encoding.ids, encoding.sequence_ids, strict=True):

@@ -15,8 +15,7 @@ from support.gguf_tokenizers import TEXTS, exact, metaspace, refused
 from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.checkpoint.gguf_file import read_header
 from llmkg_lab.checkpoint.gguf_tokenizer import build
-from llmkg_lab.conversion import to_gguf
-from llmkg_lab.conversion.gguf_tokenizer import add_tokenizer
+from llmkg_lab.conversion import gguf_tokenizer, to_gguf
 from llmkg_lab.models.base import UnsupportedError
 
 
@@ -66,4 +65,11 @@ def test_an_id_without_a_row_is_refused_before_memory_is_taken_for_all_below_it(
     core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 7}, unk_token="a"))
     content = core.to_str().replace("7", str(2**32 - 1)).encode()
     with pytest.raises(UnsupportedError, match="has the id 4294967295, the embedding table 300"):
-        add_tokenizer(GGUFWriter(None, "llama"), {"tokenizer.json": content}, 300)
+        gguf_tokenizer.add_tokenizer(GGUFWriter(None, "llama"), {"tokenizer.json": content}, 300)
+
+
+def test_a_tokenizer_that_reads_no_text_is_refused():
+    core = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}))
+    core.normalizer = tokenizers.normalizers.Replace(tokenizers.Regex("."), "")
+    with pytest.raises(UnsupportedError, match="no tokens of any text"):
+        gguf_tokenizer._around(gguf_tokenizer.Source({}, core, {}, 1))

@@ -218,15 +218,17 @@ def test_verify_names_files_that_are_there_and_not_listed(artifact, tmp_path):
     ]
 
 
-@pytest.mark.parametrize("name", ["a" * 5000, "a\x00b", "onnx"])
-def test_a_name_that_no_file_has_is_missing(name, artifact, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("a" * 5000, "names 'aaa"), ("a\x00b", "names 'a.x00b'"), ("onnx", "onnx is missing")],
+)
+def test_a_name_that_no_file_has(name, problem, artifact, tmp_path):
     folder = shutil.copytree(artifact.folder, tmp_path / "copy")
     manifest = json.loads((folder / MANIFEST).read_bytes())
     manifest["files"][name] = {"bytes": 1, "sha256": "0" * 64}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     (folder / "onnx").mkdir(exist_ok=True)
-    assert f"{name} is missing" in verify(folder)
-    with pytest.raises(ArtifactError, match="is missing"):
+    with pytest.raises(ArtifactError, match=problem):
         Artifact.open(folder)
 
 
