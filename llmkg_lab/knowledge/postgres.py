@@ -59,7 +59,8 @@ class PostgresStore(SqlStore):
             raise
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        return self._connections.get().execute(_translated(sql), values).fetchall()
+        with self._connections.use() as connection:
+            return connection.execute(_translated(sql), values).fetchall()
 
     def stream(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Row]:
         with self._connect(autocommit=False) as connection, connection.cursor("rows") as cursor:
@@ -67,8 +68,7 @@ class PostgresStore(SqlStore):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Transaction]:
-        connection = self._connections.get()
-        with connection.transaction():
+        with self._connections.use() as connection, connection.transaction():
             # one writer at a time, so that revisions and ids are in the order of commits
             connection.execute("LOCK TABLE revision IN EXCLUSIVE MODE")
             yield PostgresTransaction(connection)
@@ -88,8 +88,7 @@ class PostgresStore(SqlStore):
             ) from None
 
     def _prepare(self) -> None:
-        connection = self._connections.get()
-        with connection.transaction():
+        with self._connections.use() as connection, connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
             if connection.execute("SELECT to_regclass('version')").fetchall()[0][0] is None:
                 for statement in filter(None, map(str.strip, SCHEMA.split(";"))):

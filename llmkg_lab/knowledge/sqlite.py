@@ -72,7 +72,8 @@ class SqliteStore(SqlStore):
             raise
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        return self._connections.get().execute(sql, values).fetchall()
+        with self._connections.use() as connection:
+            return connection.execute(sql, values).fetchall()
 
     def stream(self, sql: str, values: Sequence[Any] = ()) -> Iterator[Row]:
         with contextlib.closing(self._connect()) as connection:  # its rows are of one moment
@@ -80,8 +81,7 @@ class SqliteStore(SqlStore):
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[Transaction]:
-        with self._lock:
-            connection = self._connections.get()
+        with self._lock, self._connections.use() as connection:
             with self._next_in_line():
                 try:
                     connection.execute("BEGIN IMMEDIATE")
@@ -131,8 +131,7 @@ class SqliteStore(SqlStore):
         self._closing.set()
         self._wrote.set()
         self._folding.join()
-        with self._lock:  # a write that is at work ends first
-            self._connections.close()
+        self._connections.close()
 
     def _connect(self) -> sqlite3.Connection:
         if self._closing.is_set():
@@ -157,12 +156,12 @@ class SqliteStore(SqlStore):
     def _prepare(self) -> None:
         """Check whose file it is, and make the schema of a new one."""
         try:
-            connection = self._connections.get()
-            version, application = self._header(connection)
-            is_new = version == 0 and not connection.execute("PRAGMA schema_version").fetchone()[0]
-            if is_new:
-                self._create(connection)
+            with self._connections.use() as connection:
                 version, application = self._header(connection)
+                schema = connection.execute("PRAGMA schema_version").fetchone()[0]
+                if version == 0 and not schema:  # a new file
+                    self._create(connection)
+                    version, application = self._header(connection)
         except sqlite3.DatabaseError as error:
             raise KnowledgeError(
                 f"{self.path} is not a knowledge store: {error}", "give another path"

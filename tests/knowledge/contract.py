@@ -1,11 +1,12 @@
 """What every store has to do: tests of ``Store``, for modules that give a fixture of it."""
 
+import contextlib
 import threading
 from itertools import count
 
 import pytest
 
-from llmkg_lab.knowledge.facts import Pattern, Statement, Term, When, key_of, moment
+from llmkg_lab.knowledge.facts import KnowledgeError, Pattern, Statement, Term, When, key_of, moment
 from llmkg_lab.knowledge.store import Document
 
 STEP = 1_000_000
@@ -167,3 +168,28 @@ class StoreContract:
             thread.join()
         assert store.stats()["facts"] == 80
         assert store.revision() == 80
+
+    def test_closing_waits_for_what_is_at_work_and_refuses_the_rest(self, store):
+        begun, found = threading.Event(), []
+        long = (
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) "
+            "SELECT count(*) FROM n"
+        )
+
+        def read():
+            with contextlib.suppress(KnowledgeError):
+                while True:
+                    found.append(store.query(long)[0][0])
+                    begun.set()
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        begun.wait(10)
+        store.close()
+        with pytest.raises(KnowledgeError, match="closed"):
+            store.stats()
+        for reader in readers:
+            reader.join(10)
+            assert not reader.is_alive()
+        assert set(found) == {300_000}

@@ -201,6 +201,9 @@ def test_over_stdio_there_is_nothing_but_protocol(tmp_path):
     read_until_answered({2, 3, 4})
     ask("tools/call", {"name": "get_stats", "arguments": {}}, 9)
     read_until_answered({9})
+    for number in range(10, 16):  # at work when the client goes
+        search = {"name": "hybrid_search", "arguments": {"query": "knows"}}
+        ask("tools/call", search, number)
     process.stdin.close()
     assert process.wait(20) == 0
     rest = process.stdout.read()
