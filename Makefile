@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test quick lab app web lint bench quality interop test-browser test-services clean
+.PHONY: help run test quick lab app serve mcp web lint bench quality interop test-browser test-services clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,14 @@ lab: .venv/installed  ## JupyterLab on the notebooks
 app: .venv/installed  ## the explorer as a page of its own, without the notebook around it
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[app]'
 	$(BIN)/llmkg-lab explore
+
+serve: .venv/installed  ## what `make run` left, by HTTP: OpenAI's interface, and MCP at /mcp
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[knowledge]'
+	$(BIN)/llmkg-lab serve --knowledge outputs/knowledge
+
+mcp: .venv/installed  ## what an assistant's settings need to start the knowledge graph's server
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[knowledge]'
+	@$(BIN)/llmkg-lab mcp --config
 
 lint: .venv/installed-dev  ## style, floors, spelling and types
 	$(BIN)/ruff check

@@ -53,18 +53,23 @@ def test_what_the_guide_has_to_paste_works(tmp_path):
         env={**os.environ, "PYTHONPATH": str(paths.ROOT)},
     )  # fmt: skip
     assert (done.stdout, done.stderr) == ("Alice Smith\n", "")
-    client = json.loads(re.search(r"```json\n(.*?)```", guide, re.DOTALL)[1])
-    entry = client["mcpServers"]["llmkg-lab"]
-    assert entry["command"] == "llmkg-lab"
-    arguments = [a.replace("/path/to/outputs", str(tmp_path / "out")) for a in entry["args"]]
+
+
+def test_the_settings_that_assistants_get_start_a_server_from_anywhere(tmp_path):
+    printed = llmkg(
+        tmp_path, "mcp", "--config", "--embedder", "none", "--knowledge", "notes"
+    ).stdout
+    entry = json.loads(printed)["mcpServers"]["llmkg-lab"]
+    assert str(tmp_path / "notes") in entry["args"]
     hello = {
         "jsonrpc": "2.0", "id": 1, "method": "initialize",
         "params": {"protocolVersion": "2025-06-18", "capabilities": {},
                    "clientInfo": {"name": "pasted", "version": "1"}},
     }  # fmt: skip
     served = subprocess.run(
-        [sys.executable, "-m", "llmkg_lab.cli", *arguments],
+        [entry["command"], *entry["args"]], cwd="/",
         input=json.dumps(hello) + "\n", capture_output=True, text=True, timeout=120,
         env={**os.environ, "PYTHONPATH": str(paths.ROOT)},
     )  # fmt: skip
     assert json.loads(served.stdout)["result"]["serverInfo"]["name"] == "llmkg-lab"
+    assert (tmp_path / "notes").is_dir()

@@ -1,6 +1,7 @@
 """Commands on the knowledge graph: mcp, ask, facts."""
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,7 +36,9 @@ Embedder = Annotated[
 ]
 
 
-@app.command(epilog=examples("mcp", "mcp --knowledge ~/notes --embedder minilm/int8"))
+@app.command(
+    epilog=examples("mcp", "mcp --config", "mcp --knowledge ~/notes --embedder minilm/int8")
+)
 def mcp(
     knowledge: Folder = None,
     embedder: Embedder = "",
@@ -43,14 +46,33 @@ def mcp(
         str, typer.Option(help="The same for a text model.", show_default="as above")
     ] = "",
     out: Outputs = None,
+    config: Annotated[
+        bool, typer.Option("--config", help="Print what to paste into an assistant's settings.")
+    ] = False,
 ) -> None:
     """Serve knowledge and models to an assistant, by the Model Context Protocol over stdio.
 
     Several of these may have one graph open. Standard output holds nothing but the protocol.
     """
+    if config:
+        console.print_json(_settings(knowledge, embedder, writer, out))
+        return
     from llmkg_lab.serve.mcp.server import serve_stdio
 
     serve_stdio(_desk(knowledge, embedder, writer, out))
+
+
+def _settings(knowledge: Path | None, embedder: str, writer: str, out: Path | None) -> dict:
+    """What assistants read: this command of this Python, wherever they start it."""
+    from llmkg_lab.base import paths
+
+    given = {"--knowledge": knowledge, "--embedder": embedder, "--writer": writer}
+    arguments = ["-m", "llmkg_lab.cli", "mcp", "--out", str((out or paths.outputs()).resolve())]
+    for option, value in given.items():
+        if value:
+            is_path = isinstance(value, Path) or Path(value).exists()
+            arguments += [option, str(Path(value).resolve()) if is_path else str(value)]
+    return {"mcpServers": {"llmkg-lab": {"command": sys.executable, "args": arguments}}}
 
 
 @app.command(epilog=examples("ask 'Who founded Acme?'", "ask 'When was it built?' --json"))
