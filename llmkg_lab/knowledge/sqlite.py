@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ APPLICATION = 0x4C4B4731  # "LKG1", in the file's header
 PATIENCE = 30.0  # seconds that a writer waits for another
 LOOK = 0.002  # seconds between two looks whether it is one's turn
 IDLE = 0.5  # seconds without a write before the log is folded into the file
+TOGETHER = 128  # rows in a statement; SQLite takes 32,766 values
 LOG_LIMIT = 64 << 20  # bytes that the log may keep between two foldings
 SCHEMA = """
 CREATE TABLE revision(id INTEGER PRIMARY KEY, at INTEGER NOT NULL);
@@ -233,10 +235,24 @@ class SqliteTransaction(Transaction):
         return self._connection.execute(sql, values).rowcount
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        whole = len(rows) // TOGETHER * TOGETHER
+        marks = _marks(rows[0]) if whole else ""
+        if whole and f"VALUES {marks}" in sql:  # together they take three quarters of the time
+            values, width = list(chain.from_iterable(rows[:whole])), TOGETHER * len(rows[0])
+            self._connection.executemany(
+                sql.replace(marks, ", ".join([marks] * TOGETHER)),
+                (values[at : at + width] for at in range(0, len(values), width)),
+            )
+            rows = rows[whole:]
         self._connection.executemany(sql, rows)
 
     def stage(self, name: str, types: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         columns = ", ".join(f"c{i} {kind}" for i, kind in enumerate(types))
         self.change(f"CREATE TEMP TABLE IF NOT EXISTS {name}({columns})")
         self.change(f"DELETE FROM {name}")
-        self.many(f"INSERT INTO {name} VALUES ({', '.join('?' * len(types))})", rows)
+        self.many(f"INSERT INTO {name} VALUES {_marks(types)}", rows)
+
+
+def _marks(row: Sequence[object]) -> str:
+    """A mark for each value of a row."""
+    return f"({', '.join('?' * len(row))})"

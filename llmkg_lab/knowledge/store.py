@@ -19,7 +19,6 @@ import numpy as np
 
 from llmkg_lab.base import files
 from llmkg_lab.knowledge.facts import (
-    NAME,
     NOW,
     Clock,
     Fact,
@@ -95,7 +94,7 @@ class _Tally:
     added: int = 0
     corrected: int = 0
     known: int = 0
-    terms: dict[Term, int] = field(default_factory=dict)  # of this write
+    terms: dict["_Key", int] = field(default_factory=dict)  # of this write
     written: "_Keys | None" = None  # three terms each that this write put into an empty store
 
 
@@ -246,11 +245,11 @@ class SqlStore(ABC):
                 self._supersede(change, document, revision)
             number, chunks = _write_texts(change, document, revision)
             rows = [_sourced(s, chunks[position]) for position, s in document.statements]
-            mentioned = [term for _, term in document.mentions]
-            _number_terms(change, mentioned, tally)
+            mentioned = _number_terms(change, [term for _, term in document.mentions], tally)
+            places = [chunks[at] for at, _ in document.mentions]
             change.many(
                 "INSERT INTO mention(term, chunk) VALUES (?, ?) ON CONFLICT DO NOTHING",
-                [(tally.terms[term], chunks[at]) for at, term in document.mentions],
+                list(zip(mentioned, places, strict=True)),
             )
             for start in range(0, len(rows), BATCH):
                 revision = _assert(change, rows[start : start + BATCH], revision, tally)
@@ -670,32 +669,43 @@ def _open(change: Transaction, ids: np.ndarray) -> dict[Row, list[Row]]:
     return found
 
 
+_Key = str | Term  # a name's is its text, whose hash is kept; a tuple's is computed each time
+
+
 def _number_terms(change: Transaction, terms: Sequence[Term], tally: _Tally) -> list[int]:
     """The terms' numbers, kept in ``tally``; new terms are written, with their aliases."""
-    if missing := set(terms).difference(tally.terms):
+    texts, kinds = zip(*terms, strict=True) if terms else ((), ())
+    keys = [term if term.kind else term.text for term in terms] if any(kinds) else texts
+    if missing := set(keys).difference(tally.terms):
         _add_terms(change, missing, tally)
-    return list(map(tally.terms.__getitem__, terms))
+    return list(map(tally.terms.__getitem__, keys))
 
 
-def _add_terms(change: Transaction, missing: set[Term], tally: _Tally) -> None:
+def _add_terms(change: Transaction, missing: set[_Key], tally: _Tally) -> None:
     (last,) = change.query("SELECT coalesce(max(id), 0) FROM term")[0]
     if last > len(tally.terms):  # there are others than those of this write
-        change.stage("named", ("TEXT", "TEXT"), sorted(missing))
+        change.stage("named", ("TEXT", "TEXT"), sorted(map(_term, missing)))
         for number, text, kind in change.query(
             "SELECT t.id, t.text, t.kind FROM named n "
             "JOIN term t ON t.text = n.c0 AND t.kind = n.c1"
         ):
-            tally.terms[Term(text, kind)] = number
+            tally.terms[Term(text, kind) if kind else text] = number
         missing.difference_update(tally.terms)
-    new = sorted(missing)
-    tally.terms.update(zip(new, range(last + 1, last + 1 + len(new)), strict=True))
-    numbered = [(tally.terms[term], *term) for term in new]
-    change.many("INSERT INTO term(id, text, kind) VALUES (?, ?, ?)", numbered)
-    keys = ((key_of(text), text, number) for number, text, kind in numbered if kind == NAME)
+    names = sorted(key for key in missing if isinstance(key, str))
+    new: list[_Key] = [*names, *sorted(key for key in missing if isinstance(key, Term))]
+    numbers = range(last + 1, last + 1 + len(new))
+    tally.terms.update(zip(new, numbers, strict=True))
+    rows = ((number, *_term(key)) for number, key in zip(numbers, new, strict=True))
+    change.many("INSERT INTO term(id, text, kind) VALUES (?, ?, ?)", list(rows))
+    aliases = ((key_of(name), name, number) for name, number in zip(names, numbers, strict=False))
     change.many(
         "INSERT INTO alias(key, term) VALUES (?, ?)",
-        sorted((key, number) for key, text, number in keys if key != text),
+        sorted((alias, number) for alias, name, number in aliases if alias != name),
     )
+
+
+def _term(key: _Key) -> Term:
+    return Term(key) if isinstance(key, str) else key
 
 
 def _write_texts(change: Transaction, document: Document, revision: int) -> tuple[int, list[int]]:

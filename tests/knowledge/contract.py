@@ -144,6 +144,13 @@ class StoreContract:
         store.note_derived("words", "b")
         assert (store.derived("words"), store.derived("no")) == ("b", None)
 
+    def test_many_rows_at_once_are_all_there(self, store):
+        many = [fact(f"thing {i}", "is", f"number {i % 7}") for i in range(300)]
+        assert store.load(many).added == 300
+        assert texts(store.facts()) == {(s.subject.text, "is", s.object.text) for s in many}
+        store.touch(range(1, 151), 1)
+        assert len(store.together([1], 200)) == 149
+
     def test_what_fails_leaves_nothing(self, store):
         store.load(FACTS)
         before = store.revision(), store.stats()
