@@ -184,8 +184,8 @@ def trials(schemes: Mapping[str, Scheme], trials: Mapping[str, Trial | LabError]
     note = (
         f"In {' and '.join(sorted(seen)) or 'no browser'}, over loopback, each in a fresh profile. "
         "Download: all files of a first visit; small: by gzip. Load: until the model is ready, "
-        "verified and timed. A second visit takes its weights from the browser's store. Memory: "
-        "resident, of the page's process."
+        "verified and timed. A second visit takes its weights from the browser's store. First and "
+        "further: a token, or an encoder's text. Memory: resident, of the page's process."
     )
     return rows_table(rows, note, text=["run by"])
 
@@ -197,8 +197,8 @@ def _trial_row(trial: Trial) -> dict[str, str]:
         "first load, s": f"{trial.cold / 1e3:.2f}",
         "second load, s": f"{trial.warm / 1e3:.2f}",
         "fetched again, MB": f"{trial.second_download / 1e6:.1f}",
-        "first token or text, ms": f"{trial.first:,.0f}",
-        "each further, ms": f"{trial.unit:.1f}",
+        "first, ms": f"{trial.first:,.0f}",
+        "further, ms": f"{trial.unit:.1f}",
         "memory, MB": f"{trial.memory / 1e6:,.0f}",
         "run by": f"{html.escape(trial.engine)}<br><small>{html.escape(trial.why)}</small>",
     }
