@@ -240,7 +240,7 @@ class SqliteTransaction(Transaction):
         if whole and f"VALUES {marks}" in sql:  # together they take three quarters of the time
             values, width = list(chain.from_iterable(rows[:whole])), TOGETHER * len(rows[0])
             self._connection.executemany(
-                sql.replace(marks, ", ".join([marks] * TOGETHER)),
+                sql.replace(marks, ", ".join([marks] * TOGETHER), 1),
                 (values[at : at + width] for at in range(0, len(values), width)),
             )
             rows = rows[whole:]
