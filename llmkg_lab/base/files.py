@@ -5,10 +5,13 @@ import ctypes
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 PART = 1 << 20  # bytes that are hashed at once
+LOOK = 0.002  # seconds between two looks whether a lock is free
 NAME_BYTES, PATH_BYTES = 255, 1024  # that every file system takes, of a name and a path in a folder
 
 
@@ -53,10 +56,12 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, patience: float | None = None) -> Iterator[None]:
     """Hold a lock on a file, which is made where there is none, against all other processes.
 
-    It waits for whoever has the lock. The system drops the lock of a killed process.
+    It waits for whoever has the lock, at most ``patience`` seconds, by default for ever. The system
+    drops the lock of a killed process.
+    Raises TimeoutError.
     """
     try:
         import fcntl
@@ -65,8 +70,26 @@ def locked(path: Path) -> Iterator[None]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if patience is None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        else:
+            until = time.monotonic() + patience
+            while not _taken(file):
+                if time.monotonic() > until:
+                    raise TimeoutError(f"{path.name} is still locked after {patience:.0f} s")
+                time.sleep(LOOK)
         yield
+
+
+def _taken(file: IO[str]) -> bool:
+    """Whether the lock on a file was free; it is then ours."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def sha256(path: Path, step: Callable[[int], object] = lambda nbytes: None) -> str:

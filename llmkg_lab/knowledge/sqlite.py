@@ -4,12 +4,12 @@ import contextlib
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from llmkg_lab.base import files
 from llmkg_lab.knowledge import store
 from llmkg_lab.knowledge.connections import PerThread
 from llmkg_lab.knowledge.facts import Clock, KnowledgeError
@@ -17,7 +17,6 @@ from llmkg_lab.knowledge.store import Row, SqlStore, Transaction
 
 APPLICATION = 0x4C4B4731  # "LKG1", in the file's header
 PATIENCE = 30.0  # seconds that a writer waits for another
-LOOK = 0.002  # seconds between two looks whether it is one's turn
 IDLE = 0.5  # seconds without a write before the log is folded into the file
 TOGETHER = 128  # rows in a statement; SQLite takes 32,766 values
 LOG_LIMIT = 64 << 20  # bytes that the log may keep between two foldings
@@ -84,11 +83,15 @@ class SqliteStore(SqlStore):
     @contextlib.contextmanager
     def writing(self) -> Iterator[Transaction]:
         with self._lock, self._connections.use() as connection:
-            with self._next_in_line():
-                try:
+            try:
+                # SQLite looks for its lock from time to time, so that a process that writes without
+                # a pause would keep all others out: now it has to stand behind whoever looks
+                with files.locked(self.path.with_name(f"{self.path.name}-line"), PATIENCE):
                     connection.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    raise self._waited_in_vain(str(error)) from error
+            except (TimeoutError, sqlite3.OperationalError) as error:
+                raise KnowledgeError(
+                    f"{self.path}: {error}", "another program writes it"
+                ) from error
             try:
                 yield SqliteTransaction(connection)
                 connection.execute("COMMIT")
@@ -97,33 +100,6 @@ class SqliteStore(SqlStore):
                     connection.execute("ROLLBACK")
                 raise
         self._wrote.set()
-
-    @contextlib.contextmanager
-    def _next_in_line(self) -> Iterator[None]:
-        """Wait for one's turn to wait for the file.
-
-        SQLite looks for its lock from time to time, so that a process that writes without a pause
-        would keep all others out: now it has to stand behind whoever looks.
-        """
-        try:
-            import fcntl
-        except ImportError:  # Windows has none
-            yield
-            return
-        until = time.monotonic() + PATIENCE
-        with self.path.with_name(f"{self.path.name}-line").open("a") as line:
-            while True:
-                try:
-                    fcntl.flock(line, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        raise self._waited_in_vain("the line does not move") from None
-                    time.sleep(LOOK)
-            yield
-
-    def _waited_in_vain(self, why: str) -> KnowledgeError:
-        return KnowledgeError(f"{self.path}: {why}", "another program writes it")
 
     def nbytes(self) -> int:
         pages, size = (self.query(f"PRAGMA {name}")[0][0] for name in ("page_count", "page_size"))
@@ -236,7 +212,7 @@ class SqliteTransaction(Transaction):
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         whole = len(rows) // TOGETHER * TOGETHER
-        marks = _marks(rows[0]) if whole else ""
+        marks = f"({store.marks(rows[0])})" if whole else ""
         if whole and f"VALUES {marks}" in sql:  # together they take three quarters of the time
             values, width = list(chain.from_iterable(rows[:whole])), TOGETHER * len(rows[0])
             self._connection.executemany(
@@ -250,9 +226,4 @@ class SqliteTransaction(Transaction):
         columns = ", ".join(f"c{i} {kind}" for i, kind in enumerate(types))
         self.change(f"CREATE TEMP TABLE IF NOT EXISTS {name}({columns})")
         self.change(f"DELETE FROM {name}")
-        self.many(f"INSERT INTO {name} VALUES {_marks(types)}", rows)
-
-
-def _marks(row: Sequence[object]) -> str:
-    """A mark for each value of a row."""
-    return f"({', '.join('?' * len(row))})"
+        self.many(f"INSERT INTO {name} VALUES ({store.marks(types)})", rows)

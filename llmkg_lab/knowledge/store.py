@@ -347,7 +347,7 @@ class SqlStore(ABC):
             ids = [number for number, *_ in self._aliased(key_of(text))]
             if not ids:
                 return None
-            conditions.append(f"f.{column} IN ({_marks(ids)})")
+            conditions.append(f"f.{column} IN ({marks(ids)})")
             values += ids
         return conditions, values
 
@@ -415,7 +415,7 @@ class SqlStore(ABC):
             "SELECT c.id, c.document, c.position, c.text, d.title, d.category, d.source, "
             "c.recorded, c.superseded, c.importance, coalesce(r.uses, 0), coalesce(r.used, 0) "
             "FROM chunk c JOIN document d ON d.id = c.document "
-            f"LEFT JOIN recall r ON r.chunk = c.id WHERE c.id IN ({_marks(ids)})",
+            f"LEFT JOIN recall r ON r.chunk = c.id WHERE c.id IN ({marks(ids)})",
             tuple(ids),
         )
         found = {row[0]: Chunk(*row) for row in rows}
@@ -464,10 +464,10 @@ class SqlStore(ABC):
     def together(self, chunks: Sequence[int], limit: int) -> list[tuple[int, int, int]]:
         if not chunks:
             return []
-        marks = _marks(chunks)
+        asked = marks(chunks)
         return self.query(
-            f"SELECT a, b, times FROM tie WHERE a IN ({marks}) "
-            f"UNION SELECT b, a, times FROM tie WHERE b IN ({marks}) "
+            f"SELECT a, b, times FROM tie WHERE a IN ({asked}) "
+            f"UNION SELECT b, a, times FROM tie WHERE b IN ({asked}) "
             "ORDER BY 3 DESC, 1, 2 LIMIT ?",
             (*chunks, *chunks, limit),
         )
@@ -483,7 +483,7 @@ class SqlStore(ABC):
         wanted = sorted(set(revisions))
         if not wanted:
             return {}
-        sql = f"SELECT id, at FROM revision WHERE id IN ({_marks(wanted)})"
+        sql = f"SELECT id, at FROM revision WHERE id IN ({marks(wanted)})"
         return dict(self.query(sql, wanted))
 
     def derived(self, name: str) -> str | None:
@@ -675,7 +675,7 @@ _Key = str | Term  # a name's is its text, whose hash is kept; a tuple's is comp
 def _number_terms(change: Transaction, terms: Sequence[Term], tally: _Tally) -> list[int]:
     """The terms' numbers, kept in ``tally``; new terms are written, with their aliases."""
     texts, kinds = zip(*terms, strict=True) if terms else ((), ())
-    keys = [term if term.kind else term.text for term in terms] if any(kinds) else texts
+    keys = list(map(_key, terms)) if any(kinds) else texts
     if missing := set(keys).difference(tally.terms):
         _add_terms(change, missing, tally)
     return list(map(tally.terms.__getitem__, keys))
@@ -689,7 +689,7 @@ def _add_terms(change: Transaction, missing: set[_Key], tally: _Tally) -> None:
             "SELECT t.id, t.text, t.kind FROM named n "
             "JOIN term t ON t.text = n.c0 AND t.kind = n.c1"
         ):
-            tally.terms[Term(text, kind) if kind else text] = number
+            tally.terms[_key(Term(text, kind))] = number
         missing.difference_update(tally.terms)
     names = sorted(key for key in missing if isinstance(key, str))
     new: list[_Key] = [*names, *sorted(key for key in missing if isinstance(key, Term))]
@@ -702,6 +702,10 @@ def _add_terms(change: Transaction, missing: set[_Key], tally: _Tally) -> None:
         "INSERT INTO alias(key, term) VALUES (?, ?)",
         sorted((alias, number) for alias, name, number in aliases if alias != name),
     )
+
+
+def _key(term: Term) -> _Key:
+    return term if term.kind else term.text
 
 
 def _term(key: _Key) -> Term:
@@ -778,5 +782,6 @@ def _fact(row: Row) -> Fact:
     return Fact(Term(row[0], row[1]), row[2], Term(row[3], row[4]), *row[5:])
 
 
-def _marks(values: Sequence[object]) -> str:
+def marks(values: Sequence[object]) -> str:
+    """A mark for each value, as SQL has them."""
     return ", ".join("?" * len(values))

@@ -64,14 +64,16 @@ def mcp(
 
 def _settings(knowledge: Path | None, embedder: str, writer: str, out: Path | None) -> dict:
     """What assistants read: this command of this Python, wherever they start it."""
+    from llmkg_lab.artifact import MANIFEST
     from llmkg_lab.base import paths
 
-    given = {"--knowledge": knowledge, "--embedder": embedder, "--writer": writer}
     arguments = ["-m", "llmkg_lab.cli", "mcp", "--out", str((out or paths.outputs()).resolve())]
-    for option, value in given.items():
-        if value:
-            is_path = isinstance(value, Path) or Path(value).exists()
-            arguments += [option, str(Path(value).resolve()) if is_path else str(value)]
+    if knowledge:
+        arguments += ["--knowledge", str(knowledge.resolve())]
+    for option, model in (("--embedder", embedder), ("--writer", writer)):
+        if model:  # an id, none, or an artifact's folder, as Desk tells them apart
+            is_folder = model != "none" and (Path(model) / MANIFEST).is_file()
+            arguments += [option, str(Path(model).resolve()) if is_folder else model]
     return {"mcpServers": {"llmkg-lab": {"command": sys.executable, "args": arguments}}}
 
 
