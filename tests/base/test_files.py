@@ -96,3 +96,14 @@ def test_names_that_files_give(name, is_inside, is_beside):
 
 def test_what_is_no_text_names_nothing():
     assert not any(map(files.is_beside, (None, 1, ["a"], {"a": 1})))
+
+
+def test_a_lock_is_waited_for_with_patience(tmp_path):
+    with (
+        files.locked(tmp_path / "lock"),
+        pytest.raises(TimeoutError, match="lock is still locked after"),
+        files.locked(tmp_path / "lock", 0.01),
+    ):
+        pass
+    with files.locked(tmp_path / "lock", 0.01):
+        pass
