@@ -16,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 SOURCES = sorted(HERE.glob("*.c"))
 EXPORTS = (
     *("decoder_bytes", "decoder_open", "decoder_ids", "decoder_step", "decoder_logits"),
+    *("decoder_choose", "decoder_likely"),
     *("decoder_hidden", "decoder_layers", "decoder_help", "decoder_stop", "products_hold"),
     *("encoder_bytes", "encoder_open", "encoder_ids", "encoder_types", "encoder_run"),
     *("encoder_layers", "encoder_help", "encoder_stop"),

@@ -4,6 +4,7 @@
    matrix. One token alone leaves to the team what is worth sharing, and the rest to the leader. */
 #include "decoder.h"
 #include "norms.h"
+#include "sampling.h"
 
 static float *token_wide(const Decoder *d, uint32_t token) { return d->wide + (size_t)token * d->wide_size; }
 static float *token_x(const Decoder *d, uint32_t token) { return d->x + (size_t)token * d->hidden; }
@@ -141,12 +142,15 @@ void decoder_step(Decoder *d, uint32_t count, uint32_t position) {
   decoder_layers(d, count, position, d->layer_count);
 }
 
-const float *decoder_logits(Decoder *d, uint32_t index) {
+float *decoder_logits(Decoder *d, uint32_t index) {
   norm_and_round(d, index, d->last_norm, &d->head, 0, 0);
   share_product(&d->work, &d->head, 1, d->logits, d->vocab, 0);
   return d->logits;
 }
 
+uint32_t decoder_choose(Decoder *d, uint32_t k) { return most_likely(d->logits, d->vocab, k, d->likely); }
+
+const uint32_t *decoder_likely(const Decoder *d) { return d->likely; }
 uint32_t *decoder_ids(Decoder *d) { return d->ids; }
 const float *decoder_hidden(const Decoder *d) { return d->x; }
 void decoder_help(Decoder *d, uint32_t thread) { team_help(&d->work.team, thread); }

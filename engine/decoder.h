@@ -31,6 +31,7 @@ typedef struct {
   float *wide;    /* TILE, the widest of a layer's results */
   float *turns;   /* TILE, head_dim: cosines, then sines */
   float *logits;  /* vocab */
+  uint32_t *likely; /* vocab: tokens */
   uint32_t wide_size;
 } Decoder;
 
@@ -43,8 +44,12 @@ Decoder *decoder_open(const uint32_t *words, uint32_t count, const uint8_t *base
 uint32_t *decoder_ids(Decoder *decoder);
 /* Run ids[0 … count - 1], the first of them at ``position``; behind it the cache is forgotten. */
 void decoder_step(Decoder *decoder, uint32_t count, uint32_t position);
-/* The logits after the token ``index`` of the last step: vocab floats. */
-const float *decoder_logits(Decoder *decoder, uint32_t index);
+/* The logits after the token ``index`` of the last step: vocab floats, which the caller may change. */
+float *decoder_logits(Decoder *decoder, uint32_t index);
+/* The likeliest tokens by these logits, as most_likely() has them; returns how many. */
+uint32_t decoder_choose(Decoder *decoder, uint32_t k);
+/* Where they are. */
+const uint32_t *decoder_likely(const Decoder *decoder);
 /* The hidden states of the last step: (count, hidden), before the last norm. */
 const float *decoder_hidden(const Decoder *decoder);
 /* The same step through the first layers only, for tests. */

@@ -43,6 +43,7 @@ static void carve_tile(Region *region, Decoder *d, uint32_t widest_result) {
   d->wide = carve(region, (uint64_t)TILE * widest_result, sizeof *d->wide);
   d->turns = carve(region, (uint64_t)TILE * d->head_dim, sizeof *d->turns);
   d->logits = carve(region, d->vocab, sizeof *d->logits);
+  d->likely = carve(region, d->vocab, sizeof *d->likely);
 }
 
 static int header_is_computed(const Decoder *d) {

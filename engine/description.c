@@ -41,10 +41,11 @@ void carve_workplace(Region *region, Workplace *work, uint32_t tokens, uint32_t 
   Rounded *rounded = work->rounded = carve(region, tokens, sizeof *work->rounded);
   uint32_t columns = widest + GROUP * LARGEST_BLOCK;
   for (uint32_t t = 0; t < tokens; t++) {
-    int8_t *codes = carve(region, columns, 2);
+    int8_t *codes = carve(region, columns, 2), *flips = carve(region, columns, 1);
     float *scales = carve(region, columns / SMALLEST_BLOCK, sizeof(float));
     float *sums = carve(region, columns / SMALLEST_BLOCK, sizeof(float));
-    if (rounded) rounded[t] = (Rounded){codes, scales, sums};
+    int32_t *missing = carve(region, columns / SMALLEST_BLOCK, sizeof(int32_t));
+    if (rounded) rounded[t] = (Rounded){codes, flips, scales, sums, missing};
   }
   uint32_t threads = work->team.threads;
   float **scores = work->scores = carve(region, threads, sizeof *work->scores);

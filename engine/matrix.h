@@ -20,9 +20,11 @@ typedef struct {
    A value is scale * code. Codes stand in the order in which the matrix's codes come out of their
    bytes (see rounding.c), and fill whole groups of four blocks. */
 typedef struct {
-  int8_t *codes;
-  float *scales;  /* of each block */
-  float *sums;    /* of each block's codes */
+  int8_t *codes;    /* 8 bits that meet as bytes: their magnitudes */
+  int8_t *flips;    /* 8 bits that meet as bytes: what each of the matrix's codes is crossed with */
+  float *scales;    /* of each block */
+  float *sums;      /* of each block's codes */
+  int32_t *missing; /* 8 bits that meet as bytes: what each block's product with those lacks */
 } Rounded;
 
 enum { GROUP = 4, LARGEST_BLOCK = 128 };
@@ -35,7 +37,7 @@ INLINE size_t zero_row_bytes(const Matrix *m) { return (m->blocks * m->bits + 7)
 /* Whether codes meet activations as bytes; else both are widened to 16 bits. */
 INLINE int meets_as_bytes(uint32_t bits) {
 #if defined(__wasm_relaxed_simd__)
-  return bits == 4;
+  return bits >= 4;
 #else
   (void)bits;
   return 0;

@@ -8,21 +8,30 @@
 #include "matrix.h"
 
 enum { TOKENS = 4, QUADS = 2, ROWS = 4 * QUADS }; /* that are multiplied at once */
-enum { UNPACKED = 32 << 10, LINE = 64 }; /* bytes of unpacked rows at once, and of a cache's line */
+enum { UNPACKED = 32 << 10 }; /* bytes of unpacked rows at once */
+enum { MEMORY_PAGE = 4096, LINE = 64, TOUCHED = 4 }; /* bytes, bytes, lines */
 
 /* The upper four bits of each byte. Lanes of 16 bits, for shifts of bytes are none of x86's: what
    an engine puts in their place builds its mask anew each time. */
 INLINE u8x16 upper_halves(u8x16 both) { return (u8x16)((u16x8)both >> 4) & 15; }
 
 /* The products of 32 codes with their activations, in four partial sums. */
-INLINE i32x4 run_product(const uint8_t *codes, const int8_t *activations, uint32_t bits, i32x4 total) {
+INLINE i32x4 run_product(const uint8_t *codes, const int8_t *activations, const int8_t *flips, uint32_t bits,
+                         i32x4 total) {
   const i16x8 *wide = (const i16x8 *)activations;
 #if defined(__wasm_relaxed_simd__)
-  if (meets_as_bytes(bits)) {
+  if (bits == 8) {
+    for (int i = 0; i < 32; i += 16)
+      total = four_products((i8x16)(load_bytes(codes + i) ^ load_bytes(flips + i)), load_bytes(activations + i), total);
+    return total;
+  }
+  if (bits == 4) {
     u8x16 both = load_bytes(codes);
     total = four_products((i8x16)load_bytes(activations), both & 15, total);
     return four_products((i8x16)load_bytes(activations + 16), upper_halves(both), total);
   }
+#else
+  (void)flips;
 #endif
   if (bits == 8) {
     for (int i = 0; i < 4; i++) {
@@ -41,10 +50,11 @@ INLINE i32x4 run_product(const uint8_t *codes, const int8_t *activations, uint32
   return total;
 }
 
-INLINE i32x4 block_product(const uint8_t *codes, const int8_t *activations, uint32_t bits, uint32_t runs) {
+/* index: of the block in its row. */
+INLINE i32x4 block_product(const uint8_t *row, const Rounded *token, uint32_t index, uint32_t bits, uint32_t runs) {
   i32x4 total = {0};
-  for (uint32_t i = 0; i < runs; i++)
-    total = run_product(codes + 4 * bits * i, activations + 32 * code_bytes(bits) * i, bits, total);
+  for (size_t i = (size_t)index * runs; i < ((size_t)index + 1) * runs; i++)
+    total = run_product(row + 4 * bits * i, token->codes + 32 * code_bytes(bits) * i, token->flips + 32 * i, bits, total);
   return total;
 }
 
@@ -73,7 +83,9 @@ INLINE f32x4 four_zeros(const uint8_t *zeros, uint32_t block, uint32_t bits) {
 }
 
 /* Four blocks' exact products, less the zero points' share, in the values' own units. */
-INLINE f32x4 scaled(i32x4 products, f32x4 scales, f32x4 zeros, const Rounded *token, uint32_t block) {
+INLINE f32x4 scaled(i32x4 products, f32x4 scales, f32x4 zeros, const Rounded *token, uint32_t block,
+                    uint32_t bits) {
+  if (meets_as_bytes(bits) && bits == 8) products += load_words(token->missing + block);
   f32x4 exact = to_floats(products) - zeros * load_floats(token->sums + block);
   return exact * (scales * load_floats(token->scales + block));
 }
@@ -85,34 +97,30 @@ INLINE f32x4 first_lanes(f32x4 x, uint32_t count) {
 
 /* One row with one token. */
 INLINE float row_product(const Matrix *m, size_t row, const Rounded *token, uint32_t bits, uint32_t runs) {
-  const uint32_t blocks = m->blocks, code_step = 4 * bits * runs;
-  const size_t step = 32 * code_bytes(bits) * runs;
-  const uint8_t *codes = m->codes + row * blocks * code_step;
+  const uint32_t blocks = m->blocks;
+  const uint8_t *codes = m->codes + row * blocks * 4 * bits * runs;
   const uint8_t *row_zeros = m->zeros ? m->zeros + row * zero_row_bytes(m) : NULL;
   const f32x4 middle = splat((float)(1 << (bits - 1)));
-  const int8_t *activations = token->codes;
   f32x4 total = splat(0);
   uint32_t block = 0;
   for (; block + GROUP <= blocks; block += GROUP) {
     i32x4 products[GROUP];
 #pragma clang loop unroll(full)
-    for (int i = 0; i < GROUP; i++)
-      products[i] = block_product(codes + i * code_step, activations + i * step, bits, runs);
-    codes += GROUP * code_step, activations += GROUP * step;
+    for (int i = 0; i < GROUP; i++) products[i] = block_product(codes, token, block + i, bits, runs);
     f32x4 zeros = row_zeros ? four_zeros(row_zeros, block, bits) : middle;
-    total += scaled(sums(products[0], products[1], products[2], products[3]),
-                    four_scales(m, row * blocks + block), zeros, token, block);
+    f32x4 scales = four_scales(m, row * blocks + block);
+    total += scaled(sums(products[0], products[1], products[2], products[3]), scales, zeros, token, block, bits);
   }
   if (block < blocks) {
     uint32_t rest = blocks - block;
     i32x4 products[GROUP] = {{0}};
-    products[0] = block_product(codes, activations, bits, runs);
-    if (rest > 1) products[1] = block_product(codes + code_step, activations + step, bits, runs);
-    if (rest > 2) products[2] = block_product(codes + 2 * code_step, activations + 2 * step, bits, runs);
+    products[0] = block_product(codes, token, block, bits, runs);
+    if (rest > 1) products[1] = block_product(codes, token, block + 1, bits, runs);
+    if (rest > 2) products[2] = block_product(codes, token, block + 2, bits, runs);
     /* behind the row's end stand another's: whatever a zero point is, its activations' sum is 0 */
     f32x4 zeros = row_zeros ? four_zeros(row_zeros, block, bits) : middle;
     f32x4 scales = first_lanes(four_scales(m, row * blocks + block), rest);
-    total += scaled(sums(products[0], products[1], products[2], products[3]), scales, zeros, token, block);
+    total += scaled(sums(products[0], products[1], products[2], products[3]), scales, zeros, token, block, bits);
   }
   return sum(total);
 }
@@ -140,7 +148,9 @@ static Unpacked unpacked_at(const Matrix *m, uint8_t *scratch, uint32_t index) {
 }
 
 INLINE void unpack_run(const uint8_t *codes, uint8_t *out, uint32_t bits) {
-  if (meets_as_bytes(bits)) {
+  if (meets_as_bytes(bits) && bits == 8) {
+    __builtin_memcpy(out, codes, 32);
+  } else if (meets_as_bytes(bits)) {
     u8x16 both = load_bytes(codes);
     store_bytes(out, both & 15);
     store_bytes(out + 16, upper_halves(both));
@@ -187,11 +197,12 @@ INLINE void unpack_rows(const Matrix *m, uint32_t first, Unpacked out, uint32_t 
 }
 
 /* Four bytes of activations with those of the codes of four rows. */
-INLINE i32x4 lane_products(const uint8_t *codes, i32x4 activations, int as_bytes, i32x4 total) {
+INLINE i32x4 lane_products(const uint8_t *codes, i32x4 activations, i32x4 flips, uint32_t bits, i32x4 total) {
 #if defined(__wasm_relaxed_simd__)
-  if (as_bytes) return four_products((i8x16)activations, load_bytes(codes), total);
+  if (bits == 8) return four_products((i8x16)load_bytes(codes) ^ (i8x16)flips, (u8x16)activations, total);
+  if (bits == 4) return four_products((i8x16)activations, load_bytes(codes), total);
 #endif
-  (void)as_bytes;
+  (void)flips, (void)bits;
   return total + pair_products((i16x8)activations, load_shorts(codes));
 }
 
@@ -201,21 +212,25 @@ INLINE i32x4 splat_bytes(const int8_t *four) {
   return (i32x4){x, x, x, x};
 }
 
-/* Unpacked rows with some tokens. size: of a block's codes in one row, in bytes. */
-INLINE void row_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count, uint32_t size,
-                         int as_bytes, float out[TOKENS][ROWS]) {
+/* Unpacked rows with some tokens. */
+INLINE void row_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count, uint32_t bits,
+                         float out[TOKENS][ROWS]) {
+  const uint32_t size = m->block_size * code_bytes(bits); /* of a block's codes in one row */
+  const int flipped = meets_as_bytes(bits) && bits == 8;
   f32x4 totals[GROUP][TOKENS][QUADS] = {{{{0}}}};
   for (uint32_t block = 0; block < m->blocks; block++) {
     i32x4 products[TOKENS][QUADS] = {{{0}}};
     const uint8_t *codes = rows.codes + (size_t)ROWS * block * size;
     for (uint32_t at = 0; at < size; at += 4)
       for (uint32_t t = 0; t < count; t++) {
-        i32x4 activations = splat_bytes(tokens[t].codes + block * size + at);
+        i32x4 activations = splat_bytes(tokens[t].codes + block * size + at), flips = {0};
+        if (flipped) flips = splat_bytes(tokens[t].flips + block * size + at);
         for (uint32_t q = 0; q < QUADS; q++)
-          products[t][q] = lane_products(codes + ROWS * at + 16 * q, activations, as_bytes, products[t][q]);
+          products[t][q] = lane_products(codes + ROWS * at + 16 * q, activations, flips, bits, products[t][q]);
       }
     for (uint32_t t = 0; t < count; t++)
       for (uint32_t q = 0; q < QUADS; q++) {
+        if (flipped) products[t][q] += tokens[t].missing[block];
         f32x4 zeros = load_floats(rows.zeros + block * ROWS + 4 * q);
         f32x4 scales = load_floats(rows.scales + block * ROWS + 4 * q);
         f32x4 exact = to_floats(products[t][q]) - zeros * splat(tokens[t].sums[block]);
@@ -243,52 +258,58 @@ INLINE void put(const Task *task, uint32_t token, uint32_t row, float value) {
   *at = task->add ? *at + value : value;
 }
 
-static void touch(const uint8_t *start, size_t bytes) {
-  for (size_t i = 0; i < bytes; i += LINE) (void)*(const volatile uint8_t *)(start + i);
+/* Load the first lines of the memory page after the one that these bytes end in, once a page.
+
+   Processors fetch ahead within a page alone, and begin anew in each: at its start they wait for the
+   translation of its address, then for lines, until they have seen where the reading goes. Here that
+   happens while the page before is computed. WebAssembly has no instruction for it but to load, so
+   two pages behind a matrix have to be memory, whatever is in them. */
+INLINE void touch_next_page(const uint8_t *start, size_t bytes) {
+  uintptr_t page = (uintptr_t)start / MEMORY_PAGE, last = ((uintptr_t)start + bytes) / MEMORY_PAGE;
+  if (page == last) return;
+  const volatile uint8_t *next = (const uint8_t *)((last + 1) * MEMORY_PAGE);
+  for (int i = 0; i < TOUCHED; i++) {
+#if defined(__wasm__)
+    (void)next[i * LINE];
+#else
+    __builtin_prefetch((const uint8_t *)next + i * LINE);
+#endif
+  }
 }
 
-/* Ask for a row's bytes while the one before is computed. There is no instruction of WebAssembly
-   for it, and processors of virtual machines were seen that fetch little ahead by themselves: a
-   matrix that comes from memory then takes 1.7 times as long. */
-INLINE void touch_row(const Matrix *m, size_t row) {
+INLINE void touch_behind_row(const Matrix *m, size_t row) {
   size_t scales = m->blocks * (m->half_scales ? 2 : 4);
-  touch(m->codes + row * row_bytes(m), row_bytes(m));
-  touch(m->scales + row * scales, scales);
+  touch_next_page(m->codes + row * row_bytes(m), row_bytes(m));
+  touch_next_page(m->scales + row * scales, scales);
 }
 
 INLINE void multiply_one(const Task *task, uint32_t bits, uint32_t runs) {
   for (uint32_t row = task->first_row; row < task->end_row; row++) {
-    if (row + 1 < task->end_row) touch_row(task->m, row + 1);
+    touch_behind_row(task->m, row);
     put(task, 0, row, row_product(task->m, row, task->tokens, bits, runs));
   }
 }
 
 /* Each number of tokens is written out, whose sums then stay in registers. */
-INLINE void some_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count,
-                          int as_bytes, float out[TOKENS][ROWS]) {
-  uint32_t size = m->block_size * (as_bytes ? 1 : 2);
-  if (count == 4)
-    row_products(m, rows, tokens, 4, size, as_bytes, out);
-  else if (count == 3)
-    row_products(m, rows, tokens, 3, size, as_bytes, out);
-  else if (count == 2)
-    row_products(m, rows, tokens, 2, size, as_bytes, out);
-  else
-    row_products(m, rows, tokens, 1, size, as_bytes, out);
-}
-
-static void wide_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count,
-                          float out[TOKENS][ROWS]) {
-  some_products(m, rows, tokens, count, 0, out);
-}
-
+#define WIDTH(bits)                                                                                     \
+  static void some_products_##bits(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count, \
+                                   float out[TOKENS][ROWS]) {                                            \
+    if (count == 4)                                                                                      \
+      row_products(m, rows, tokens, 4, bits, out);                                                       \
+    else if (count == 3)                                                                                 \
+      row_products(m, rows, tokens, 3, bits, out);                                                       \
+    else if (count == 2)                                                                                 \
+      row_products(m, rows, tokens, 2, bits, out);                                                       \
+    else                                                                                                 \
+      row_products(m, rows, tokens, 1, bits, out);                                                       \
+  }
+WIDTH(2)
 #if defined(__wasm_relaxed_simd__)
-static void byte_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count,
-                          float out[TOKENS][ROWS]) {
-  some_products(m, rows, tokens, count, 1, out);
-}
-#else
-#define byte_products wide_products
+WIDTH(4)
+WIDTH(8)
+#else /* all are widened to 16 bits */
+#define some_products_4 some_products_2
+#define some_products_8 some_products_2
 #endif
 
 /* The tokens with the unpacked rows from ``first`` to ``end``. */
@@ -299,10 +320,12 @@ static void multiply_unpacked(const Task *task, uint32_t first, uint32_t end) {
     for (uint32_t row = first; row < end; row += ROWS) {
       float out[TOKENS][ROWS];
       Unpacked rows = unpacked_at(m, task->scratch, row - first);
-      if (meets_as_bytes(m->bits))
-        byte_products(m, rows, task->tokens + t, count, out);
+      if (m->bits == 8)
+        some_products_8(m, rows, task->tokens + t, count, out);
+      else if (m->bits == 4)
+        some_products_4(m, rows, task->tokens + t, count, out);
       else
-        wide_products(m, rows, task->tokens + t, count, out);
+        some_products_2(m, rows, task->tokens + t, count, out);
       for (uint32_t i = 0; i < count; i++)
         for (uint32_t r = 0; r < ROWS && row + r < end; r++) put(task, t + i, row + r, out[i][r]);
     }
@@ -347,27 +370,30 @@ void multiply(const Matrix *m, const Rounded *tokens, uint32_t count, uint32_t f
     multiply_8(&task);
 }
 
+/* A block's product with whole numbers, both ways. */
+static int product_holds(uint32_t bits, uint32_t *state) {
+  uint8_t codes[32 + 16];
+  int8_t activations[GROUP * 32 * 2], flips[GROUP * 32];
+  float x[32], scales[GROUP] = {1}, token_scales[GROUP], token_sums[GROUP], expected = 0, found;
+  int32_t missing[GROUP];
+  Rounded token = {activations, flips, token_scales, token_sums, missing};
+  Matrix m = {.codes = codes, .scales = (uint8_t *)scales, .rows = 1, .columns = 32, .bits = bits};
+  m.block_size = 32, m.blocks = 1;
+  for (int i = 0; i < 32; i++) codes[i] = (uint8_t)((*state = *state * 1664525 + 1013904223) >> 24);
+  for (int i = 0; i < 32; i++) x[i] = (float)((int)((*state = *state * 1664525 + 1013904223) >> 24) % 255 - 127);
+  x[*state % 32] = 127; /* so that nothing is rounded */
+  round_to_bytes(&m, x, &token);
+  for (int i = 0; i < 32; i++)
+    expected += x[i] * ((bits == 8 ? codes[i] : codes[i / 2] >> (i % 2 * 4) & 15) - (1 << (bits - 1)));
+  multiply(&m, &token, 1, 0, 1, &found, 1, 0, NULL);
+  return found == expected;
+}
+
 /* Whether this machine's products are what they should be; there were engines whose relaxed
    instruction was wrong in one of their compilers. */
 uint32_t products_hold(void) {
-  uint8_t codes[16];
-  int8_t activations[64];
-  int16_t *wide = (int16_t *)activations;
   uint32_t state = 1, holds = 1;
-  for (int round = 0; round < 64; round++) {
-    int32_t expected = 0;
-    for (int i = 0; i < 16; i++) codes[i] = (uint8_t)((state = state * 1664525 + 1013904223) >> 24);
-    for (int i = 0; i < 32; i++) {
-      int value = (int)((state = state * 1664525 + 1013904223) >> 24) % 255 - 127;
-      int place = meets_as_bytes(4) ? i % 2 * 16 + i / 2 : i % 4 * 8 + i / 4;
-      if (meets_as_bytes(4))
-        activations[place] = (int8_t)value;
-      else
-        wide[place] = (int16_t)value;
-      expected += value * (codes[i / 2] >> (i % 2 * 4) & 15);
-    }
-    i32x4 sums = run_product(codes, activations, 4, (i32x4){0});
-    holds &= sums[0] + sums[1] + sums[2] + sums[3] == expected;
-  }
+  for (int round = 0; round < 64; round++)
+    for (uint32_t bits = 4; bits <= 8; bits += 4) holds &= (uint32_t)product_holds(bits, &state);
   return holds;
 }

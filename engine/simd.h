@@ -34,6 +34,7 @@ typedef uint16_t u16x4 __attribute__((vector_size(8)));
     return value;                           \
   }
 LOADER(load_floats, f32x4)
+LOADER(load_words, i32x4)
 LOADER(load_shorts, i16x8)
 LOADER(load_bytes, u8x16)
 LOADER(load_8_bytes, u8x8)
@@ -86,7 +87,7 @@ INLINE i32x4 pair_products(i16x8 a, i16x8 b) {
 
 #if defined(__wasm_relaxed_simd__)
 /* Products of sixteen numbers, added in fours. Engines differ only where b is outside 0 … 127 or a
-   sum of two products leaves 16 bits; here b is a 4-bit code. */
+   sum of two products leaves 16 bits; here b is within, and two products are at most 2 · 127 · 128. */
 INLINE i32x4 four_products(i8x16 a, u8x16 b, i32x4 total) {
   return (i32x4)wasm_i32x4_relaxed_dot_i8x16_i7x16_add((v128_t)a, (v128_t)b, (v128_t)total);
 }

@@ -3,6 +3,9 @@
 import numpy as np
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from onnx import TensorProto, helper, numpy_helper
 from support.native_engine import NativeMatrix
 
@@ -89,6 +92,44 @@ def test_turns_are_as_exact_as_float32_is(engine):
         angles = (np.float32(position) * frequencies).astype(np.float64)
         for values, function in zip(found, (np.cos, np.sin), strict=True):
             np.testing.assert_allclose(values, function(angles), rtol=6.1e-8, atol=1e-12)
+
+
+def likeliest(logits, k):
+    """The k largest and what equals the last of them, by NumPy's stable sort."""
+    numbers = np.flatnonzero(~np.isnan(logits))
+    order = numbers[np.argsort(-logits[numbers], kind="stable")]
+    if k >= len(order):
+        return order
+    return order[: np.count_nonzero(logits[order] >= logits[order[k - 1]])]
+
+
+@given(
+    logits=arrays(
+        np.float32,
+        st.integers(1, 200),
+        elements=st.one_of(
+            st.floats(width=32), st.sampled_from([np.float32(0.5), np.float32(-3)])
+        ),
+    ),
+    k=st.integers(1, 220),
+)
+def test_the_likeliest_tokens_are_those_of_a_stable_sort(engine, logits, k):
+    ids = np.empty(len(logits), np.uint32)
+    found = engine.most_likely(logits.ctypes.data, len(logits), k, ids.ctypes.data)
+    np.testing.assert_array_equal(ids[:found], likeliest(logits, k))
+
+
+def test_the_likeliest_of_a_whole_vocabulary(engine):
+    rng = np.random.default_rng(3)
+    for logits in (
+        rng.standard_normal(49_152, np.float32),
+        np.arange(49_152, dtype=np.float32),
+        rng.integers(0, 9, 32_003).astype(np.float32),
+    ):
+        ids = np.empty(len(logits), np.uint32)
+        for k in (1, 2, 50, 1000, len(logits)):
+            found = engine.most_likely(logits.ctypes.data, len(logits), k, ids.ctypes.data)
+            np.testing.assert_array_equal(ids[:found], likeliest(logits, k))
 
 
 def test_the_engine_checks_its_own_products(engine):

@@ -21,6 +21,7 @@ FUNCTIONS = {
     "decoder_step": (None, POINTER, U32, U32),
     "decoder_layers": (None, POINTER, U32, U32, U32),
     "decoder_logits": (POINTER, POINTER, U32),
+    "most_likely": (U32, POINTER, U32, U32, POINTER),
     "decoder_hidden": (POINTER, POINTER),
     "decoder_help": (None, POINTER, U32),
     "decoder_stop": (None, POINTER),
@@ -75,7 +76,7 @@ class CMatrix(ctypes.Structure):
 class CRounded(ctypes.Structure):
     """Rounded of engine/matrix.h."""
 
-    _fields_ = [("codes", POINTER), ("scales", POINTER), ("sums", POINTER)]
+    _fields_ = [(name, POINTER) for name in ("codes", "flips", "scales", "sums", "missing")]
 
 
 def padded(array):
@@ -115,10 +116,12 @@ class NativeMatrix:
         """x (tokens, columns) float32 -> (tokens, rows); and the activations' own rounding."""
         padded, tokens = self.columns + 4 * 128, (CRounded * len(x))()
         codes = np.zeros((len(x), padded), np.int16)
+        flips = np.zeros((len(x), padded), np.int8)
         scales, sums = np.zeros((2, len(x), padded // 32), np.float32)
+        missing = np.zeros((len(x), padded // 32), np.int32)
         x = np.ascontiguousarray(x)
         for t in range(len(x)):
-            tokens[t] = CRounded(*(a[t].ctypes.data for a in (codes, scales, sums)))
+            tokens[t] = CRounded(*(a[t].ctypes.data for a in (codes, flips, scales, sums, missing)))
             self._engine.round_to_bytes(self._at, x[t].ctypes.data, ctypes.addressof(tokens[t]))
         out = np.zeros((len(x), self.rows), np.float32)
         scratch = np.empty(self._engine.unpacked_bytes(self.columns), np.uint8)

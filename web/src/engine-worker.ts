@@ -41,6 +41,10 @@ class Team implements Runner {
     return this.engine.logits(index);
   }
 
+  likeliest(k: number): Uint32Array {
+    return this.engine.likeliest(k);
+  }
+
   useThreads(threads: number): Promise<void> {
     return this.helpers.use(threads);
   }

@@ -52,4 +52,10 @@ export class Engine {
   logits(index: number): Float32Array {
     return this.memory.floats(this.memory.call("logits", index), this.vocab);
   }
+
+  /** The likeliest tokens by the logits as they stand: see Runner. */
+  likeliest(k: number): Uint32Array {
+    const count = this.memory.call("choose", Math.min(k, this.vocab));
+    return this.memory.words(this.memory.call("likely"), count);
+  }
 }

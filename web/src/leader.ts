@@ -19,6 +19,9 @@ export interface Runner {
   step(ids: number[]): void | Promise<void>;
   /** The logits after a token of the last step, a view that the next call overwrites. */
   logits(index: number): Float32Array;
+  /** The k tokens with the largest of those logits, and all that equal the last of them, likeliest first;
+   * equal ones in the vocabulary's order. */
+  likeliest(k: number): ArrayLike<number>;
   /** Go on with so many threads, and an empty cache. */
   useThreads?(threads: number): Promise<void>;
 }
@@ -93,7 +96,7 @@ async function generate(id: number, request: GenerateRequest, signal: AbortSigna
   let last = performance.now();
   for (let count = 0; ; count++) {
     await breathe(signal);
-    const token = sampler.next(model.logits(index), tokens);
+    const token = sampler.next(model.logits(index), tokens, (k) => model.likeliest(k));
     if (!count) firstMs = performance.now() - start;
     if (ends.has(token)) return { tokens: count, reason: "end", prompt, firstMs, msPerToken: median(times) };
     reply({ id, kind: "token", token });

@@ -73,6 +73,14 @@ class Graph implements Runner {
     return this.latest;
   }
 
+  likeliest(k: number): number[] {
+    const logits = this.latest;
+    const least = k < logits.length ? logits.toSorted()[logits.length - k] : -Infinity;
+    const tokens: number[] = [];
+    for (let i = 0; i < logits.length; i++) if (logits[i] >= least) tokens.push(i);
+    return tokens.sort((a, b) => logits[b] - logits[a] || a - b);
+  }
+
   private keep(past: Tensors, length: number): void {
     Object.values(this.past).forEach((tensor) => tensor.dispose());
     this.past = past;

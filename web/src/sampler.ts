@@ -26,13 +26,13 @@ export class Sampler {
     this.random = new Random(valid("seed", seed, (x) => x >= 0 && Number.isSafeInteger(x)));
   }
 
-  /** logits: changed in place. history: tokens so far, the prompt's among them. */
-  next(logits: Float32Array, history: Iterable<number>): number {
+  /** logits: changed in place. history: tokens so far, the prompt's among them. likeliest: see Runner. */
+  next(logits: Float32Array, history: Iterable<number>, likeliest: (k: number) => ArrayLike<number>): number {
     this.penalize(logits, history);
-    if (this.temperature === 0) return finite(logits, largest(logits));
+    if (this.temperature === 0) return finite(logits, likeliest(1)[0]);
     const scale = Math.fround(this.temperature);
     for (let i = 0; i < logits.length; i++) logits[i] /= scale;
-    const tokens = this.mostLikely(logits);
+    const tokens = Array.from(likeliest(this.topK || logits.length));
     const best = logits[finite(logits, tokens[0])];
     let weights = tokens.map((token) => Math.exp(Math.fround(logits[token] - best)));
     weights = normalized(weights);
@@ -46,15 +46,6 @@ export class Sampler {
     for (const token of new Set(history)) {
       logits[token] = logits[token] < 0 ? logits[token] * penalty : logits[token] / penalty;
     }
-  }
-
-  /** The tokens that top-k leaves, likeliest first; equal ones in the vocabulary's order. */
-  private mostLikely(logits: Float32Array): number[] {
-    let least = -Infinity;
-    if (this.topK && this.topK < logits.length) least = kthLargest(logits, this.topK);
-    const tokens: number[] = [];
-    for (let i = 0; i < logits.length; i++) if (logits[i] >= least) tokens.push(i);
-    return tokens.sort((a, b) => logits[b] - logits[a] || a - b);
   }
 
   /** By the inverse of the cumulative distribution. */
@@ -71,12 +62,6 @@ export class Sampler {
 function valid(name: string, value: number, holds: (value: number) => boolean): number {
   if (typeof value === "number" && Number.isFinite(value) && holds(value)) return value;
   throw new LabError("input", `${name} is ${value}`, "see the options of generate");
-}
-
-function largest(logits: Float32Array): number {
-  let best = 0;
-  for (let i = 1; i < logits.length; i++) if (logits[i] > logits[best]) best = i;
-  return best;
 }
 
 function finite(logits: Float32Array, token: number): number {
@@ -98,21 +83,4 @@ function nucleus(weights: number[], p: number): number {
     before = sum;
   }
   return weights.length;
-}
-
-/** By a heap of the k largest so far, its root the least of them. */
-function kthLargest(values: Float32Array, k: number): number {
-  const heap = new Float32Array(k).fill(-Infinity);
-  for (let i = 0; i < values.length; i++) {
-    const value = values[i];
-    if (!(value > heap[0])) continue;
-    let at = 0;
-    for (let child; (child = 2 * at + 1) < k; at = child) {
-      if (child + 1 < k && heap[child + 1] < heap[child]) child++;
-      if (heap[child] >= value) break;
-      heap[at] = heap[child];
-    }
-    heap[at] = value;
-  }
-  return heap[0];
 }
