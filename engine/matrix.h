@@ -32,6 +32,7 @@ enum { GROUP = 4, LARGEST_BLOCK = 128 };
 INLINE uint32_t padded_blocks(uint32_t blocks) { return (blocks + GROUP - 1) / GROUP * GROUP; }
 INLINE size_t block_bytes(const Matrix *m) { return m->block_size * m->bits / 8; }
 INLINE size_t row_bytes(const Matrix *m) { return m->blocks * block_bytes(m); }
+INLINE size_t scale_row_bytes(const Matrix *m) { return m->blocks * (m->half_scales ? 2 : 4); }
 INLINE size_t zero_row_bytes(const Matrix *m) { return (m->blocks * m->bits + 7) / 8; }
 
 /* Whether codes meet activations as bytes; else both are widened to 16 bits. */

@@ -3,7 +3,7 @@
    A block's product is a sum of whole numbers, exact in float32 (255 * 127 * 128 < 2²⁴), and so is
    its difference to the zero point's share. Scales come in only behind it, and there rounding begins:
    four sums, each of every fourth block, and then their sum. One token alone has the four sums of a
-   row side by side in a vector. Several tokens have those of four rows there, which are unpacked once
+   row side by side in a vector, and two rows at once. Several tokens have those of four rows there, which are unpacked once
    for all of them; the result has the same bits. */
 #include "matrix.h"
 
@@ -58,9 +58,9 @@ INLINE i32x4 block_product(const uint8_t *row, const Rounded *token, uint32_t in
   return total;
 }
 
-INLINE f32x4 four_scales(const Matrix *m, size_t index) {
-  if (!m->half_scales) return load_floats(m->scales + 4 * index);
-  u32x4 half = __builtin_convertvector(load_4_shorts(m->scales + 2 * index), u32x4);
+INLINE f32x4 four_scales(const uint8_t *scales, uint32_t block, uint32_t half_scales) {
+  if (!half_scales) return load_floats(scales + 4 * block);
+  u32x4 half = __builtin_convertvector(load_4_shorts(scales + 2 * block), u32x4);
   f32x4 magnitude = (f32x4)((half & 0x7fff) << 13) * splat(0x1p112f); /* as float16() has it */
   return (f32x4)((u32x4)magnitude | (half & 0x8000) << 16);
 }
@@ -95,34 +95,44 @@ INLINE f32x4 first_lanes(f32x4 x, uint32_t count) {
   return (f32x4)((i32x4)x & ((i32x4){0, 1, 2, 3} < (i32x4){0} + (int32_t)count));
 }
 
-/* One row with one token. */
-INLINE float row_product(const Matrix *m, size_t row, const Rounded *token, uint32_t bits, uint32_t runs) {
-  const uint32_t blocks = m->blocks;
-  const uint8_t *codes = m->codes + row * blocks * 4 * bits * runs;
-  const uint8_t *row_zeros = m->zeros ? m->zeros + row * zero_row_bytes(m) : NULL;
-  const f32x4 middle = splat((float)(1 << (bits - 1)));
-  f32x4 total = splat(0);
-  uint32_t block = 0;
-  for (; block + GROUP <= blocks; block += GROUP) {
-    i32x4 products[GROUP];
+/* Where a row's codes, scales and zero points lie. */
+typedef struct {
+  const uint8_t *codes, *scales, *zeros;
+} Row;
+
+INLINE Row row_at(const Matrix *m, size_t row) {
+  const uint8_t *zeros = m->zeros ? m->zeros + row * zero_row_bytes(m) : NULL;
+  return (Row){m->codes + row * row_bytes(m), m->scales + row * scale_row_bytes(m), zeros};
+}
+
+/* ``count`` blocks, at most GROUP, of two rows with one token: what is loaded of it serves both. */
+INLINE void group_products(const Matrix *m, const Row rows[2], const Rounded *token, uint32_t block,
+                           uint32_t count, uint32_t bits, uint32_t runs, f32x4 totals[2]) {
+  i32x4 products[2][GROUP] = {{{0}}};
 #pragma clang loop unroll(full)
-    for (int i = 0; i < GROUP; i++) products[i] = block_product(codes, token, block + i, bits, runs);
-    f32x4 zeros = row_zeros ? four_zeros(row_zeros, block, bits) : middle;
-    f32x4 scales = four_scales(m, row * blocks + block);
-    total += scaled(sums(products[0], products[1], products[2], products[3]), scales, zeros, token, block, bits);
+  for (uint32_t i = 0; i < GROUP; i++)
+#pragma clang loop unroll(full)
+    for (int r = 0; r < 2; r++)
+      if (i < count) products[r][i] = block_product(rows[r].codes, token, block + i, bits, runs);
+#pragma clang loop unroll(full)
+  for (int r = 0; r < 2; r++) {
+    /* behind a row's end stand another's: whatever a zero point is, its activations' sum is 0 */
+    f32x4 zeros = m->zeros ? four_zeros(rows[r].zeros, block, bits) : splat((float)(1 << (bits - 1)));
+    f32x4 scales = four_scales(rows[r].scales, block, m->half_scales);
+    if (count < GROUP) scales = first_lanes(scales, count);
+    const i32x4 *p = products[r];
+    totals[r] += scaled(sums(p[0], p[1], p[2], p[3]), scales, zeros, token, block, bits);
   }
-  if (block < blocks) {
-    uint32_t rest = blocks - block;
-    i32x4 products[GROUP] = {{0}};
-    products[0] = block_product(codes, token, block, bits, runs);
-    if (rest > 1) products[1] = block_product(codes, token, block + 1, bits, runs);
-    if (rest > 2) products[2] = block_product(codes, token, block + 2, bits, runs);
-    /* behind the row's end stand another's: whatever a zero point is, its activations' sum is 0 */
-    f32x4 zeros = row_zeros ? four_zeros(row_zeros, block, bits) : middle;
-    f32x4 scales = first_lanes(four_scales(m, row * blocks + block), rest);
-    total += scaled(sums(products[0], products[1], products[2], products[3]), scales, zeros, token, block, bits);
-  }
-  return sum(total);
+}
+
+INLINE void two_products(const Matrix *m, const Row rows[2], const Rounded *token, uint32_t bits, uint32_t runs,
+                         float out[2]) {
+  f32x4 totals[2] = {{0}};
+  uint32_t block = 0;
+  for (; block + GROUP <= m->blocks; block += GROUP)
+    group_products(m, rows, token, block, GROUP, bits, runs, totals);
+  if (block < m->blocks) group_products(m, rows, token, block, m->blocks - block, bits, runs, totals);
+  out[0] = sum(totals[0]), out[1] = sum(totals[1]);
 }
 
 /* ROWS rows taken out of their bytes. Codes are in the order of the activations, bytes or 16 bits wide:
@@ -258,35 +268,40 @@ INLINE void put(const Task *task, uint32_t token, uint32_t row, float value) {
   *at = task->add ? *at + value : value;
 }
 
-/* Load the first lines of the memory page after the one that these bytes end in, once a page.
-
-   Processors fetch ahead within a page alone, and begin anew in each: at its start they wait for the
-   translation of its address, then for lines, until they have seen where the reading goes. Here that
-   happens while the page before is computed. WebAssembly has no instruction for it but to load, so
-   two pages behind a matrix have to be memory, whatever is in them. */
-INLINE void touch_next_page(const uint8_t *start, size_t bytes) {
-  uintptr_t page = (uintptr_t)start / MEMORY_PAGE, last = ((uintptr_t)start + bytes) / MEMORY_PAGE;
-  if (page == last) return;
-  const volatile uint8_t *next = (const uint8_t *)((last + 1) * MEMORY_PAGE);
-  for (int i = 0; i < TOUCHED; i++) {
+/* Ask for what is needed soon, while something else is computed. WebAssembly has no instruction for it
+   but to load; so two pages behind a matrix have to be memory, whatever is in them. */
+INLINE void touch(const uint8_t *start, uint32_t lines) {
+  for (uint32_t i = 0; i < lines; i++) {
 #if defined(__wasm__)
-    (void)next[i * LINE];
+    (void)*(const volatile uint8_t *)(start + i * LINE);
 #else
-    __builtin_prefetch((const uint8_t *)next + i * LINE);
+    __builtin_prefetch(start + i * LINE);
 #endif
   }
 }
 
-INLINE void touch_behind_row(const Matrix *m, size_t row) {
-  size_t scales = m->blocks * (m->half_scales ? 2 : 4);
-  touch_next_page(m->codes + row * row_bytes(m), row_bytes(m));
-  touch_next_page(m->scales + row * scales, scales);
+/* The next rows of a tensor, for processors that fetch little ahead by themselves, as those of some
+   virtual machines; and the first lines of the next page, once a page. Others fetch ahead within a page
+   alone and begin anew in each: at its start they wait for the translation of its address, then for
+   lines, until they have seen where the reading goes. */
+INLINE void touch_behind(const uint8_t *rows, size_t bytes) {
+  const uint8_t *next = rows + bytes;
+  touch(next, (uint32_t)((bytes + LINE - 1) / LINE));
+  uintptr_t page = (uintptr_t)next / MEMORY_PAGE;
+  if ((uintptr_t)rows / MEMORY_PAGE != page) touch((const uint8_t *)((page + 1) * MEMORY_PAGE), TOUCHED);
 }
 
 INLINE void multiply_one(const Task *task, uint32_t bits, uint32_t runs) {
-  for (uint32_t row = task->first_row; row < task->end_row; row++) {
-    touch_behind_row(task->m, row);
-    put(task, 0, row, row_product(task->m, row, task->tokens, bits, runs));
+  const Matrix *m = task->m;
+  for (uint32_t row = task->first_row; row < task->end_row; row += 2) {
+    int alone = row + 1 == task->end_row; /* then it stands for both */
+    const Row rows[2] = {row_at(m, row), row_at(m, alone ? row : row + 1)};
+    float out[2];
+    touch_behind(rows[0].codes, 2 * row_bytes(m));
+    touch_behind(rows[0].scales, 2 * scale_row_bytes(m));
+    two_products(m, rows, task->tokens, bits, runs, out);
+    put(task, 0, row, out[0]);
+    if (!alone) put(task, 0, row + 1, out[1]);
   }
 }
 
