@@ -19,7 +19,7 @@ EXPORTS = (
     *("decoder_choose", "decoder_likely"),
     *("decoder_hidden", "decoder_layers", "decoder_help", "decoder_stop", "products_hold"),
     *("encoder_bytes", "encoder_open", "encoder_ids", "encoder_types", "encoder_run"),
-    *("encoder_layers", "encoder_help", "encoder_stop"),
+    *("encoder_layers", "encoder_help", "encoder_stop", "engine_version"),
     *("__heap_base", "__stack_pointer"),
 )
 # fused multiply-adds would give other bits on processors that have them

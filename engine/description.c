@@ -3,6 +3,8 @@
 
 enum { MOST_THREADS = 64, SMALLEST_BLOCK = 32 };
 
+uint32_t engine_version(void) { return VERSION; }
+
 uint32_t number(Reader *reader) { return *reader->next++; }
 
 float real(Reader *reader) {

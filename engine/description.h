@@ -2,8 +2,11 @@
 #pragma once
 #include "workplace.h"
 
-enum { VERSION = 1, NOWHERE = 0xffffffff, MATRIX_WORDS = 9, ALIGNMENT = 64 };
+enum { VERSION = 2, NOWHERE = 0xffffffff, MATRIX_WORDS = 9, ALIGNMENT = 64 };
 enum { MOST_LAYERS = 1024, MOST_SIZE = 1 << 20 };
+
+/* Of descriptions and of the functions that a browser calls. */
+uint32_t engine_version(void);
 
 /* Words, one after the other. */
 typedef struct {

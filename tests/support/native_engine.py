@@ -12,7 +12,7 @@ import numpy as np
 
 ENGINE = Path(__file__).resolve().parents[2] / "engine"
 NOWHERE = 0xFFFFFFFF
-VERSION = 1
+VERSION = 2
 POINTER, U32, SIZE = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_size_t
 FUNCTIONS = {
     "decoder_bytes": (SIZE, POINTER, U32),

@@ -65,10 +65,10 @@ export class DecoderModel implements TextModel {
     let wake = () => {};
     let state: { error?: LabError } | null = null;
     const done = (error?: LabError) => ((state = { error }), wake());
-    const onToken = (token: number) => (arrived.push(token), wake());
+    const onTokens = (tokens: number[]) => (arrived.push(...tokens), wake());
     const request = { kind: "generate" as const, ids, ends, maxTokens, sampling };
     Promise.resolve(this.fastest.again(own.signal))
-      .then(() => this.worker.ask<Generated>(request, own.signal, { onToken }))
+      .then(() => this.worker.ask<Generated>(request, own.signal, { onTokens }))
       .then((result) => ((this.last = result), this.fastest.note(result), done()), done);
     try {
       for (;;) {

@@ -1,7 +1,7 @@
 /** Models as the engine reads them: 32-bit words (engine/*_description.c). */
 import type { Decoder, Encoder, Matrix, Norm, Place } from "./manifest";
 
-const VERSION = 1;
+export const VERSION = 2; // of the engine that they are for
 const NOWHERE = 0xffffffff;
 const OUTPUTS = ["mean", "first", "scores"]; // Output of engine/encoder.h
 

@@ -1,4 +1,5 @@
 /** The engine's memory: weights, then what a model works in, then the helpers' stacks. */
+import { VERSION } from "./description";
 import { LabError } from "./errors";
 
 const PAGE = 65536;
@@ -85,9 +86,13 @@ export class EngineMemory {
     return reserved;
   }
 
-  /** Whether this browser computes products right; some had a wrong relaxed instruction. */
+  /** Whether this browser computes products right; some had a wrong relaxed instruction.
+   *
+   * Throws LabError for the engine of another version, which comes with a bundle of another version. */
   static holds(module: WebAssembly.Module): boolean {
-    return instantiate(module, reserve(4)).products_hold() === 1;
+    const exports = instantiate(module, reserve(4));
+    if (exports.engine_version?.() === VERSION) return exports.products_hold() === 1;
+    throw new LabError("unsupported", "the bundle's engine is of another version than this page", "make the bundle again");
   }
 
   /** The bytes of a piece of weights, to be filled. */

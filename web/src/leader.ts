@@ -7,6 +7,8 @@ import { breathe, reply, serve } from "./worker-queue";
 
 export const TILE = 128; // tokens of a prompt in one step: TILE of engine/decoder.h
 
+const FRAME = 16; // milliseconds of a screen's
+
 /** What computes tokens. */
 export interface Runner {
   readonly vocab: number;
@@ -91,17 +93,20 @@ async function generate(id: number, request: GenerateRequest, signal: AbortSigna
   const ends = new Set(request.ends);
   const prompt = await read(request.ids, signal);
   let index = (prompt - 1) % TILE;
+  const outbox = new Outbox(id);
   const times: number[] = [];
   let firstMs = 0;
   let last = performance.now();
   for (let count = 0; ; count++) {
-    await breathe(signal);
+    if (outbox.due()) await breathe(signal);
     const token = sampler.next(model.logits(index), tokens, (k) => model.likeliest(k));
     if (!count) firstMs = performance.now() - start;
-    if (ends.has(token)) return { tokens: count, reason: "end", prompt, firstMs, msPerToken: median(times) };
-    reply({ id, kind: "token", token });
-    if (count + 1 >= request.maxTokens || model.cached >= model.positions) {
-      return { tokens: count + 1, reason: "length", prompt, firstMs, msPerToken: median(times) };
+    const ended = ends.has(token);
+    if (!ended) outbox.put(token);
+    if (ended || count + 1 >= request.maxTokens || model.cached >= model.positions) {
+      outbox.send();
+      const [made, reason] = ended ? [count, "end" as const] : [count + 1, "length" as const];
+      return { tokens: made, reason, prompt, firstMs, msPerToken: median(times) };
     }
     await model.step([token]);
     tokens.push(token);
@@ -109,6 +114,32 @@ async function generate(id: number, request: GenerateRequest, signal: AbortSigna
     const now = performance.now();
     if (count) times.push(now - last);
     last = now;
+  }
+}
+
+/** Tokens on their way to the page; those of one frame of its screen go together.
+ *
+ * Whoever takes them, and looks whether to go on, needs a core for a moment, as the engine does.
+ */
+class Outbox {
+  private tokens: number[] = [];
+  private sent = -Infinity;
+
+  constructor(private readonly id: number) {}
+
+  due(): boolean {
+    return performance.now() >= this.sent + FRAME;
+  }
+
+  put(token: number): void {
+    this.tokens.push(token);
+    if (this.due()) this.send();
+  }
+
+  send(): void {
+    if (this.tokens.length) reply({ id: this.id, kind: "tokens", tokens: this.tokens });
+    this.tokens = [];
+    this.sent = performance.now();
   }
 }
 

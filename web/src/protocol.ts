@@ -60,4 +60,4 @@ export type Reply =
   | { id: number; kind: "done"; result: unknown }
   | { id: number; kind: "failed"; error: PackedError }
   | { id: number; kind: "progress"; progress: Progress }
-  | { id: number; kind: "token"; token: number };
+  | { id: number; kind: "tokens"; tokens: number[] };

@@ -7,7 +7,7 @@ interface Call {
   resolve: (result: unknown) => void;
   reject: (error: LabError) => void;
   onProgress?: (progress: Progress) => void;
-  onToken?: (token: number) => void;
+  onTokens?: (tokens: number[]) => void;
 }
 
 export class WorkerClient {
@@ -23,7 +23,7 @@ export class WorkerClient {
     this.worker.onmessageerror = () => this.end(new LabError("engine", "a message of the engine could not be read"));
   }
 
-  ask<T>(request: Request, signal?: AbortSignal, events: Pick<Call, "onProgress" | "onToken"> = {}): Promise<T> {
+  ask<T>(request: Request, signal?: AbortSignal, events: Pick<Call, "onProgress" | "onTokens"> = {}): Promise<T> {
     if (this.ended) return Promise.reject(this.ended);
     if (signal?.aborted) return Promise.reject(cancelled());
     const id = this.next++;
@@ -53,6 +53,6 @@ export class WorkerClient {
     if (reply.kind === "done") call.resolve(reply.result);
     else if (reply.kind === "failed") call.reject(LabError.unpack(reply.error));
     else if (reply.kind === "progress") call.onProgress?.(reply.progress);
-    else call.onToken?.(reply.token);
+    else call.onTokens?.(reply.tokens);
   }
 }
