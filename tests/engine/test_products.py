@@ -107,9 +107,7 @@ def likeliest(logits, k):
     logits=arrays(
         np.float32,
         st.integers(1, 200),
-        elements=st.one_of(
-            st.floats(width=32), st.sampled_from([np.float32(0.5), np.float32(-3)])
-        ),
+        elements=st.one_of(st.floats(width=32), st.sampled_from([np.float32(0.5), np.float32(-3)])),
     ),
     k=st.integers(1, 220),
 )
