@@ -20,11 +20,11 @@ typedef struct {
    A value is scale * code. Codes stand in the order in which the matrix's codes come out of their
    bytes (see rounding.c), and fill whole groups of four blocks. */
 typedef struct {
-  int8_t *codes;    /* 8 bits that meet as bytes: their magnitudes */
-  int8_t *flips;    /* 8 bits that meet as bytes: what each of the matrix's codes is crossed with */
+  int8_t *codes;    /* magnitudes, where the matrix's codes are flipped */
+  int8_t *flips;    /* there: the bits to flip in each of the matrix's codes */
   float *scales;    /* of each block */
-  float *sums;      /* of each block's codes */
-  int32_t *missing; /* 8 bits that meet as bytes: what each block's product with those lacks */
+  float *sums;      /* of each block's codes, signs and all */
+  int32_t *missing; /* there: what a block's product with magnitudes lacks */
 } Rounded;
 
 enum { GROUP = 4, LARGEST_BLOCK = 128 };
@@ -44,6 +44,8 @@ INLINE int meets_as_bytes(uint32_t bits) {
   return 0;
 #endif
 }
+/* Whether the matrix's codes take the signs of the activations: see rounding.c. */
+INLINE int is_flipped(uint32_t bits) { return bits == 8 && meets_as_bytes(bits); }
 INLINE size_t code_bytes(uint32_t bits) { return meets_as_bytes(bits) ? 1 : 2; }
 
 float scale_at(const Matrix *m, size_t row, uint32_t block);

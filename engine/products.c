@@ -3,8 +3,8 @@
    A block's product is a sum of whole numbers, exact in float32 (255 * 127 * 128 < 2²⁴), and so is
    its difference to the zero point's share. Scales come in only behind it, and there rounding begins:
    four sums, each of every fourth block, and then their sum. One token alone has the four sums of a
-   row side by side in a vector, and two rows at once. Several tokens have those of four rows there, which are unpacked once
-   for all of them; the result has the same bits. */
+   row side by side in a vector, and meets two rows at once. Several tokens have those of four rows
+   there, which are unpacked once for all of them; the result has the same bits. */
 #include "matrix.h"
 
 enum { TOKENS = 4, QUADS = 2, ROWS = 4 * QUADS }; /* that are multiplied at once */
@@ -21,8 +21,10 @@ INLINE i32x4 run_product(const uint8_t *codes, const int8_t *activations, const 
   const i16x8 *wide = (const i16x8 *)activations;
 #if defined(__wasm_relaxed_simd__)
   if (bits == 8) {
-    for (int i = 0; i < 32; i += 16)
-      total = four_products((i8x16)(load_bytes(codes + i) ^ load_bytes(flips + i)), load_bytes(activations + i), total);
+    for (int i = 0; i < 32; i += 16) {
+      i8x16 flipped = (i8x16)(load_bytes(codes + i) ^ load_bytes(flips + i));
+      total = four_products(flipped, load_bytes(activations + i), total);
+    }
     return total;
   }
   if (bits == 4) {
@@ -51,10 +53,13 @@ INLINE i32x4 run_product(const uint8_t *codes, const int8_t *activations, const 
 }
 
 /* index: of the block in its row. */
-INLINE i32x4 block_product(const uint8_t *row, const Rounded *token, uint32_t index, uint32_t bits, uint32_t runs) {
+INLINE i32x4 block_product(const uint8_t *row, const Rounded *token, uint32_t index, uint32_t bits,
+                           uint32_t runs) {
   i32x4 total = {0};
-  for (size_t i = (size_t)index * runs; i < ((size_t)index + 1) * runs; i++)
-    total = run_product(row + 4 * bits * i, token->codes + 32 * code_bytes(bits) * i, token->flips + 32 * i, bits, total);
+  for (size_t i = (size_t)index * runs; i < ((size_t)index + 1) * runs; i++) {
+    const int8_t *activations = token->codes + 32 * code_bytes(bits) * i;
+    total = run_product(row + 4 * bits * i, activations, token->flips + 32 * i, bits, total);
+  }
   return total;
 }
 
@@ -85,7 +90,7 @@ INLINE f32x4 four_zeros(const uint8_t *zeros, uint32_t block, uint32_t bits) {
 /* Four blocks' exact products, less the zero points' share, in the values' own units. */
 INLINE f32x4 scaled(i32x4 products, f32x4 scales, f32x4 zeros, const Rounded *token, uint32_t block,
                     uint32_t bits) {
-  if (meets_as_bytes(bits) && bits == 8) products += load_words(token->missing + block);
+  if (is_flipped(bits)) products += load_words(token->missing + block);
   f32x4 exact = to_floats(products) - zeros * load_floats(token->sums + block);
   return exact * (scales * load_floats(token->scales + block));
 }
@@ -125,8 +130,8 @@ INLINE void group_products(const Matrix *m, const Row rows[2], const Rounded *to
   }
 }
 
-INLINE void two_products(const Matrix *m, const Row rows[2], const Rounded *token, uint32_t bits, uint32_t runs,
-                         float out[2]) {
+INLINE void two_products(const Matrix *m, const Row rows[2], const Rounded *token, uint32_t bits,
+                         uint32_t runs, float out[2]) {
   f32x4 totals[2] = {{0}};
   uint32_t block = 0;
   for (; block + GROUP <= m->blocks; block += GROUP)
@@ -158,7 +163,7 @@ static Unpacked unpacked_at(const Matrix *m, uint8_t *scratch, uint32_t index) {
 }
 
 INLINE void unpack_run(const uint8_t *codes, uint8_t *out, uint32_t bits) {
-  if (meets_as_bytes(bits) && bits == 8) {
+  if (is_flipped(bits)) {
     __builtin_memcpy(out, codes, 32);
   } else if (meets_as_bytes(bits)) {
     u8x16 both = load_bytes(codes);
@@ -226,7 +231,6 @@ INLINE i32x4 splat_bytes(const int8_t *four) {
 INLINE void row_products(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count, uint32_t bits,
                          float out[TOKENS][ROWS]) {
   const uint32_t size = m->block_size * code_bytes(bits); /* of a block's codes in one row */
-  const int flipped = meets_as_bytes(bits) && bits == 8;
   f32x4 totals[GROUP][TOKENS][QUADS] = {{{{0}}}};
   for (uint32_t block = 0; block < m->blocks; block++) {
     i32x4 products[TOKENS][QUADS] = {{{0}}};
@@ -234,13 +238,13 @@ INLINE void row_products(const Matrix *m, Unpacked rows, const Rounded *tokens, 
     for (uint32_t at = 0; at < size; at += 4)
       for (uint32_t t = 0; t < count; t++) {
         i32x4 activations = splat_bytes(tokens[t].codes + block * size + at), flips = {0};
-        if (flipped) flips = splat_bytes(tokens[t].flips + block * size + at);
+        if (is_flipped(bits)) flips = splat_bytes(tokens[t].flips + block * size + at);
         for (uint32_t q = 0; q < QUADS; q++)
           products[t][q] = lane_products(codes + ROWS * at + 16 * q, activations, flips, bits, products[t][q]);
       }
     for (uint32_t t = 0; t < count; t++)
       for (uint32_t q = 0; q < QUADS; q++) {
-        if (flipped) products[t][q] += tokens[t].missing[block];
+        if (is_flipped(bits)) products[t][q] += tokens[t].missing[block];
         f32x4 zeros = load_floats(rows.zeros + block * ROWS + 4 * q);
         f32x4 scales = load_floats(rows.scales + block * ROWS + 4 * q);
         f32x4 exact = to_floats(products[t][q]) - zeros * splat(tokens[t].sums[block]);
@@ -269,7 +273,8 @@ INLINE void put(const Task *task, uint32_t token, uint32_t row, float value) {
 }
 
 /* Ask for what is needed soon, while something else is computed. WebAssembly has no instruction for it
-   but to load; so two pages behind a matrix have to be memory, whatever is in them. */
+   but to load. What is asked for may lie behind the weights, where the workplace is: that is larger than
+   what two rows and two pages take. */
 INLINE void touch(const uint8_t *start, uint32_t lines) {
   for (uint32_t i = 0; i < lines; i++) {
 #if defined(__wasm__)
@@ -306,17 +311,17 @@ INLINE void multiply_one(const Task *task, uint32_t bits, uint32_t runs) {
 }
 
 /* Each number of tokens is written out, whose sums then stay in registers. */
-#define WIDTH(bits)                                                                                     \
-  static void some_products_##bits(const Matrix *m, Unpacked rows, const Rounded *tokens, uint32_t count, \
-                                   float out[TOKENS][ROWS]) {                                            \
-    if (count == 4)                                                                                      \
-      row_products(m, rows, tokens, 4, bits, out);                                                       \
-    else if (count == 3)                                                                                 \
-      row_products(m, rows, tokens, 3, bits, out);                                                       \
-    else if (count == 2)                                                                                 \
-      row_products(m, rows, tokens, 2, bits, out);                                                       \
-    else                                                                                                 \
-      row_products(m, rows, tokens, 1, bits, out);                                                       \
+#define WIDTH(bits)                                                                       \
+  static void some_products_##bits(const Matrix *m, Unpacked rows, const Rounded *tokens, \
+                                   uint32_t count, float out[TOKENS][ROWS]) {             \
+    if (count == 4)                                                                       \
+      row_products(m, rows, tokens, 4, bits, out);                                        \
+    else if (count == 3)                                                                  \
+      row_products(m, rows, tokens, 3, bits, out);                                        \
+    else if (count == 2)                                                                  \
+      row_products(m, rows, tokens, 2, bits, out);                                        \
+    else                                                                                  \
+      row_products(m, rows, tokens, 1, bits, out);                                        \
   }
 WIDTH(2)
 #if defined(__wasm_relaxed_simd__)
@@ -385,6 +390,8 @@ void multiply(const Matrix *m, const Rounded *tokens, uint32_t count, uint32_t f
     multiply_8(&task);
 }
 
+static int next_byte(uint32_t *state) { return (int)((*state = *state * 1664525 + 1013904223) >> 24); }
+
 /* A block's product with whole numbers, both ways. */
 static int product_holds(uint32_t bits, uint32_t *state) {
   uint8_t codes[32 + 16];
@@ -394,8 +401,8 @@ static int product_holds(uint32_t bits, uint32_t *state) {
   Rounded token = {activations, flips, token_scales, token_sums, missing};
   Matrix m = {.codes = codes, .scales = (uint8_t *)scales, .rows = 1, .columns = 32, .bits = bits};
   m.block_size = 32, m.blocks = 1;
-  for (int i = 0; i < 32; i++) codes[i] = (uint8_t)((*state = *state * 1664525 + 1013904223) >> 24);
-  for (int i = 0; i < 32; i++) x[i] = (float)((int)((*state = *state * 1664525 + 1013904223) >> 24) % 255 - 127);
+  for (int i = 0; i < 32; i++) codes[i] = (uint8_t)next_byte(state);
+  for (int i = 0; i < 32; i++) x[i] = (float)(next_byte(state) % 255 - 127);
   x[*state % 32] = 127; /* so that nothing is rounded */
   round_to_bytes(&m, x, &token);
   for (int i = 0; i < 32; i++)

@@ -17,7 +17,7 @@ enum { RUN = 32 };
 static int32_t store_run(const int16_t *run, int8_t *codes, int8_t *flips, uint32_t bits) {
   int16_t *wide = (int16_t *)codes;
   int32_t missing = 0;
-  if (meets_as_bytes(bits) && bits == 8) {
+  if (is_flipped(bits)) {
     for (int i = 0; i < RUN; i++) {
       int negative = run[i] < 0, magnitude = negative ? -run[i] : run[i];
       codes[i] = (int8_t)magnitude;
