@@ -31,6 +31,7 @@ from llmkg_lab.conversion.encoder_table import STATES, Encoder, read_encoder
 from llmkg_lab.conversion.stored_tensors import NotOursError, Stored
 from llmkg_lab.conversion.tensor_table import FREQUENCIES, Decoder, read_decoder
 from llmkg_lab.conversion.web_graph import Place, WebGraph
+from llmkg_lab.presets.words import plain
 
 FORMAT = "llmkg-lab/bundle/1"
 FILE = "model_manifest.json"
@@ -187,6 +188,7 @@ def _write_sidecars(staging: Path, artifact: Artifact, pieces: int) -> None:
 
 def _facts(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
+    scheme = manifest.scheme.meaning
     facts: dict[str, Any] = {
         "format": FORMAT,
         "name": artifact.config.get("_name_or_path") or manifest.architecture,
@@ -195,6 +197,7 @@ def _facts(artifact: Artifact) -> dict[str, Any]:
         "task": manifest.task,
         "parameters": manifest.parameters,
         "quantization": manifest.scheme.name,
+        **({"quantization_in_words": plain(scheme)} if scheme else {}),
         "bundle_size": artifact.nbytes,
         "fingerprint": manifest.source.fingerprint,
         "model": manifest.model,

@@ -107,7 +107,9 @@ def test_what_cannot_be_bundled_is_refused(artifacts, tmp_path, built_page):
     with pytest.raises(ArtifactError, match="exists"):
         bundle(artifacts["int4-rtn"], made)
     bundle(artifacts["int8-rtn"], made, force=True)
-    assert json.loads((made / FILE).read_text())["quantization"] == "int8-rtn"
+    manifest = json.loads((made / FILE).read_text())
+    assert manifest["quantization"] == "int8-rtn"
+    assert manifest["quantization_in_words"] == "8 bits, rounded to nearest"
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("years")

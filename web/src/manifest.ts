@@ -104,6 +104,7 @@ export interface Manifest {
   task: Task;
   parameters: number;
   quantization: string;
+  quantization_in_words?: string;
   bundle_size: number;
   fingerprint: string;
   model: string;

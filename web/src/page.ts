@@ -133,9 +133,10 @@ function titleOf(name: string, manifest: Manifest): string {
 function showFacts(): void {
   const { manifest } = entries[Number(view.model.value)] ?? {};
   if (!manifest) return;
+  const { architecture, quantization, quantization_in_words: words } = manifest;
   const millions = (manifest.parameters / 1e6).toPrecision(3);
   view.facts.textContent =
-    `${manifest.architecture}, ${millions} million parameters as ${manifest.quantization}, ` +
+    `${architecture}, ${millions} million parameters as ${quantization}${words ? ` (${words})` : ""}, ` +
     `${megabytes(manifest.bundle_size)} to load. ${measured(manifest)}`;
 }
 
