@@ -130,30 +130,13 @@ INLINE void group_products(const Matrix *m, const Row rows[2], const Rounded *to
   }
 }
 
-/* The blocks behind the last whole group, at most three: one function for each width. */
-#define REST(bits)                                                                                  \
-  static __attribute__((noinline)) void rest_products_##bits(                                       \
-      const Matrix *m, const Row rows[2], const Rounded *token, uint32_t block, f32x4 totals[2]) {  \
-    group_products(m, rows, token, block, m->blocks - block, bits, m->block_size / 32, totals);     \
-  }
-REST(2)
-REST(4)
-REST(8)
-
 INLINE void two_products(const Matrix *m, const Row rows[2], const Rounded *token, uint32_t bits,
                          uint32_t runs, float out[2]) {
   f32x4 totals[2] = {{0}};
   uint32_t block = 0;
   for (; block + GROUP <= m->blocks; block += GROUP)
     group_products(m, rows, token, block, GROUP, bits, runs, totals);
-  if (block < m->blocks) {
-    if (bits == 2)
-      rest_products_2(m, rows, token, block, totals);
-    else if (bits == 4)
-      rest_products_4(m, rows, token, block, totals);
-    else
-      rest_products_8(m, rows, token, block, totals);
-  }
+  if (block < m->blocks) group_products(m, rows, token, block, m->blocks - block, bits, runs, totals);
   out[0] = sum(totals[0]), out[1] = sum(totals[1]);
 }
 

@@ -277,8 +277,8 @@ def test_the_base_is_small():
     folder = Path(native_engine.ENGINE).parent / "web" / "dist"
     sizes = {p.name: len(brotli.compress(p.read_bytes())) for p in folder.iterdir() if p.is_file()}
     unused = sizes.pop("engine-plain.wasm")  # a browser takes one of them
-    assert unused < 18_500
-    assert sizes["engine-relaxed.wasm"] < 21_500
+    assert unused < 22_000
+    assert sizes["engine-relaxed.wasm"] < 25_000
     assert sum(sizes.values()) < 100_000, sizes
     plain = [p for p in (folder / "ort").iterdir() if not WEBGPU.search(p.name)]
     whole = sum(len(brotli.compress(p.read_bytes(), quality=9)) for p in plain)
