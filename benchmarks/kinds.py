@@ -1,17 +1,23 @@
 """Text of several kinds that quality is judged on: a scheme may be good on one of them alone."""
 
 import hashlib
+import io
 import json
+import subprocess
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 
-import llmkg_lab
 from benchmarks.common import HERE
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.data import texts
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
+
+# A table of months is read on the same programs, however they change
+CODE = "e8ea3d0aeddef8049fb74ba9112ea72b5a250c5c"
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,18 @@ def _news(_: Tokenizer) -> str:
 
 
 def _code(_: Tokenizer) -> str:
-    """The project's own programs."""
-    folder = Path(llmkg_lab.__file__).parent
-    return "\n\n".join(path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.py")))
+    """The project's own programs, as they were at CODE."""
+    command = ["git", "archive", "--format=tar", CODE, "llmkg_lab"]
+    done = subprocess.run(command, cwd=HERE.parent, capture_output=True, check=False)
+    if done.returncode:
+        raise LabError(
+            f"the text of the kind code is of commit {CODE[:7]}, which is not here",
+            "run in a clone with the whole history: git fetch --unshallow",
+        )
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        files = {PurePath(m.name): archive.extractfile(m) for m in archive if m.isfile()}
+        programs = [files[path] for path in sorted(files) if path.suffix == ".py"]
+        return "\n\n".join(file.read().decode() for file in programs if file)
 
 
 def _chat(tokenizer: Tokenizer) -> str:

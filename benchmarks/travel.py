@@ -36,6 +36,7 @@ from benchmarks.common import (
 from benchmarks.contestants import CALIBRATION, SIGMA, WINDOW, Contestant, Weights
 from benchmarks.kinds import KINDS, Kind, read
 from benchmarks.quality import measure
+from llmkg_lab.base.errors import LabError
 from llmkg_lab.data import texts
 from llmkg_lab.measure.estimate import estimate
 from llmkg_lab.measure.quality import BLOCK, divergence
@@ -188,13 +189,22 @@ def _less(one: dict, peer: dict, name: str) -> dict:
 
 
 def earlier(protocol: dict) -> dict[tuple[str, str, str], dict]:
-    """Rows of runs before: they stay where all else was the same. Their kinds join the protocol."""
+    """Rows of runs before, which stay. Their kinds join the protocol.
+
+    Raises LabError where they were measured otherwise: they do not compare with what is to come.
+    """
     path = WORK / "travel.json" if (WORK / "travel.json").exists() else RESULTS / "travel.json"
-    record = json.loads(path.read_text()) if path.exists() else {"protocol": {"kinds": {}}}
-    before = record["protocol"]
-    known = {**before["kinds"], **protocol["kinds"]}
-    if {**before, "kinds": {**known, **before["kinds"]}} != {**protocol, "kinds": known}:
+    if not path.exists():
         return {}
+    record = json.loads(path.read_text())
+    before = record["protocol"]
+    known = {**protocol["kinds"], **before["kinds"]}
+    merged = {**protocol, "kinds": {**known, **protocol["kinds"]}}
+    if differing := [key for key in merged if merged[key] != {**before, "kinds": known}.get(key)]:
+        raise LabError(
+            f"{path} was measured otherwise ({', '.join(differing)}), so its rows do not compare",
+            "move it away to begin a new table, or measure as it was",
+        )
     protocol["kinds"] = {name: known[name] for name in KINDS if name in known}
     return {(p["runtime"], p["name"], p["how"]): p for p in record["points"]}
 

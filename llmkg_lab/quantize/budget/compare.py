@@ -6,6 +6,7 @@ on other text, and the best one is taken.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,14 +67,18 @@ def measured(
     checkpoint: as it is solved; candidates: layouts by unit; windows: ids (n, tokens) int64, of
     which the first are solved on.
     """
-    from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama  # torch
+    from llmkg_lab.quantize.solve.curvature import Curvature  # torch
+    from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 
     solving = min(SOLVING, max(len(windows) - JUDGING, (len(windows) + 1) // 2))
     judging = windows[solving : solving + JUDGING] if len(windows) > 1 else windows
-    solved = {
-        name: calibrate(checkpoint, scheme, windows[:solving], layouts, inside(progress, name))
-        for name, layouts in candidates.items()
-    }
+    with closing(Curvature(checkpoint.form, windows[:solving])) as curvature:
+        solved = {
+            name: calibrate(
+                checkpoint, scheme, windows[:solving], layouts, inside(progress, name), curvature
+            )
+            for name, layouts in candidates.items()
+        }
     net = LayerwiseLlama(checkpoint)
     tables = [module.weight.clone() for module in _tables(net)]
     original = _predictions(net, judging)

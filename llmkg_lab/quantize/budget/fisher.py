@@ -16,7 +16,7 @@ wrong depends on what the matrix does, so a few matrices of each kind are quanti
 the ratio of what is then measured to what was predicted corrects all of that kind.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -30,7 +30,7 @@ from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
 from llmkg_lab.quantize.budget.options import CANDIDATES, TABLES, Option, stored_bytes
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import Factored, factored, gptq
-from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
+from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama, Passed
 from llmkg_lab.scheme import Layout
 
 PRICED = 2  # windows, the last ones; the others are what GPTQ solves for
@@ -170,45 +170,24 @@ class _Backward:
     def layer(self, i: int, units: Sequence[Unit]) -> dict[str, list[float]]:
         """Price the layouts of a layer's units, and move the gradient before the layer."""
         modules = dict(self._net.linears(i))
-        inputs, gradients = self._linears(i, modules)
+        passed: dict[str, list[Passed]] = {name: [] for name in modules}
+        for window, state in enumerate(self._states[i].split(1)):
+            own = slice(window, window + 1)
+            self._gradient[own], found = self._net.back(i, state, self._gradient[own])
+            for name, part in found.items():
+                passed[name].append(part)
         return {
             unit.name: _price(
-                torch.cat(inputs[unit.parts[0]]),
+                torch.cat([part.inputs[0] for part in passed[unit.parts[0]]]),
                 torch.cat([modules[name].weight for name in unit.parts]),
-                torch.cat([torch.cat(gradients[name]) for name in unit.parts], 1),
+                torch.cat(
+                    [torch.cat([part.gradient[0] for part in passed[name]]) for name in unit.parts],
+                    1,
+                ),
                 torch.from_numpy(self._solved[unit.name]),
             )
             for unit in units
         }
-
-    def _linears(
-        self, i: int, modules: Mapping[str, nn.Linear]
-    ) -> tuple[dict[str, list[Tensor]], dict[str, list[Tensor]]]:
-        """Inputs (tokens, columns) and output gradients (tokens, rows) by matrix and window."""
-        inputs: dict[str, list[Tensor]] = {name: [] for name in modules}
-        gradients: dict[str, list[Tensor]] = {name: [] for name in modules}
-        outputs: dict[str, Tensor] = {}
-
-        def observe(name: str) -> Callable:
-            def hook(_: nn.Module, args: tuple, output: Tensor) -> None:
-                inputs[name].append(args[0].detach()[0])
-                outputs[name] = output
-
-            return hook
-
-        hooks = [module.register_forward_hook(observe(name)) for name, module in modules.items()]
-        for window, state in enumerate(self._states[i].split(1)):
-            x = state.clone().requires_grad_()
-            out = self._net.run(i, x)
-            goals = [x, *(outputs[name] for name in modules)]
-            arriving = self._gradient[window : window + 1]
-            before, *found = torch.autograd.grad(out, goals, arriving)
-            for name, gradient in zip(modules, found, strict=True):
-                gradients[name].append(gradient[0])
-            self._gradient[window] = before[0]
-        for hook in hooks:
-            hook.remove()
-        return inputs, gradients
 
     def tables(self, form: Form) -> dict[str, list[float]]:
         """Price the layouts of the table that embeds and of the head."""

@@ -4,14 +4,15 @@ Those come from calibration text that has passed through all that lies before, a
 A matrix's goal is the output that the original model has there: it first moves towards the
 weights that reach it from the disturbed inputs, by least squares (as in GPTAQ, Li et al., 2025,
 arXiv:2504.02692), and where its output is added to the residual stream, it makes up for the
-stream's error too. Then GPTQ finds the codes. What is done is kept in the cache
-layer by layer: a run that was cut off goes on where it stopped, and the second artifact from
-the same inputs costs only the reading.
+stream's error too. Then GPTQ finds the codes, rows making up for one another's errors as far as
+the predictions mind them (``coupled``). What is done is kept in the cache layer by layer: a run
+that was cut off goes on where it stopped, and the second artifact from the same inputs costs only
+the reading.
 """
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -26,17 +27,19 @@ from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.models.base import Unit
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
-from llmkg_lab.quantize.solve.gptq import DAMPING, factored, gptq
+from llmkg_lab.quantize.solve.coupled import RIDGE, Group, coupled
+from llmkg_lab.quantize.solve.gptq import DAMPING, factored
 from llmkg_lab.scheme import Layout, Scheme, integer_layout
 
 if TYPE_CHECKING:
     import torch
 
+    from llmkg_lab.quantize.solve.curvature import Curvature
     from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
     from llmkg_lab.quantize.solve.streams import Spilled
     from llmkg_lab.quantize.solve.sums import Sums
 
-METHOD = 5  # counted up when the same inputs would give other codes: cached layers are then void
+METHOD = 6  # counted up when the same inputs would give other codes: cached layers are then void
 AT_ONCE = 2048  # tokens that pass a layer together
 
 Solved = dict[str, Quantized]  # by the checkpoint's name of the matrix
@@ -48,11 +51,13 @@ def calibrate(
     windows: np.ndarray,
     layouts: Mapping[str, Layout] = MappingProxyType({}),
     progress: Progress = silent,
+    curvature: "Curvature | None" = None,
 ) -> Solved:
     """Solve all linear layers of a decoder by GPTQ.
 
     windows: token ids of calibration text, (n, tokens) int64.
     layouts: of units that are stored otherwise than the scheme says, by the unit's name.
+    curvature: of these windows, where several calls share it; it stays open.
     Needs torch and transformers where the cache lacks a layer.
     """
     form = checkpoint.form
@@ -61,13 +66,13 @@ def calibrate(
     chosen = {unit.name: layouts.get(unit.name, plain) for unit in units}
     table = integer_layout(scheme.table(is_head=form.tied))
     chosen[form.table] = layouts.get(form.table, table)
-    walk = _Walk(checkpoint, windows, chosen)
+    walk = _Walk(checkpoint, windows, chosen, progress, curvature)
     total = form.layers
     known = [asdict(chosen[form.table])]  # and of all layers up to the one at hand
     key = {
         "method": METHOD,
         "fingerprint": checkpoint.fingerprint(),
-        "damping": DAMPING,
+        "damping": [DAMPING, RIDGE],  # of inputs and of outputs
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
         "instructions": machine.instruction_sets(),  # they say which products are in bfloat16
@@ -95,9 +100,16 @@ class _Walk:
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, windows: np.ndarray, layouts: Mapping[str, Layout]
+        self,
+        checkpoint: Checkpoint,
+        windows: np.ndarray,
+        layouts: Mapping[str, Layout],
+        progress: Progress,
+        curvature: "Curvature | None" = None,
     ) -> None:
         self._checkpoint = checkpoint
+        self._progress = progress
+        self._curvature, self._own_curvature = curvature, curvature is None
         self._windows = windows
         self._layouts = layouts  # by unit
         self._units = list(checkpoint.form.units())
@@ -107,6 +119,11 @@ class _Walk:
 
     def solve(self, i: int, solved: Solved) -> Solved:
         """Quantize the matrices of layer ``i``; ``solved`` holds those of all layers before."""
+        from llmkg_lab.quantize.solve.curvature import Curvature
+
+        if self._curvature is None:
+            self._curvature = Curvature(self._checkpoint.form, self._windows)
+        self._curvature.find(self._net, self._progress)
         while self._position < i:  # where the cache had them
             self._through(self._position, dict(solved))
         found: Solved = {}
@@ -117,6 +134,8 @@ class _Walk:
         """Give the disk back."""
         for spilled in self._spilled:
             spilled.close()
+        if self._curvature and self._own_curvature:
+            self._curvature.close()
 
     @cached_property
     def _net(self) -> "LayerwiseLlama":
@@ -234,8 +253,10 @@ class _Walk:
         modules = {name: self._net.linear(twin, name) for name in unit.parts}
         if sums:
             weights = {name: module.weight for name, module in modules.items()}
+            assert self._curvature  # found when the layer began
             with products("highest"):
-                found |= _solve(weights, self._layouts[unit.name], sums)
+                groups = self._curvature.groups(unit)
+                found |= _solve(weights, self._layouts[unit.name], sums, groups)
         for name, module in modules.items():
             module.weight.copy_(torch.from_numpy(found[name].dequantize()))
 
@@ -255,20 +276,23 @@ class _Walk:
 
 
 def _solve(
-    weights: "Mapping[str, torch.Tensor]", layout: Layout, kinds: "tuple[Sums, Sums]"
+    weights: "Mapping[str, torch.Tensor]",
+    layout: Layout,
+    kinds: "tuple[Sums, Sums]",
+    groups: Sequence[Group],
 ) -> Solved:
     """Quantize matrices (rows, columns) that read the same inputs.
 
-    Their outputs are to be the original's.
+    Their outputs are to be the original's, and count as ``groups`` of the stacked rows say.
     """
     from llmkg_lab.quantize.solve.sums import goals
 
-    found, _ = goals(list(weights.values()), kinds)
+    goal = goals(list(weights.values()), kinds)[0].numpy()
     ready = factored((kinds[0] + kinds[1]).hessian.numpy(), layout.block_size)
-    parts = found.split([len(weight) for weight in weights.values()])
-    return {
-        name: gptq(part.numpy(), ready, layout) for name, part in zip(weights, parts, strict=True)
-    }
+    found = coupled(goal, ready, layout, groups)
+    ends = np.cumsum([len(weight) for weight in weights.values()])
+    parts = [slice(end - len(own), end) for end, own in zip(ends, weights.values(), strict=True)]
+    return {name: found.rows(own, goal[own]) for name, own in zip(weights, parts, strict=True)}
 
 
 def _arrays(solved: Solved) -> cache.Arrays:

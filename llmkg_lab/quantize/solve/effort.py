@@ -3,16 +3,17 @@
 import time
 
 from llmkg_lab.checkpoint.base import Checkpoint
+from llmkg_lab.quantize.solve.coupled import WIDEST, read_of
 from llmkg_lab.scheme import SchemeError
 
-EFFORTS = {"quick": 4096, "normal": 65536, "high": 131072}  # tokens, for COLUMNS or more of them
+EFFORTS = {"quick": 4096, "normal": 32768, "high": 131072}  # tokens, for COLUMNS or more of them
 EFFORT = "normal"
 COLUMNS = 1536  # narrower matrices need less text, in proportion
 LEAST = 2048  # tokens, but for that
 
 # What was measured on SmolLM2-135M with one thread of a Xeon with AMX, as multiples of the
 # operations counted below: the speed of the steps relative to that of one large product.
-WALKING, SOLVING, WRITING = 1.8, 120.0, 3.0
+PASSING, WALKING, SOLVING, WRITING = 5.0, 1.8, 120.0, 3.0
 PROBE = 1024  # rows and columns of that product
 PROBING = 0.2  # seconds
 
@@ -44,17 +45,19 @@ def seconds_of(checkpoint: Checkpoint, effort: str, own: float = 0.5) -> float:
     own: the share of the text that the model writes itself. A fifth of a second is measured.
     """
     tokens = tokens_of(effort, widest(checkpoint))
-    walked = solved = 0
+    walked = solved = passed = 0
     for unit in checkpoint.form.units():
         if unit.kind not in ("table", "head"):
             shapes = [checkpoint.tensors[name].shape for name in unit.parts]
             rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
             walked += 6 * rows * columns + 4 * columns**2  # products, and sums of their inputs
+            passed += 8 * rows * columns + 2 * rows * min(rows, WIDEST)  # forward twice, and back
             solved += rows * columns**2
     written = own * tokens * 2 * checkpoint.parameters
     slow, fast = _speeds()
+    passing = PASSING * read_of(tokens) * passed / fast
     walking, writing = WALKING * tokens * walked / fast, WRITING * written / slow
-    return walking + SOLVING * solved / slow + writing
+    return passing + walking + SOLVING * solved / slow + writing
 
 
 def _speeds() -> tuple[float, float]:

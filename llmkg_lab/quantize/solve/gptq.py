@@ -41,7 +41,7 @@ def factored(hessian: np.ndarray, block_size: int, damping: float = DAMPING) -> 
     mean = np.diagonal(hessian).mean()
     damped = hessian + (damping * mean if mean > 0 else 1.0) * np.eye(len(hessian))
     order = _order(np.diagonal(hessian), block_size)
-    factor = _inverse_factor(damped[np.ix_(order, order)])
+    factor = inverse_factor(damped[np.ix_(order, order)])
     return Factored(damped.astype(np.float32), order, factor)
 
 
@@ -94,7 +94,7 @@ def _order(diagonal: np.ndarray, block_size: int) -> np.ndarray:
     return (inside + block_size * np.arange(len(energies))[:, None])[blocks].ravel()
 
 
-def _inverse_factor(hessian: np.ndarray) -> np.ndarray:
+def inverse_factor(hessian: np.ndarray) -> np.ndarray:
     """Upper triangular U with UᵀU the inverse of the Hessian, float32.
 
     Row i of U, divided by its diagonal, tells how an error of column i spreads to the right.

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +10,13 @@ from torch import Tensor, nn
 
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.reference.filled import load_model
+
+
+class Passed(NamedTuple):
+    """What went through a matrix: its inputs (…, columns), and the gradient at its outputs."""
+
+    inputs: Tensor
+    gradient: Tensor
 
 
 class LayerwiseLlama:
@@ -104,6 +112,31 @@ class LayerwiseLlama:
             hook.remove()
         hessians = {name: total.numpy() for name, total in sums.items()}
         return {name: hessians[owner] for name, owner in owners.items()}, output
+
+    def back(self, i: int, states: Tensor, gradient: Tensor) -> tuple[Tensor, dict[str, Passed]]:
+        """Move a gradient before layer ``i``; also what passed its matrices, by tensor name.
+
+        states: what goes into the layer, (windows, tokens, hidden); gradient: at what it gives.
+        """
+        inputs: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
+
+        def hook_of(name: str) -> Callable:
+            def hook(_: nn.Module, args: tuple, output: Tensor) -> None:
+                inputs[name], outputs[name] = args[0].detach(), output
+
+            return hook
+
+        hooks = [linear.register_forward_hook(hook_of(name)) for name, linear in self.linears(i)]
+        with torch.enable_grad():
+            x = states.clone().requires_grad_()
+            out = self.run(i, x)
+        for hook in hooks:
+            hook.remove()
+        # A copy, for the last matrix's gradient is the very tensor that is handed in
+        before, *found = torch.autograd.grad(out, [x, *outputs.values()], gradient.clone())
+        pairs = zip(outputs, found, strict=True)
+        return before, {name: Passed(inputs[name], found) for name, found in pairs}
 
     def norms(self, i: int | None = None) -> Iterator[tuple[str, nn.Module]]:
         """The norms of layer ``i``, or all, by the checkpoint's names of their gains."""
