@@ -20,6 +20,7 @@ import numpy as np
 from llmkg_lab.base import paths
 from llmkg_lab.base.errors import LabError
 
+FILE_BYTES = 1_000_000_000  # of a user's own text: thousands of times what high effort reads
 HUB_TIMEOUT = 5  # seconds until the Hub counts as out of reach
 
 
@@ -104,6 +105,27 @@ def load(corpora: Sequence[str]) -> Text:
     """
     name, origin, text = _first(corpora, TEXTS)
     return Text(name, origin, _sha256(text), text)
+
+
+def from_file(path: Path) -> Text:
+    """A text of the user's own, named as its file is.
+
+    Raises TextError where it is not there, is no UTF-8, or has nothing to read or far too much.
+    """
+    hint = "name a file of plain text in UTF-8"
+    try:
+        size = path.stat().st_size
+        if size > FILE_BYTES:
+            limit = f"{FILE_BYTES // 10**6} MB"
+            raise TextError(f"{path} has {size / 1e6:,.0f} MB", f"no more than {limit} are read")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TextError(f"{path} cannot be read: {error.strerror}", hint) from None
+    except UnicodeDecodeError as error:
+        raise TextError(f"{path} is not UTF-8, at byte {error.start:,}", hint) from None
+    if not text.strip():
+        raise TextError(f"{path} has no text", hint)
+    return Text(path.name, str(path), _sha256(text), text)
 
 
 def load_all(corpora: Sequence[str]) -> list[Text]:

@@ -64,8 +64,8 @@ def prepare(
     text: its calibration half is read; by default the first corpus that is here. write: writes a
     decoder's own text, which is read by turns with the other. Where an encoder has no text, its
     scales are searched instead, and a warning says so. effort: how much is read, of EFFORTS.
-    progress: told of "own text", "sensitivities", "calibration" and "distillation", as far as the
-    scheme takes them.
+    progress: told of "own text", "sensitivities", "calibration", "curvature" and "distillation", as
+    far as the scheme takes them.
     Raises SchemeError for what a method cannot solve or for too small a budget, TextError
     for a text that is too short.
     """

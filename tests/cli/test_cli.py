@@ -1,5 +1,6 @@
 """The command line in processes of its own: what a user types, sees and gets as exit code."""
 
+import hashlib
 import inspect
 import json
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -160,7 +162,7 @@ def test_a_calibrated_scheme_tells_its_steps_apart(tiny_llama_of_numbers, number
     assert code == 0, stderr
     (made,) = json.loads(stdout)  # and nothing else
     assert len(stderr.splitlines()) <= 2 * len(made["steps"])  # of steps that took long
-    assert list(made["steps"]) == ["own text", "calibration", "writing"]
+    assert list(made["steps"]) == ["own text", "calibration", "curvature", "writing"]
     read = sum(4 * np.prod(info.shape) for info in tiny_llama_of_numbers.tensors.values())
     own_rate = read / 1e6 / made["steps"]["writing"]
     assert made["megabytes_per_second"] == pytest.approx(own_rate)
@@ -207,6 +209,24 @@ def test_convert_says_beforehand_how_long_calibration_takes(
     assert code != 0
     assert "there is no effort 'utmost'" in stderr
     assert "quick, normal, high" in stderr
+
+
+@pytest.mark.slow
+def test_convert_calibrates_on_a_text_of_ones_own(tiny_llama_of_numbers, numbers, tmp_path):
+    text = tmp_path / "programs.txt"
+    text.write_bytes(Path(numbers["LLMKG_LAB_DATA"], "wikitext2-valid.txt").read_bytes()[::-1])
+    out, folder = tmp_path / "out", tiny_llama_of_numbers.path
+    arguments = ("convert", folder, "--scheme", "int4-gptq", "--effort", "quick", "--out", out)
+    code, _, stderr = call(*arguments, "--calibration", text, **numbers)
+    assert code == 0, stderr
+    record = Artifact.open(out / "int4-gptq").manifest.calibration
+    assert (record.corpus, record.half) == ("programs.txt", "first")
+    assert record.sha256 == hashlib.sha256(text.read_bytes()).hexdigest()
+    text.write_bytes(b"print('\xff')")
+    code, _, stderr = call(*arguments, "--force", "--calibration", text, **numbers)
+    assert code != 0
+    assert f"{text} is not UTF-8, at byte 7" in stderr
+    assert Artifact.open(out / "int4-gptq").manifest.calibration == record  # what was there stays
 
 
 def test_convert_and_help_import_nothing_heavy(minilm_folder, tmp_path):

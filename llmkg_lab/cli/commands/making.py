@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         "convert ./SmolLM2-135M --scheme small,int8 --out smollm2",
         "convert sentence-transformers/all-MiniLM-L6-v2 --scheme best --out minilm",
         "convert ./SmolLM2-135M --scheme 100MB --out smollm2",
+        "convert ./SmolLM2-135M --effort high --calibration programs.txt",
     )
 )
 def convert(
@@ -52,6 +53,15 @@ def convert(
             "language model writes half of it itself, or all where no corpus is at hand."
         ),
     ] = "normal",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A text of the kind that the model is for, such as code, in the place of the "
+            "corpus. Its first half is read; the second is left to measure on.",
+            show_default="WikiText-2, or news",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite artifacts.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -72,6 +82,7 @@ def convert(
     artifact is written whole or not at all.
     """
     from llmkg_lab.conversion.to_onnx import convert as make
+    from llmkg_lab.data import texts
     from llmkg_lab.presets import DEFAULT, kind_of, resolve
     from llmkg_lab.quantize.prepare import expected_seconds
     from llmkg_lab.quantize.solve.effort import check_effort
@@ -79,6 +90,7 @@ def convert(
 
     schemes = Scheme.parse_all(scheme or [DEFAULT])
     check_effort(effort)
+    text = texts.from_file(calibration) if calibration else None
     opened, origin = _open_source(checkpoint)
     out = out or Path("converted") / _plain_name(checkpoint)
     console.print_warnings(opened.warnings)
@@ -87,7 +99,7 @@ def convert(
         resolved = resolve(wanted, kind_of(type(opened.form)))
         if not as_json and (seconds := expected_seconds(opened, resolved, effort)):
             console.print_beforehand(wanted.name, effort, seconds)
-        making = partial(make, effort=effort)
+        making = partial(make, effort=effort, calibration=text)
         conversion = _timed(making, opened, wanted, out / wanted.name, origin, force)
         if not as_json:
             console.print_conversion(conversion)
