@@ -19,7 +19,7 @@ from llmkg_lab.quantize.budget import compare
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import calibrate
-from llmkg_lab.quantize.solve.effort import EFFORT, seconds_of, tokens_of, widest
+from llmkg_lab.quantize.solve.effort import EFFORT, amount_of, seconds_of, widest
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
 from llmkg_lab.quantize.solve.text import (
@@ -69,7 +69,7 @@ def prepare(
     Raises SchemeError for what a method cannot solve or for too small a budget, TextError
     for a text that is too short.
     """
-    tokens = tokens_of(effort, widest(checkpoint))
+    amount = amount_of(effort, widest(checkpoint))
     if scheme.dynamic and task == "text-generation":
         raise SchemeError(
             f"{scheme.name}: one scale per token is too coarse beside a language model's int8, "
@@ -88,13 +88,14 @@ def prepare(
         if is_encoder:
             corpora = [text] if text else texts.load_all(PROSE)
             return _encoder(checkpoint, scheme, corpora, effort, progress)
-        calibration = calibration_text(checkpoint, text, tokens, write, progress)
+        calibration = calibration_text(checkpoint, text, amount.solved, write, progress)
     except TextError as error:
         if text or not is_encoder:
             raise
         return _without_text(checkpoint, scheme, error)
     record = {**calibration.record, "effort": effort}
-    return _calibrated(checkpoint, scheme, replace(calibration, record=record), progress)
+    weighed = amount.weighed // calibration.windows.shape[1]
+    return _calibrated(checkpoint, scheme, replace(calibration, record=record), weighed, progress)
 
 
 def _encoder(
@@ -142,8 +143,13 @@ def _check(checkpoint: Checkpoint, scheme: Scheme, task: str) -> None:
 
 
 def _calibrated(
-    checkpoint: Checkpoint, scheme: Scheme, calibration: CalibrationText, progress: Progress
+    checkpoint: Checkpoint,
+    scheme: Scheme,
+    calibration: CalibrationText,
+    weighed: int,
+    progress: Progress,
 ) -> Prepared:
+    """weighed: windows that say how much outputs count."""
     even: Checkpoint = equalized(checkpoint)
     record: dict[str, Any] = {"method": scheme.method, "damping": DAMPING, **calibration.record}
     layouts: dict[str, Layout] = {}
@@ -153,7 +159,7 @@ def _calibrated(
         layouts, record["budget"] = _within_budget(
             even, scheme, found, calibration.windows, progress
         )
-    solved = calibrate(even, scheme, calibration.windows, layouts, progress)
+    solved = calibrate(even, scheme, calibration.windows, layouts, progress, weighed=weighed)
     if scheme.distilled:
         even, solved, record["distillation"] = _distilled(
             even, scheme, solved, layouts, calibration.windows, progress

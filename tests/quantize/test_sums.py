@@ -8,7 +8,7 @@ from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Text, TextError
 from llmkg_lab.quantize.solve import decoder
 from llmkg_lab.quantize.solve.decoder import calibrate
-from llmkg_lab.quantize.solve.effort import tokens_of
+from llmkg_lab.quantize.solve.effort import amount_of
 from llmkg_lab.quantize.solve.streams import Spilled, chunks
 from llmkg_lab.quantize.solve.sums import RIDGES, Sums, goals
 from llmkg_lab.quantize.solve.text import OWN_ALONE, calibration_text
@@ -119,5 +119,5 @@ def test_without_a_text_or_a_writer_there_is_nothing_to_solve_on(
     with pytest.raises(TextError, match="no text is here"):
         calibration_text(tiny_llama_of_numbers, None, 1200)
     with pytest.raises(SchemeError, match="no effort 'huge'"):
-        tokens_of("huge", 1536)
-    assert tokens_of("quick", 384) < tokens_of("normal", 384) < tokens_of("normal", 1536)
+        amount_of("huge", 1536)
+    assert amount_of("quick", 384) < amount_of("normal", 384) < amount_of("normal", 1536)

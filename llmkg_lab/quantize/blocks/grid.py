@@ -8,7 +8,8 @@ TINY = np.finfo(np.float32).tiny  # the smallest normal number: 1 / TINY is stil
 
 # Fractions of a block's range that the search tries. Clipping a block's few extreme values can
 # cost less than a coarser grid costs all the others; below 0.7 it never does at 4 bits.
-SHRINKS = tuple(np.linspace(1, 0.7, 11, dtype=np.float32))
+SHRINKS = np.linspace(1, 0.7, 11, dtype=np.float32)[:, None]
+AT_ONCE = 128  # blocks, which all shrinks of them leave in the processor's cache
 
 
 def cover(low: np.ndarray, high: np.ndarray, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
@@ -35,20 +36,27 @@ def search_grid(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The grid of the least squared error among shrunken ranges.
 
-    blocks: float32 (…, block_size); importance: the weight of each squared error, broadcastable
-    to the blocks. Returns the same as cover.
+    blocks: float32 (…, block_size); importance: the weight of each squared error in a block,
+    float32 (block_size,), or (1,) where all weigh the same. Returns the same as cover.
     """
-    low, high = blocks.min(-1), blocks.max(-1)
+    runs = blocks.reshape(-1, blocks.shape[-1])
+    scales, zero_points = np.empty((2, len(runs)), np.float32)
+    for start in range(0, len(runs), AT_ONCE):
+        own = slice(start, start + AT_ONCE)
+        scales[own], zero_points[own] = _searched(runs[own], layout, importance)
+    return scales.reshape(blocks.shape[:-1]), zero_points.reshape(blocks.shape[:-1])
+
+
+def _searched(
+    blocks: np.ndarray, layout: Layout, importance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """All shrunken ranges of (n, block_size) side by side."""
+    low, high = blocks.min(-1) * SHRINKS, blocks.max(-1) * SHRINKS  # (shrinks, n)
     scales, zero_points = cover(low, high, layout)
-    least = _error(blocks, scales, zero_points, layout, importance)
-    for shrink in SHRINKS[1:]:
-        candidate = cover(low * shrink, high * shrink, layout)
-        error = _error(blocks, *candidate, layout, importance)
-        better = error < least
-        np.copyto(least, error, where=better)
-        np.copyto(scales, candidate[0], where=better)
-        np.copyto(zero_points, candidate[1], where=better)
-    return scales, zero_points
+    errors = _error(blocks, scales, zero_points, layout, importance)
+    best = np.where(np.isnan(errors), np.inf, errors).argmin(0)  # the largest range of equals
+    own = np.arange(len(blocks))
+    return scales[best, own], zero_points[best, own]
 
 
 def fit_scales(
@@ -85,12 +93,12 @@ def _error(
     layout: Layout,
     importance: np.ndarray,
 ) -> np.ndarray:
-    """The weighted squared error of each block, (…)."""
+    """The weighted squared error of blocks (n, block_size) on grids (…, n)."""
     exact = blocks * inverse(scales)[..., None]  # in units of the scale, zero at zero
     lowest = -zero_points[..., None]
     codes = np.clip(np.rint(exact), lowest, lowest + (2**layout.bits - 1))
     exact -= codes
     np.square(exact, out=exact)
     exact *= importance
-    with np.errstate(over="ignore", invalid="ignore"):  # then no candidate counts as better
+    with np.errstate(over="ignore", invalid="ignore"):  # such a candidate counts as the worst
         return exact.sum(-1) * np.square(scales)

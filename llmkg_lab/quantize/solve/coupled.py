@@ -27,11 +27,6 @@ RIDGE = 1.0
 WIDEST = 1024  # outputs that are weighed together: all pairs of them are summed
 
 
-def read_of(tokens: int) -> int:
-    """How many of a calibration's tokens say how much outputs count."""
-    return min(tokens // 2, max(2048, tokens // 4))
-
-
 class Group(NamedTuple):
     """Outputs of a matrix that are weighed together."""
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from llmkg_lab.base.progress import Counter, Progress, silent
 from llmkg_lab.models.base import Form, Unit
-from llmkg_lab.quantize.solve.coupled import WIDEST, Group, read_of
+from llmkg_lab.quantize.solve.coupled import WIDEST, Group
 from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 from llmkg_lab.quantize.solve.streams import Spilled, chunks
 from llmkg_lab.quantize.solve.sums import products
@@ -42,9 +42,9 @@ class Curvature:
     """
 
     def __init__(self, form: Form, windows: np.ndarray) -> None:
-        """windows: token ids (n, tokens) int64 of calibration text, of which the first are read."""
+        """windows: token ids (n, tokens) int64 of calibration text."""
         self._form = form
-        self._windows = windows[: max(1, read_of(windows.size) // windows.shape[1])]
+        self._windows = windows
         self._file = tempfile.TemporaryFile(prefix="llmkg-lab-")  # noqa: SIM115  # closed by close
         self._found: dict[str, list[tuple[np.ndarray, int]]] = {}  # rows, place in the file
 

@@ -51,13 +51,16 @@ def calibrate(
     windows: np.ndarray,
     layouts: Mapping[str, Layout] = MappingProxyType({}),
     progress: Progress = silent,
+    *,
+    weighed: int | None = None,
     curvature: "Curvature | None" = None,
 ) -> Solved:
     """Solve all linear layers of a decoder by GPTQ.
 
     windows: token ids of calibration text, (n, tokens) int64.
     layouts: of units that are stored otherwise than the scheme says, by the unit's name.
-    curvature: of these windows, where several calls share it; it stays open.
+    weighed: how many windows, the first ones, say how much outputs count; by default half of them.
+    curvature: of those, where several calls share it; it stays open.
     Needs torch and transformers where the cache lacks a layer.
     """
     form = checkpoint.form
@@ -66,7 +69,8 @@ def calibrate(
     chosen = {unit.name: layouts.get(unit.name, plain) for unit in units}
     table = integer_layout(scheme.table(is_head=form.tied))
     chosen[form.table] = layouts.get(form.table, table)
-    walk = _Walk(checkpoint, windows, chosen, progress, curvature)
+    weighed = min(weighed or len(windows), weighed_of(len(windows)))
+    walk = _Walk(checkpoint, windows, chosen, progress, weighed, curvature)
     total = form.layers
     known = [asdict(chosen[form.table])]  # and of all layers up to the one at hand
     key = {
@@ -74,6 +78,7 @@ def calibrate(
         "fingerprint": checkpoint.fingerprint(),
         "damping": [DAMPING, RIDGE],  # of inputs and of outputs
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
+        "weighed": weighed,
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
         "instructions": machine.instruction_sets(),  # they say which products are in bfloat16
         "layouts": known,
@@ -93,6 +98,11 @@ def calibrate(
     return solved
 
 
+def weighed_of(windows: int) -> int:
+    """How many of so many windows say how much outputs count, where nothing else is said."""
+    return max(1, windows // 2)
+
+
 class _Walk:
     """Calibration text on its way through two models: the original one, and the quantized one.
 
@@ -105,10 +115,12 @@ class _Walk:
         windows: np.ndarray,
         layouts: Mapping[str, Layout],
         progress: Progress,
+        weighed: int,
         curvature: "Curvature | None" = None,
     ) -> None:
         self._checkpoint = checkpoint
         self._progress = progress
+        self._weighed = weighed  # windows
         self._curvature, self._own_curvature = curvature, curvature is None
         self._windows = windows
         self._layouts = layouts  # by unit
@@ -122,7 +134,7 @@ class _Walk:
         from llmkg_lab.quantize.solve.curvature import Curvature
 
         if self._curvature is None:
-            self._curvature = Curvature(self._checkpoint.form, self._windows)
+            self._curvature = Curvature(self._checkpoint.form, self._windows[: self._weighed])
         self._curvature.find(self._net, self._progress)
         while self._position < i:  # where the cache had them
             self._through(self._position, dict(solved))

@@ -1,15 +1,28 @@
 """How much text calibration reads, and how long that will take here."""
 
 import time
+from typing import NamedTuple
 
 from llmkg_lab.checkpoint.base import Checkpoint
-from llmkg_lab.quantize.solve.coupled import WIDEST, read_of
+from llmkg_lab.quantize.solve.coupled import WIDEST
 from llmkg_lab.scheme import SchemeError
 
-EFFORTS = {"quick": 4096, "normal": 32768, "high": 131072}  # tokens, for COLUMNS or more of them
+
+class Amount(NamedTuple):
+    """How many tokens of text are read."""
+
+    solved: int  # what matrices are solved on
+    weighed: int  # of these, what says how much their outputs count
+
+
+EFFORTS = {  # for COLUMNS or more of them
+    "quick": Amount(4096, 2048),
+    "normal": Amount(49152, 8192),
+    "high": Amount(131072, 32768),
+}
 EFFORT = "normal"
 COLUMNS = 1536  # narrower matrices need less text, in proportion
-LEAST = 2048  # tokens, but for that
+LEAST = Amount(2048, 1024)  # but for that
 
 # What was measured on SmolLM2-135M with one thread of a Xeon with AMX, as multiples of the
 # operations counted below: the speed of the steps relative to that of one large product.
@@ -24,13 +37,15 @@ def check_effort(effort: str) -> None:
         raise SchemeError(f"there is no effort {effort!r}", f"choose one of {', '.join(EFFORTS)}")
 
 
-def tokens_of(effort: str, columns: int) -> int:
-    """How many tokens an effort reads for a model whose widest matrix has so many columns.
+def amount_of(effort: str, columns: int) -> Amount:
+    """How much an effort reads for a model whose widest matrix has so many columns.
 
     Raises SchemeError for an effort that is not known.
     """
     check_effort(effort)
-    return min(EFFORTS[effort], max(LEAST, EFFORTS[effort] * columns // COLUMNS))
+    share = min(1.0, columns / COLUMNS)
+    pairs = zip(EFFORTS[effort], LEAST, strict=True)
+    return Amount(*(min(most, max(least, int(most * share))) for most, least in pairs))
 
 
 def widest(checkpoint: Checkpoint) -> int:
@@ -44,7 +59,7 @@ def seconds_of(checkpoint: Checkpoint, effort: str, own: float = 0.5) -> float:
 
     own: the share of the text that the model writes itself. A fifth of a second is measured.
     """
-    tokens = tokens_of(effort, widest(checkpoint))
+    tokens, weighed = amount_of(effort, widest(checkpoint))
     walked = solved = passed = 0
     for unit in checkpoint.form.units():
         if unit.kind not in ("table", "head"):
@@ -55,7 +70,7 @@ def seconds_of(checkpoint: Checkpoint, effort: str, own: float = 0.5) -> float:
             solved += rows * columns**2
     written = own * tokens * 2 * checkpoint.parameters
     slow, fast = _speeds()
-    passing = PASSING * read_of(tokens) * passed / fast
+    passing = PASSING * weighed * passed / fast
     walking, writing = WALKING * tokens * walked / fast, WRITING * written / slow
     return passing + walking + SOLVING * solved / slow + writing
 
