@@ -17,7 +17,7 @@ class Amount(NamedTuple):
 
 EFFORTS = {  # for COLUMNS or more of them
     "quick": Amount(4096, 2048),
-    "normal": Amount(49152, 8192),
+    "normal": Amount(32768, 8192),
     "high": Amount(131072, 32768),
 }
 EFFORT = "normal"
