@@ -113,11 +113,12 @@ def from_file(path: Path) -> Text:
     Raises TextError where it is not there, is no UTF-8, or has nothing to read or far too much.
     """
     hint = "name a file of plain text in UTF-8"
+    if not path.is_file():
+        raise TextError(f"{path} is no file", hint)
+    if (size := path.stat().st_size) > FILE_BYTES:
+        limit = f"{FILE_BYTES // 10**6:,} MB"
+        raise TextError(f"{path} has {size / 1e6:,.0f} MB", f"no more than {limit} are read")
     try:
-        size = path.stat().st_size
-        if size > FILE_BYTES:
-            limit = f"{FILE_BYTES // 10**6} MB"
-            raise TextError(f"{path} has {size / 1e6:,.0f} MB", f"no more than {limit} are read")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise TextError(f"{path} cannot be read: {error.strerror}", hint) from None

@@ -68,7 +68,7 @@ class Curvature:
         spilled = Spilled(self._windows.shape[1], net.table.shape[1])
         with closing(spilled) as states, products("medium"):
             self._forward(net, states, steps)
-            self._back(net, states, steps)
+            self._found = dict(self._back(net, states, steps))
 
     @torch.no_grad()
     def _forward(self, net: LayerwiseLlama, states: Spilled, steps: Counter) -> None:
@@ -80,7 +80,10 @@ class Curvature:
                 states.write(self._at(i + 1, part), net.run(i, states.read(self._at(i, part))))
             steps.advance()
 
-    def _back(self, net: LayerwiseLlama, states: Spilled, steps: Counter) -> None:
+    def _back(
+        self, net: LayerwiseLlama, states: Spilled, steps: Counter
+    ) -> Iterator[tuple[str, list[tuple[np.ndarray, int]]]]:
+        """Units by name, and where the sums of their groups lie."""
         layers, random = len(net.layers), torch.Generator().manual_seed(SEED)
         last = (states.read(self._at(layers, part)) for part in self._chunks())
         slopes = torch.cat([_slopes(net, x, random) for x in last])  # (windows, tokens, hidden)
@@ -92,7 +95,7 @@ class Curvature:
                 slopes[part], passed = net.back(i, before, slopes[part])
                 for unit in units:
                     sums[unit.name].add([passed[name].gradient for name in unit.parts])
-            self._found |= {name: self._keep(own) for name, own in sums.items()}
+            yield from ((name, self._keep(own)) for name, own in sums.items())
             steps.advance(BACK)
 
     def _at(self, i: int, part: slice) -> slice:
