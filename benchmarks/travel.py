@@ -8,9 +8,10 @@ under a hash of its files, so that a run that was cut off goes on where it stopp
 does not measure stay as they were.
 
 travel.json: {protocol {kinds {name: {sha256, windows, tokens_scored}}, …}, points [{name, runtime,
-how, bytes, seeds, seconds, kinds {name: {kl {value, low, high, n}, perplexity_ratio {…}, kl_by_seed
-[…], less {…}}}}]}. less: the divergence less PEER's on the same tokens, where both were measured.
-Intervals are 95 %, over blocks of text; with several seeds each token's figures are their mean.
+how, bytes, seeds, sha256 [of each seed's files], kinds {name: {kl {value, low, high, n},
+perplexity_ratio {…}, kl_by_seed […], less {…}}}}]}. less: the divergence less PEER's on the same
+tokens, where both were measured. Intervals are 95 %, over blocks of text; with several seeds each
+token's figures are their mean.
 """
 
 import argparse
@@ -155,14 +156,16 @@ def point(
         "how": row.how,
         "bytes": round(mean(contestant.nbytes for contestant, _ in runs)),
         "seeds": list(seeds),
+        "sha256": [contestant.sha256 for contestant, _ in runs],
         "kinds": kinds,
     }
 
 
 def joined(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
     """A point with the kinds of an earlier run besides, where it was of the same models."""
-    same = before and all(before[key] == now[key] for key in ("bytes", "seeds"))
-    return {**now, "kinds": {**before["kinds"], **now["kinds"]}} if before and same else now
+    if before is None or before.get("sha256") != now["sha256"]:
+        return now
+    return {**now, "kinds": {**before["kinds"], **now["kinds"]}}
 
 
 def with_differences(points: Sequence[dict]) -> list[dict]:
