@@ -17,6 +17,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from support.processes import command_of
 
 from llmkg_lab.artifact import verify
 from llmkg_lab.base import machine, paths
@@ -190,7 +191,7 @@ def start_paused(environment, outputs):
         assert time.monotonic() < deadline, (outputs / "batch.log").read_text()
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
-    kernels = [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+    kernels = [child for child in children if "ipykernel_launcher" in " ".join(command_of(child))]
     assert [kernel.environ()["OMP_NUM_THREADS"] for kernel in kernels] == [
         str(machine.physical_cores())
     ]

@@ -9,10 +9,12 @@ import random
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
 from batch.test_batch import call, environment, finished, start  # noqa: F401  (fixtures)
+from support.processes import command_of
 
 from llmkg_lab.artifact import verify
 from llmkg_lab.base import files
@@ -86,13 +88,14 @@ def test_a_run_that_is_killed_anywhere_loses_nothing(outputs, environment):  # n
         process = start(environment, "run", "good", "--force", "--out", outputs)
         time.sleep(chance.uniform(0.5, LONGEST))
         children = psutil.Process(process.pid).children(recursive=True)
-        workflows = [child for child in children if "snakemake" in " ".join(child.cmdline())]
+        workflows = [child for child in children if "snakemake" in " ".join(command_of(child))]
         doomed = [[process], workflows[:1] or [process], [process, *children]][point % 3]
         for each in doomed:
-            each.kill()
+            with suppress(psutil.NoSuchProcess):  # it was done just now
+                each.kill()
         process.communicate(timeout=60)
         alive = psutil.wait_procs(children, timeout=60)[1]
-        assert alive == [], f"outlives its batch: {[child.cmdline() for child in alive]}"
+        assert alive == [], f"outlives its batch: {[*map(command_of, alive)]}"
         now = content(good)
         if now["report.ipynb"] == before["report.ipynb"]:
             assert now == before
@@ -115,7 +118,7 @@ def test_a_run_whose_process_is_killed_is_told(outputs, environment):  # noqa: F
     while notebook.run_of(running) is None and time.monotonic() < deadline:
         time.sleep(0.05)
     for child in psutil.Process(process.pid).children(recursive=True):
-        if child.cmdline()[1:3] == ["-m", "llmkg_lab.batch.execute"]:
+        if command_of(child)[1:3] == ["-m", "llmkg_lab.batch.execute"]:
             child.kill()
     stdout, _ = process.communicate(timeout=120)
     (outcome,) = json.loads(stdout)

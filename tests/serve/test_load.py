@@ -150,7 +150,7 @@ def test_workers_share_the_port_and_the_metrics(models, start):
     server.until(lambda: [e["message"] for e in server.logs()].count("ready") == 2, 60)
     for _ in range(12):
         server.json(TEXT, ENDLESS | {"max_tokens": 2})
-    assert server.metric("vllm:generation_tokens_total") == 24
+    server.until(lambda: server.metric("vllm:generation_tokens_total") == 24)  # after the answer
     children = psutil.Process(server.process.pid).children()
     assert len(children) == 2
     time.sleep(0.3)
