@@ -8,10 +8,10 @@ under a hash of its files, so that a run that was cut off goes on where it stopp
 does not measure stay as they were.
 
 travel.json: {protocol {kinds {name: {sha256, windows, tokens_scored}}, …}, points [{name, runtime,
-how, bytes, seeds, sha256 [of each seed's files], kinds {name: {kl {value, low, high, n},
-perplexity_ratio {…}, kl_by_seed […], less {…}}}}]}. less: the divergence less PEER's on the same
-tokens, where both were measured. Intervals are 95 %, over blocks of text; with several seeds each
-token's figures are their mean.
+how, bytes, seeds, sha256 [of each seed's files], method of our solvers, kinds {name: {kl {value,
+low, high, n}, perplexity_ratio {…}, kl_by_seed […], less {…}}}}]}. less: the divergence less PEER's
+on the same tokens, where both were measured. Intervals are 95 %, over blocks of text; with several
+seeds each token's figures are their mean.
 """
 
 import argparse
@@ -41,6 +41,7 @@ from llmkg_lab.base.errors import LabError
 from llmkg_lab.data import texts
 from llmkg_lab.measure.estimate import estimate
 from llmkg_lab.measure.quality import BLOCK, divergence
+from llmkg_lab.quantize.solve.decoder import METHOD
 from llmkg_lab.reference import outputs as reference
 from llmkg_lab.reference.outputs import DecoderReference
 from llmkg_lab.runtime.text.tokenizer import Tokenizer
@@ -57,6 +58,11 @@ class Row:
     runtime: str
     name: str
     how: str
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether our solvers made it."""
+        return self.runtime == "llmkg-lab" and self.how != NOTHING
 
     def make(self, weights: Weights) -> Contestant:
         """Made from some weights, or found."""
@@ -157,6 +163,7 @@ def point(
         "bytes": round(mean(contestant.nbytes for contestant, _ in runs)),
         "seeds": list(seeds),
         "sha256": [contestant.sha256 for contestant, _ in runs],
+        "method": METHOD if row.calibrates else None,
         "kinds": kinds,
     }
 
@@ -260,7 +267,9 @@ def table(points: Sequence[dict], protocol: dict) -> str:
         cells = [_cell(p["kinds"][name]) if name in p["kinds"] else "" for name in kinds]
         seeds = ", ".join(map(str, p["seeds"]))
         mb = f"{p['bytes'] / 1e6:.1f}"
-        rows.append([p["runtime"], f"`{p['name']}`", p["how"], mb, seeds, *cells])
+        older = p.get("method") and p["method"] != METHOD
+        how = f"{p['how']}, as solved before" if older else p["how"]
+        rows.append([p["runtime"], f"`{p['name']}`", how, mb, seeds, *cells])
     lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     scored = ", ".join(f"{v['tokens_scored']:,} of {k}" for k, v in protocol["kinds"].items())
     return (
@@ -268,7 +277,8 @@ def table(points: Sequence[dict], protocol: dict) -> str:
         f"by seed; perplexity; and less than `{PEER.name}` by how much, paired token by token. "
         f"Tokens scored: {scored}. {protocol['weights']}. Effort: how much text is read; unless "
         "the row says otherwise, half of it is of WikiText-2's first half and half the model's "
-        f"own. The importance matrix is of {protocol['importance_tokens']:,} tokens of that half.\n"
+        "own. As solved before: rows of matrices did not make up for one another's errors yet. "
+        f"The importance matrix is of {protocol['importance_tokens']:,} tokens of that half.\n"
     )
 
 
