@@ -19,7 +19,7 @@ from llmkg_lab.quantize.budget import compare
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import calibrate
-from llmkg_lab.quantize.solve.effort import EFFORT, amount_of, seconds_of, widest
+from llmkg_lab.quantize.solve.effort import EFFORT, amount_of, seconds_of, weighed_of, widest
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
 from llmkg_lab.quantize.solve.text import (
@@ -94,7 +94,8 @@ def prepare(
             raise
         return _without_text(checkpoint, scheme, error)
     record = {**calibration.record, "effort": effort}
-    weighed = amount.weighed // calibration.windows.shape[1]
+    alone = calibration.record["own_tokens"] == calibration.windows.size
+    weighed = weighed_of(amount, alone=alone) // calibration.windows.shape[1]
     return _calibrated(checkpoint, scheme, replace(calibration, record=record), weighed, progress)
 
 
@@ -110,16 +111,19 @@ def _encoder(
     return Prepared(*encoder.prepare(checkpoint, scheme, corpora, effort, progress))
 
 
-def expected_seconds(checkpoint: Checkpoint, scheme: Scheme, effort: str) -> float | None:
-    """About how long a decoder's calibration takes here; None where there is none, or no estimate.
+def reads_text(checkpoint: Checkpoint, scheme: Scheme) -> bool:
+    """Whether the scheme of a decoder is calibrated on text."""
+    return scheme.method == "gptq" and isinstance(checkpoint.form, LlamaForm)
+
+
+def expected_seconds(checkpoint: Checkpoint, scheme: Scheme, text: Text, effort: str) -> float:
+    """About how long a decoder's calibration on ``text`` takes here.
 
     A budget is priced, and its mix compared with uniform layouts, which takes about as long as a
     quick calibration each.
     """
-    if scheme.method != "gptq" or not isinstance(checkpoint.form, LlamaForm):
-        return None
     besides = (2 + compare.UNIFORM) * seconds_of(checkpoint, "quick") if scheme.budget else 0.0
-    return seconds_of(checkpoint, effort) + besides
+    return seconds_of(checkpoint, effort, own=0.5 if text.text else 1.0) + besides
 
 
 def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> Prepared:

@@ -143,18 +143,18 @@ def test_equalizing_undoes_any_rescaling(checkpoint):
 @pytest.mark.slow
 def test_calibration_resumes_and_repeats_to_the_bit(checkpoint, monkeypatch):
     scheme, windows = Scheme.parse("int4-gptq"), random_windows(4, 1)
-    first = calibrate(checkpoint, scheme, windows)
+    first = calibrate(checkpoint, scheme, windows, weighed=2)
     layers = sorted((paths.cache() / "calibrated").iterdir())
     assert len(layers) == 2
     layers[0].unlink()  # as if cut off: one of the two layers is solved again
-    second = calibrate(checkpoint, scheme, windows)
+    second = calibrate(checkpoint, scheme, windows, weighed=2)
     assert set(first) == set(second)
     assert len(first) == 14
     for name, one in first.items():
         np.testing.assert_array_equal(one.codes, second[name].codes)
         np.testing.assert_array_equal(one.scales, second[name].scales)
     monkeypatch.setattr(machine, "instruction_sets", lambda: ("another processor's",))
-    calibrate(checkpoint, scheme, windows)
+    calibrate(checkpoint, scheme, windows, weighed=2)
     assert len(list((paths.cache() / "calibrated").iterdir())) == 4  # its products differ
 
 

@@ -8,15 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmkg_lab.quantize.solve import curvature
+from llmkg_lab.quantize.solve import curvature, decoder
 from llmkg_lab.quantize.solve.coupled import Group, coupled
 from llmkg_lab.quantize.solve.curvature import Curvature
+from llmkg_lab.quantize.solve.decoder import calibrate
 from llmkg_lab.quantize.solve.gptq import factored, gptq
 from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 from llmkg_lab.reference.filled import load_model
-from llmkg_lab.scheme import Layout
+from llmkg_lab.scheme import Layout, Scheme
 
 LAYOUT = Layout(4, 32, False)
+SCHEME = Scheme.parse("int4-s16-gptq")
 
 
 @pytest.fixture
@@ -85,19 +87,56 @@ def test_sums_are_those_of_gradients_through_the_whole_model(checkpoint, monkeyp
         assert several
 
 
-def test_steep_tokens_count_as_some_usual_ones(checkpoint):
+def test_steep_tokens_count_as_some_usual_ones():
     random = np.random.default_rng(0)
-    net = LayerwiseLlama(checkpoint)
-    unit = next(u for u in checkpoint.form.units() if u.kind == "down")
-    width = dict(net.linears(unit.layer))[unit.parts[0]].out_features
-    slopes = torch.from_numpy(random.normal(size=(1, 101, width))).float()
+    slopes = torch.from_numpy(random.normal(size=(1, 101, 20))).float()
     slopes[0, 7] *= 1000
-    sums = curvature._Sums(net, unit)
-    sums.add([slopes])
-    usual = slopes[0].square().sum(1).median()
-    others = slopes[0].square().sum() - slopes[0, 7].square().sum()
-    trace = np.trace(sums.groups[0].gram)
-    assert trace == pytest.approx(float(others + curvature.CLIP * usual), rel=1e-3)
+    group = Group(np.arange(20), np.zeros((20, 20), np.float32))
+    squares = curvature._add([group], [slopes[..., :12], slopes[..., 12:]])
+    torch.testing.assert_close(squares, slopes[0].square().sum(1))
+    others = squares.sum() - squares[7]
+    expected = float(others + curvature.CLIP * squares.median())
+    assert np.trace(group.gram) == pytest.approx(expected, rel=1e-3)
+
+
+def test_tokens_count_by_their_slopes_and_all_text_counts_alike(checkpoint, monkeypatch):
+    """However much of it lies on the disk at once."""
+    monkeypatch.setattr(curvature, "AT_ONCE", 64)
+    windows = np.random.default_rng(0).integers(0, 131, (5, 64))
+    found = []
+    for kept in (curvature.KEPT, 128):
+        monkeypatch.setattr(curvature, "KEPT", kept)
+        with closing(Curvature(checkpoint.form, windows)) as own:
+            own.find(LayerwiseLlama(checkpoint))
+            units = [u for u in checkpoint.form.units() if u.kind not in ("table", "head")]
+            found.append([(own.counts(unit), own.groups(unit)) for unit in units])
+    for (counts, groups), (again, others) in zip(*found, strict=True):
+        assert counts.shape == windows.shape
+        assert float(counts.mean()) == pytest.approx(1, rel=1e-5)
+        assert float(counts.max() / counts.median()) <= curvature.CLIP * (1 + 1e-5)
+        torch.testing.assert_close(counts, again, rtol=0.05, atol=0.05)  # sums round otherwise
+        for group, other in zip(groups, others, strict=True):
+            error = np.linalg.norm(group.gram - other.gram)
+            assert error < 0.02 * np.linalg.norm(group.gram)
+
+
+@pytest.mark.slow
+def test_tokens_without_slopes_are_as_if_they_were_not_there(checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
+    windows = np.random.default_rng(0).integers(0, 131, (6, 64))
+    monkeypatch.setattr(Curvature, "counts", lambda own, _: torch.ones(own._windows.shape))
+    few = calibrate(checkpoint, SCHEME, windows[:2], weighed=2)
+    for mute in (True, False):
+        counts = torch.ones(windows.shape)
+        counts[2:] = 0.0 if mute else 1.0
+        monkeypatch.setattr(Curvature, "counts", lambda *_, counts=counts: counts)
+        monkeypatch.setattr(decoder, "METHOD", f"mute {mute}")
+        with closing(Curvature(checkpoint.form, windows[:2])) as same:
+            found = calibrate(checkpoint, SCHEME, windows, weighed=6, curvature=same)
+        # What is solved first; the others' inputs differ as its roundings do
+        name = "model.layers.0.self_attn.q_proj.weight"
+        difference = np.abs(found[name].dequantize() - few[name].dequantize())
+        assert (np.median(difference) < 1e-6) == mute
 
 
 def problem(seed: int, rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -83,10 +83,10 @@ def test_the_ridge_is_what_serves_the_other_kind_of_text():
 def test_the_walk_is_the_same_however_it_is_cut(tiny_llama_of_numbers, monkeypatch):
     scheme = Scheme.parse("int4-s16-gptq")
     windows = np.random.default_rng(0).integers(0, 131, (6, 64))
-    whole = calibrate(tiny_llama_of_numbers, scheme, windows)
+    whole = calibrate(tiny_llama_of_numbers, scheme, windows, weighed=3)
     monkeypatch.setattr(decoder, "AT_ONCE", 64)
     monkeypatch.setattr(decoder, "METHOD", "not from the cache")
-    cut = calibrate(tiny_llama_of_numbers, scheme, windows)
+    cut = calibrate(tiny_llama_of_numbers, scheme, windows, weighed=3)
     for name, one in whole.items():
         difference = np.abs(one.dequantize() - cut[name].dequantize())
         assert np.median(difference) < 0.1 * np.abs(one.scales).mean(), name  # sums round otherwise

@@ -84,8 +84,9 @@ def convert(
     from llmkg_lab.conversion.to_onnx import convert as make
     from llmkg_lab.data import texts
     from llmkg_lab.presets import DEFAULT, kind_of, resolve
-    from llmkg_lab.quantize.prepare import expected_seconds
+    from llmkg_lab.quantize.prepare import expected_seconds, reads_text
     from llmkg_lab.quantize.solve.effort import check_effort
+    from llmkg_lab.quantize.solve.text import at_hand
     from llmkg_lab.scheme import Scheme
 
     schemes = Scheme.parse_all(scheme or [DEFAULT])
@@ -97,8 +98,11 @@ def convert(
     conversions = []
     for wanted in schemes:
         resolved = resolve(wanted, kind_of(type(opened.form)))
-        if not as_json and (seconds := expected_seconds(opened, resolved, effort)):
-            console.print_beforehand(wanted.name, effort, seconds)
+        if reads_text(opened, resolved):
+            text = text or at_hand()
+            if not as_json:
+                seconds = expected_seconds(opened, resolved, text, effort)
+                console.print_beforehand(wanted.name, effort, seconds)
         making = partial(make, effort=effort, calibration=text)
         conversion = _timed(making, opened, wanted, out / wanted.name, origin, force)
         if not as_json:

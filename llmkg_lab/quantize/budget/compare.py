@@ -16,7 +16,7 @@ from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
 from llmkg_lab.quantize.budget.allocate import Allocation
 from llmkg_lab.quantize.budget.options import Sensitivities
-from llmkg_lab.quantize.solve.decoder import Solved, calibrate, weighed_of
+from llmkg_lab.quantize.solve.decoder import Solved, calibrate
 from llmkg_lab.scheme import Layout, Scheme
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ def measured(
 
     solving = min(SOLVING, max(len(windows) - JUDGING, (len(windows) + 1) // 2))
     judging = windows[solving : solving + JUDGING] if len(windows) > 1 else windows
-    with closing(Curvature(checkpoint.form, windows[: weighed_of(solving)])) as curvature:
+    weighed = max(1, solving // 2)
+    with closing(Curvature(checkpoint.form, windows[:weighed])) as curvature:
         solved = {
             name: calibrate(
                 checkpoint,
@@ -80,6 +81,7 @@ def measured(
                 windows[:solving],
                 layouts,
                 inside(progress, name),
+                weighed=weighed,
                 curvature=curvature,
             )
             for name, layouts in candidates.items()

@@ -13,9 +13,10 @@ whose keys all others see; each counts as at most CLIP usual ones.
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from llmkg_lab.quantize.solve.streams import Spilled, chunks
 from llmkg_lab.quantize.solve.sums import products
 
 AT_ONCE = 1024  # tokens that pass a layer together
+KEPT = 32768  # tokens whose states lie on the disk together
 PREDICTED = 128  # tokens whose logits are in memory together
 CLIP = 10  # times the median of the slopes' squares
 SEED = 0
@@ -46,15 +48,17 @@ class Curvature:
         self._form = form
         self._windows = windows
         self._file = tempfile.TemporaryFile(prefix="llmkg-lab-")  # noqa: SIM115  # closed by close
-        self._found: dict[str, list[tuple[np.ndarray, int]]] = {}  # rows, place in the file
+        self._found: dict[str, _Found] = {}
 
     def groups(self, unit: Unit) -> list[Group]:
         """The outputs of a unit, its parts stacked; after ``find``."""
-        found = []
-        for rows, place in self._found[unit.name]:
-            self._file.seek(place)
-            found.append(Group(rows, np.load(self._file)))
-        return found
+        return self._read(self._found[unit.name])
+
+    def counts(self, unit: Unit) -> Tensor:
+        """How much each token's outputs count, (windows, tokens), 1 on average; after ``find``."""
+        squares = torch.cat(self._found[unit.name].squares)
+        even = squares.clamp(max=CLIP * squares.median())
+        return (even / even.mean()).view(self._windows.shape)
 
     def close(self) -> None:
         """Give the disk back."""
@@ -64,76 +68,109 @@ class Curvature:
         """Send the text through the model, forward and back, if that was not done yet."""
         if self._found:
             return
-        steps = Counter(progress, "curvature", "steps", (1 + BACK) * len(net.layers))
-        spilled = Spilled(self._windows.shape[1], net.table.shape[1])
-        with closing(spilled) as states, products("medium"):
-            self._forward(net, states, steps)
-            self._found = dict(self._back(net, states, steps))
-
-    @torch.no_grad()
-    def _forward(self, net: LayerwiseLlama, states: Spilled, steps: Counter) -> None:
-        """Keep what goes into each layer, and what the last one gives."""
-        for part in self._chunks():
-            states.write(self._at(0, part), net.embed(self._windows[part]))
-        for i in range(len(net.layers)):
-            for part in self._chunks():
-                states.write(self._at(i + 1, part), net.run(i, states.read(self._at(i, part))))
-            steps.advance()
+        tokens, width = self._windows.shape[1], net.table.shape[1]
+        parts = list(chunks(len(self._windows), tokens, KEPT))
+        steps = Counter(progress, "curvature", "steps", (1 + BACK) * len(net.layers) * len(parts))
+        random, found = torch.Generator().manual_seed(SEED), dict[str, _Found]()
+        for part in parts:
+            windows = self._windows[part]
+            with closing(Spilled(tokens, width)) as states, products("medium"):
+                _forward(net, windows, states, steps)
+                self._back(net, states, len(windows), random, found, steps)
+        self._found = found
 
     def _back(
-        self, net: LayerwiseLlama, states: Spilled, steps: Counter
-    ) -> Iterator[tuple[str, list[tuple[np.ndarray, int]]]]:
-        """Units by name, and where the sums of their groups lie."""
-        layers, random = len(net.layers), torch.Generator().manual_seed(SEED)
-        last = (states.read(self._at(layers, part)) for part in self._chunks())
+        self,
+        net: LayerwiseLlama,
+        states: Spilled,
+        count: int,
+        random: torch.Generator,
+        found: "dict[str, _Found]",
+        steps: Counter,
+    ) -> None:
+        """Add to ``found``, by unit, what the slopes of ``count`` windows say."""
+        tokens, layers = self._windows.shape[1], len(net.layers)
+        parts = list(chunks(count, tokens, AT_ONCE))
+        last = (states.read(_at(layers, count, part)) for part in parts)
         slopes = torch.cat([_slopes(net, x, random) for x in last])  # (windows, tokens, hidden)
         for i in reversed(range(layers)):
             units = [unit for unit in self._form.units() if unit.layer == i]
-            sums = {unit.name: _Sums(net, unit) for unit in units}
-            for part in self._chunks():
-                before = states.read(self._at(i, part))
-                slopes[part], passed = net.back(i, before, slopes[part])
+            for unit in units:
+                if unit.name not in found:
+                    found[unit.name] = self._begin(net, unit)
+            sums = {unit.name: self._read(found[unit.name]) for unit in units}
+            for part in parts:
+                slopes[part], passed = net.back(i, states.read(_at(i, count, part)), slopes[part])
                 for unit in units:
-                    sums[unit.name].add([passed[name].gradient for name in unit.parts])
-            yield from ((name, self._keep(own)) for name, own in sums.items())
+                    gradients = [passed[name].gradient for name in unit.parts]
+                    found[unit.name].squares.append(_add(sums[unit.name], gradients))
+            for unit in units:
+                self._write(found[unit.name], sums[unit.name])
             steps.advance(BACK)
 
-    def _at(self, i: int, part: slice) -> slice:
-        """Where the states before layer ``i`` lie."""
-        start = i * len(self._windows)
-        return slice(start + part.start, start + part.stop)
-
-    def _keep(self, sums: "_Sums") -> list[tuple[np.ndarray, int]]:
-        places = []
-        for group in sums.groups:
-            self._file.seek(0, 2)
-            places.append((group.rows, self._file.tell()))
-            np.save(self._file, group.gram)
-        return places
-
-    def _chunks(self) -> Iterator[slice]:
-        return chunks(len(self._windows), self._windows.shape[1], AT_ONCE)
-
-
-class _Sums:
-    """Σ g gᵀ at the outputs of one unit."""
-
-    def __init__(self, net: LayerwiseLlama, unit: Unit) -> None:
+    def _begin(self, net: LayerwiseLlama, unit: Unit) -> "_Found":
+        """A unit of which nothing was counted yet."""
         modules = dict(net.linears(unit.layer))
-        counts = [modules[name].out_features for name in unit.parts]
-        self.groups = [
-            Group(rows, np.zeros((len(rows), len(rows)), np.float32)) for rows in _together(counts)
-        ]
+        rows = _together([modules[name].out_features for name in unit.parts])
+        places = []
+        for own in rows:
+            places.append(self._file.seek(0, 2))
+            np.save(self._file, np.zeros((len(own), len(own)), np.float32))
+        return _Found(rows, places, [])
 
-    def add(self, gradients: Sequence[Tensor]) -> None:
-        """Count tokens in; gradients: (windows, tokens, rows) of each part."""
-        stacked = torch.cat(list(gradients), -1).flatten(0, 1)  # (tokens, rows)
-        squares = stacked.square().sum(1, keepdim=True)
-        usual = CLIP * squares.median()
-        even = stacked * torch.where(squares > usual, usual / squares, 1).sqrt()
-        for rows, gram in self.groups:
-            own = even[:, torch.from_numpy(rows)]
-            torch.from_numpy(gram).addmm_(own.T, own)
+    def _read(self, found: "_Found") -> list[Group]:
+        groups = []
+        for rows, place in zip(found.rows, found.places, strict=True):
+            self._file.seek(place)
+            groups.append(Group(rows, np.load(self._file)))
+        return groups
+
+    def _write(self, found: "_Found", groups: Sequence[Group]) -> None:
+        for group, place in zip(groups, found.places, strict=True):
+            self._file.seek(place)
+            np.save(self._file, group.gram)
+
+
+class _Found(NamedTuple):
+    """What is known of a unit: its outputs in groups, where the sums of each lie, and tokens."""
+
+    rows: list[np.ndarray]
+    places: list[int]  # in the file
+    squares: list[Tensor]  # of the tokens' slopes, (tokens,) each
+
+
+def _at(i: int, count: int, part: slice) -> slice:
+    """Where the states of ``count`` windows before layer ``i`` lie."""
+    return slice(i * count + part.start, i * count + part.stop)
+
+
+@torch.no_grad()
+def _forward(net: LayerwiseLlama, windows: np.ndarray, states: Spilled, steps: Counter) -> None:
+    """Keep what goes into each layer, and what the last one gives."""
+    count = len(windows)
+    parts = list(chunks(count, windows.shape[1], AT_ONCE))
+    for part in parts:
+        states.write(_at(0, count, part), net.embed(windows[part]))
+    for i in range(len(net.layers)):
+        for part in parts:
+            after = net.run(i, states.read(_at(i, count, part)))
+            states.write(_at(i + 1, count, part), after)
+        steps.advance()
+
+
+def _add(groups: Sequence[Group], gradients: Sequence[Tensor]) -> Tensor:
+    """Count tokens in; returns the squares of their slopes, (tokens,).
+
+    gradients: (windows, tokens, rows) of each part of a unit.
+    """
+    stacked = torch.cat(list(gradients), -1).flatten(0, 1)  # (tokens, rows)
+    squares = stacked.square().sum(1, keepdim=True)
+    usual = CLIP * squares.median()
+    even = stacked * torch.where(squares > usual, usual / squares, 1).sqrt()
+    for rows, gram in groups:
+        own = even[:, torch.from_numpy(rows)]
+        torch.from_numpy(gram).addmm_(own.T, own)
+    return squares.flatten()
 
 
 def _together(counts: Sequence[int]) -> list[np.ndarray]:

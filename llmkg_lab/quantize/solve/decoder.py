@@ -52,14 +52,15 @@ def calibrate(
     layouts: Mapping[str, Layout] = MappingProxyType({}),
     progress: Progress = silent,
     *,
-    weighed: int | None = None,
+    weighed: int,
     curvature: "Curvature | None" = None,
 ) -> Solved:
     """Solve all linear layers of a decoder by GPTQ.
 
     windows: token ids of calibration text, (n, tokens) int64.
     layouts: of units that are stored otherwise than the scheme says, by the unit's name.
-    weighed: how many windows, the first ones, say how much outputs count; by default half of them.
+    weighed: how many windows, the first ones, say how much outputs count. Where all do, each token
+    counts as its own slopes say, too.
     curvature: of those, where several calls share it; it stays open.
     Needs torch and transformers where the cache lacks a layer.
     """
@@ -69,7 +70,7 @@ def calibrate(
     chosen = {unit.name: layouts.get(unit.name, plain) for unit in units}
     table = integer_layout(scheme.table(is_head=form.tied))
     chosen[form.table] = layouts.get(form.table, table)
-    weighed = min(weighed or len(windows), weighed_of(len(windows)))
+    weighed = max(1, min(weighed, len(windows)))
     walk = _Walk(checkpoint, windows, chosen, progress, weighed, curvature)
     total = form.layers
     known = [asdict(chosen[form.table])]  # and of all layers up to the one at hand
@@ -78,7 +79,7 @@ def calibrate(
         "fingerprint": checkpoint.fingerprint(),
         "damping": [DAMPING, RIDGE],  # of inputs and of outputs
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
-        "weighed": weighed,
+        "weighed": "all" if weighed == len(windows) else weighed,
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
         "instructions": machine.instruction_sets(),  # they say which products are in bfloat16
         "layouts": known,
@@ -96,11 +97,6 @@ def calibrate(
             for unit in own:
                 solved |= _from_arrays(stored, unit, chosen[unit.name])
     return solved
-
-
-def weighed_of(windows: int) -> int:
-    """How many of so many windows say how much outputs count, where nothing else is said."""
-    return max(1, windows // 2)
 
 
 class _Walk:
@@ -193,7 +189,7 @@ class _Walk:
         self, i: int, kind: str, twin: "torch.nn.Module", norm: "torch.nn.Module", found: Solved
     ) -> None:
         """A unit that reads the streams through a norm."""
-        sums = self._sums(i, kind, found)
+        sums, sizes = self._sums(i, kind, found), self._sizes(i, kind)
         for part in self._chunks():
             original, quantized = (stream.read(part) for stream in self._streams)
             if self._pending:
@@ -201,7 +197,9 @@ class _Walk:
                 quantized += linear(inputs.read(part))
                 self._streams[1].write(part, quantized)
             if sums:
-                self._count(sums, part, norm(original), norm(quantized))
+                read = (norm(original), norm(quantized))
+                sized = read if sizes is None else [x * sizes[part] for x in read]
+                self._count(sums, part, *sized)
         if self._pending:
             self._pending[1].close()
             self._spilled.remove(self._pending[1])
@@ -218,17 +216,18 @@ class _Walk:
         found: Solved,
     ) -> None:
         """A unit whose output is added to the streams; it makes up for their difference too."""
-        sums, name = self._sums(i, kind, found), self._unit(i, kind).parts[0]
+        sums, sizes = self._sums(i, kind, found), self._sizes(i, kind)
+        name = self._unit(i, kind).parts[0]
         linear, twin = (self._net.linear(layer, name) for layer in layers)
         kept = self._spill(linear.in_features)
         for part in self._chunks():
             streams = [stream.read(part) for stream in self._streams]
             inputs = [inputs_of(*pair) for pair in zip(layers, map(norm, streams), strict=True)]
             if sums:
-                # What is added counts by the stream's own size, which the next norm divides by;
-                # else the few tokens of huge activations that models begin texts with would
-                # count alone
-                size = streams[0].square().mean(-1, keepdim=True).rsqrt()
+                # Where slopes do not say it, what is added counts by the stream's own size, which
+                # the next norm divides by; else the few tokens of huge activations that models
+                # begin texts with would count alone
+                size = _inverse_size(streams[0]) if sizes is None else sizes[part]
                 gap = (streams[0] - streams[1]) * size
                 self._count(sums, part, inputs[0] * size, inputs[1] * size, gap)
             self._streams[0].write(part, streams[0] + linear(inputs[0]))
@@ -241,6 +240,16 @@ class _Walk:
         from llmkg_lab.quantize.solve.sums import Sums
 
         return None if found.keys() >= set(self._unit(i, kind).parts) else (Sums(), Sums())
+
+    def _sizes(self, i: int, kind: str) -> "torch.Tensor | None":
+        """What tokens are multiplied with, (windows, tokens, 1), to count as their slopes say.
+
+        None where the slopes of some are not known.
+        """
+        assert self._curvature  # found when the layer began
+        if self._weighed < len(self._windows):
+            return None
+        return self._curvature.counts(self._unit(i, kind)).sqrt()[..., None]
 
     @staticmethod
     def _count(sums: "tuple[Sums, Sums]", part: slice, *inputs: "torch.Tensor") -> None:
@@ -285,6 +294,11 @@ class _Walk:
         from llmkg_lab.quantize.solve.streams import chunks
 
         return chunks(len(self._windows), self._windows.shape[1], AT_ONCE)
+
+
+def _inverse_size(states: "torch.Tensor") -> "torch.Tensor":
+    """One over the root mean square of each token's state, (windows, tokens, 1)."""
+    return states.square().mean(-1, keepdim=True).rsqrt()
 
 
 def _solve(

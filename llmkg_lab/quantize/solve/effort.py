@@ -18,7 +18,7 @@ class Amount(NamedTuple):
 EFFORTS = {  # for COLUMNS or more of them
     "quick": Amount(4096, 2048),
     "normal": Amount(32768, 8192),
-    "high": Amount(131072, 32768),
+    "high": Amount(131072, 131072),
 }
 EFFORT = "normal"
 COLUMNS = 1536  # narrower matrices need less text, in proportion
@@ -48,6 +48,14 @@ def amount_of(effort: str, columns: int) -> Amount:
     return Amount(*(min(most, max(least, int(most * share))) for most, least in pairs))
 
 
+def weighed_of(amount: Amount, *, alone: bool) -> int:
+    """How many tokens say how much outputs count; all where the model's own text is alone.
+
+    What that text lacks of others, more of its slopes make up for.
+    """
+    return amount.solved if alone else amount.weighed
+
+
 def widest(checkpoint: Checkpoint) -> int:
     """The columns of the widest matrix."""
     shapes = (info.shape for info in checkpoint.tensors.values())
@@ -59,7 +67,8 @@ def seconds_of(checkpoint: Checkpoint, effort: str, own: float = 0.5) -> float:
 
     own: the share of the text that the model writes itself. A fifth of a second is measured.
     """
-    tokens, weighed = amount_of(effort, widest(checkpoint))
+    amount = amount_of(effort, widest(checkpoint))
+    tokens, weighed = amount.solved, weighed_of(amount, alone=own == 1)
     walked = solved = passed = 0
     for unit in checkpoint.form.units():
         if unit.kind not in ("table", "head"):

@@ -48,6 +48,14 @@ class CalibrationText:
         return CalibrationText(windows, {**self.record, "tokens": windows.size})
 
 
+def at_hand() -> Text:
+    """The first of CORPORA that is here, else OWN_ALONE."""
+    try:
+        return texts.load(CORPORA)
+    except TextError:
+        return OWN_ALONE
+
+
 def calibration_text(
     checkpoint: Checkpoint,
     text: Text | None,
@@ -66,13 +74,10 @@ def calibration_text(
     check_form(checkpoint)
     window = min(WINDOW, checkpoint.form.positions)
     count = max(1, tokens // window)
-    try:
-        text = text or texts.load(CORPORA)
-    except TextError:
-        if write is None:
-            raise
+    if text is None:
+        text = at_hand() if write else texts.load(CORPORA)
     given = np.empty((0, window), np.int64)
-    if text and text.text:
+    if text.text:
         given = _given(checkpoint, text, window, count - count // 2 if write else count, write)
     own = np.empty((0, window), np.int64)
     if write and len(given) < count:
@@ -80,7 +85,7 @@ def calibration_text(
         own = own[: count - len(given)]
     windows = np.stack([row for pair in zip_longest(given, own) for row in pair if row is not None])
     record: dict[str, Any] = {"tokens": windows.size, "window": window, "own_tokens": own.size}
-    if len(given) and text:
+    if len(given):
         record |= {"corpus": text.name, "sha256": text.sha256, "half": "first"}
     return CalibrationText(windows, record)
 
