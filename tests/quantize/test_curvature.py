@@ -113,7 +113,7 @@ def test_tokens_count_by_their_slopes_and_all_text_counts_alike(checkpoint, monk
     for (counts, groups), (again, others) in zip(*found, strict=True):
         assert counts.shape == windows.shape
         assert float(counts.mean()) == pytest.approx(1, rel=1e-5)
-        assert float(counts.max() / counts.median()) <= curvature.CLIP * (1 + 1e-5)
+        assert float(counts.max() / counts.median()) <= curvature.COUNTED * (1 + 1e-5)
         torch.testing.assert_close(counts, again, rtol=0.05, atol=0.05)  # sums round otherwise
         for group, other in zip(groups, others, strict=True):
             error = np.linalg.norm(group.gram - other.gram)

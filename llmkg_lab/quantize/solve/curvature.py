@@ -10,6 +10,9 @@ has F as its mean g gᵀ: one pass forward and one back over some text, and no t
 which the last digit of a logit would decide. Sums over tokens leave out how errors at different
 tokens meet. A few tokens have slopes a thousand times as steep, the first of a text above all,
 whose keys all others see; each counts as at most CLIP usual ones.
+
+How steep a token's slopes are also says how much the matrix's inputs there count (as in
+GuidedQuant, Kim et al., 2025, arXiv:2505.07004): ``counts``, at most COUNTED usual ones.
 """
 
 import tempfile
@@ -32,7 +35,7 @@ from llmkg_lab.quantize.solve.sums import products
 AT_ONCE = 1024  # tokens that pass a layer together
 KEPT = 32768  # tokens whose states lie on the disk together
 PREDICTED = 128  # tokens whose logits are in memory together
-CLIP = 10  # times the median of the slopes' squares
+CLIP, COUNTED = 10, 3  # times the median of the slopes' squares
 SEED = 0
 BACK = 3  # what a layer takes on the way back, as multiples of the way forward
 
@@ -57,7 +60,7 @@ class Curvature:
     def counts(self, unit: Unit) -> Tensor:
         """How much each token's outputs count, (windows, tokens), 1 on average; after ``find``."""
         squares = torch.cat(self._found[unit.name].squares)
-        even = squares.clamp(max=CLIP * squares.median())
+        even = squares.clamp(max=COUNTED * squares.median())
         return (even / even.mean()).view(self._windows.shape)
 
     def close(self) -> None:

@@ -16,13 +16,13 @@ class Amount(NamedTuple):
 
 
 EFFORTS = {  # for COLUMNS or more of them
-    "quick": Amount(4096, 2048),
+    "quick": Amount(4096, 4096),
     "normal": Amount(32768, 8192),
     "high": Amount(131072, 131072),
 }
 EFFORT = "normal"
 COLUMNS = 1536  # narrower matrices need less text, in proportion
-LEAST = Amount(2048, 1024)  # but for that
+LEAST = Amount(2048, 2048)  # but for that
 
 # What was measured on SmolLM2-135M with two threads of a Xeon with AMX, as multiples of the
 # operations counted below: the speed of the steps relative to that of one large product.
