@@ -15,6 +15,7 @@ from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
 from llmkg_lab.quantize.blocks.grid import cover, search_grid
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
+from llmkg_lab.quantize.solve.curvature import Curvature
 from llmkg_lab.quantize.solve.decoder import calibrate
 from llmkg_lab.quantize.solve.equalize import equalized, random_rescaling
 from llmkg_lab.quantize.solve.gptq import factored, gptq
@@ -210,9 +211,19 @@ def no_text(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["int4-s16-gptq", "budget:0.09MB"])
-def test_where_no_text_is_at_hand_the_model_writes_it(checkpoint, no_text, tmp_path, name):
+def test_where_no_text_is_at_hand_the_model_writes_it(
+    checkpoint, no_text, tmp_path, name, monkeypatch
+):
+    sent, begin = [], Curvature.__init__
+
+    def noted(own, form, windows):
+        sent.append(windows.size)
+        begin(own, form, windows)
+
+    monkeypatch.setattr(Curvature, "__init__", noted)
     made = convert(checkpoint, Scheme.parse(name), tmp_path / "made")
     record = made.manifest.calibration
+    assert sent[-1] == record.tokens  # all of it says how outputs count
     assert record.method == "gptq"
     assert not made.manifest.warning
     assert 1000 < record.tokens == record.own_tokens
