@@ -118,7 +118,7 @@ class StoredBudget(Record, frozen=True, kw_only=True):
     predicted_kl: float | UnsetType = UNSET  # mean, nats per token
     next_megabyte: float | UnsetType = UNSET  # what another 10⁶ bytes would take off it
     next_gain_at: int | UnsetType | None = UNSET  # bytes from which it falls
-    # nats per token of the mix and of uniform layouts, all solved on a little text
+    # nats per token of the mix and of simpler ones, all solved on a little text
     compared: dict[str, float] | UnsetType = UNSET
     layouts: dict[str, Layout]  # by the name of the matrix
 

@@ -119,10 +119,11 @@ def reads_text(checkpoint: Checkpoint, scheme: Scheme) -> bool:
 def expected_seconds(checkpoint: Checkpoint, scheme: Scheme, text: Text, effort: str) -> float:
     """About how long a decoder's calibration on ``text`` takes here.
 
-    A budget is priced, and its mix compared with uniform layouts, which takes about as long as a
+    A budget is priced, and its mix compared with simpler ones, which takes about as long as a
     quick calibration each.
     """
-    besides = (2 + compare.UNIFORM) * seconds_of(checkpoint, "quick") if scheme.budget else 0.0
+    compared = 1 + compare.UNIFORM + compare.TWO_WIDTHS
+    besides = (1 + compared) * seconds_of(checkpoint, "quick") if scheme.budget else 0.0
     return seconds_of(checkpoint, effort, own=0.5 if text.text else 1.0) + besides
 
 
@@ -181,8 +182,8 @@ def _within_budget(
     """The layouts that a budget is spent on, and what the manifest says of them."""
     assert scheme.budget is not None
     nbytes = scheme.budget.nbytes(found.record["parameters"])
-    mix, uniform = budget.allocate(found, nbytes), compare.uniform(found, nbytes)
-    layouts, compared = compare.better(checkpoint, scheme, mix, uniform, windows, progress)
+    mix, others = budget.allocate(found, nbytes), compare.simpler(found, nbytes)
+    layouts, compared = compare.better(checkpoint, scheme, mix, others, windows, progress)
     options = [
         next(option for option in found.matrices[name] if option.layout == layout)
         for name, layout in layouts.items()

@@ -30,7 +30,7 @@ from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.text import calibration_text
 from llmkg_lab.reference.filled import load_model
 from llmkg_lab.runtime.ort.decoder import Decoder
-from llmkg_lab.scheme import Scheme, SchemeError
+from llmkg_lab.scheme import Layout, Scheme, SchemeError
 
 WRITE = partial(own_text.write, convert)
 
@@ -221,14 +221,38 @@ def test_a_mix_never_loses_to_a_uniform_layout_of_its_size(checkpoint, found, si
     assert predicted == sorted(predicted)
     smallest = {n: min(os_, key=lambda o: o.nbytes).layout for n, os_ in found.matrices.items()}
     flattered = budget.Allocation(smallest, sizes[0], 0.0, 0.0, None)  # predicted: no loss at all
-    layouts, kl = compare.better(even, scheme, flattered, uniform, windows_, print)
-    assert set(kl) == {"mix", "uniform 1", "uniform 2", "uniform 3"}
+    others = compare.simpler(found, sizes[2])
+    assert [others[f"uniform {i}"] for i in (1, 2, 3)] == uniform
+    layouts, kl = compare.better(even, scheme, flattered, others, windows_, print)
+    assert set(kl) <= {"mix", *others}
     best = min(kl, key=kl.get)
-    assert layouts == uniform[int(best.split()[1]) - 1]
+    assert layouts == others[best]
     assert kl[best] < 0.5 * kl["mix"]
     chosen = budget.allocate(found, sizes[1])
-    layouts, kl = compare.better(even, scheme, chosen, [smallest], windows_, print)
+    layouts, kl = compare.better(even, scheme, chosen, {"least": smallest}, windows_, print)
     assert layouts == chosen.layouts
-    assert kl["mix"] < kl["uniform 1"]
-    assert compare.better(even, scheme, chosen, [chosen.layouts], windows_, print) == (layouts, {})
-    assert compare.uniform(found, 1000) == []
+    assert kl["mix"] < kl["least"]
+    same = {"same": chosen.layouts}
+    assert compare.better(even, scheme, chosen, same, windows_, print) == (layouts, {})
+    assert compare.simpler(found, 1000) == {}
+
+
+@pytest.mark.slow
+def test_two_widths_are_those_matrices_raised_that_gain_most(found, sizes):
+    """One narrow layout; what is left of the budget would raise no other matrix that gains."""
+    for nbytes in sizes[1:]:
+        mixes = compare.two_widths(found, nbytes)
+        assert 1 <= len(mixes) <= compare.TWO_WIDTHS
+        for layouts in mixes:
+            narrow = {own for own in layouts.values() if own != compare.WIDE}
+            assert len(narrow) <= 1
+            chosen = {n: option(found, n, layout) for n, layout in layouts.items()}
+            spent = found.fixed_bytes + sum(own.nbytes for own in chosen.values())
+            assert spent <= nbytes
+            for name in (n for n, layout in layouts.items() if layout in narrow):
+                wide, own = option(found, name, compare.WIDE), chosen[name]
+                assert wide.kl >= own.kl or spent + wide.nbytes - own.nbytes > nbytes
+
+
+def option(found: sensitivity.Sensitivities, name: str, layout: Layout):
+    return next(own for own in found.matrices[name] if own.layout == layout)

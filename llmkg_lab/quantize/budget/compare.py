@@ -1,12 +1,14 @@
-"""A mix of layouts against uniform layouts of that size, by what is measured of each.
+"""A mix of layouts against simpler ones of that size, by what is measured of each.
 
-Prices of single matrices predict a mix well where it has room, and badly where 4 bits throughout
-happen to fill the budget (docs/lab-notes/quantization.md). So all are solved on a little text, run
-on other text, and the best one is taken.
+A knapsack buys what its prices hold too cheap, so that of many layouts it makes a worse mix than of
+two, and a worse one than 4 bits throughout where those happen to fill the budget
+(docs/lab-notes/quantization.md). So all are solved on a little text, run on other text, and the
+best one is taken.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from llmkg_lab.base.progress import Progress, inside
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
+from llmkg_lab.quantize.budget import allocate
 from llmkg_lab.quantize.budget.allocate import Allocation
 from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import Solved, calibrate
@@ -25,7 +28,37 @@ if TYPE_CHECKING:
     from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 
 SOLVING, JUDGING = 8, 4  # windows
-UNIFORM = 3  # that a mix is compared with: each takes half a minute for 135 M parameters
+UNIFORM, TWO_WIDTHS = 3, 2  # of each, compared: one takes half a minute for 135 M parameters
+NARROW = 4  # bits of what two widths begin with
+WIDE = Layout(8, 64, True, half_scales=True)  # what they raise matrices to
+
+
+def simpler(sensitivities: Sensitivities, nbytes: int) -> dict[str, dict[str, Layout]]:
+    """What a mix within ``nbytes`` is compared with, by name: layouts by the unit's name."""
+    kinds = {
+        "two widths": two_widths(sensitivities, nbytes),
+        "uniform": uniform(sensitivities, nbytes),
+    }
+    return {f"{kind} {i}": own for kind, found in kinds.items() for i, own in enumerate(found, 1)}
+
+
+def two_widths(sensitivities: Sensitivities, nbytes: int) -> list[dict[str, Layout]]:
+    """One layout of NARROW bits, but WIDE for those that gain most by it, within ``nbytes``.
+
+    Of the layouts to begin with, the TWO_WIDTHS best ones as predicted; by the unit's name.
+    """
+    matrices = sensitivities.matrices
+    layouts = {option.layout for options in matrices.values() for option in options}
+    found = []
+    for narrow in sorted((own for own in layouts if own.bits == NARROW), key=str):
+        offered = {
+            name: tuple(option for option in options if option.layout in (narrow, WIDE))
+            for name, options in matrices.items()
+        }
+        if all(offered.values()):
+            found.append(allocate.mix(replace(sensitivities, matrices=offered), nbytes))
+    fitting = sorted((own for own in found if own), key=lambda own: own.kl)
+    return [own.layouts for own in fitting[:TWO_WIDTHS]]
 
 
 def uniform(sensitivities: Sensitivities, nbytes: int) -> list[dict[str, Layout]]:
@@ -100,18 +133,18 @@ def better(
     checkpoint: Checkpoint,
     scheme: Scheme,
     mix: Allocation,
-    even: Sequence[dict[str, Layout]],
+    others: Mapping[str, dict[str, Layout]],
     windows: np.ndarray,
     progress: Progress,
 ) -> tuple[dict[str, Layout], dict[str, float]]:
-    """The layouts of the mix or the best of the uniform ones, and what was measured of each.
+    """The layouts of the mix or the best of ``others``, and what was measured of each.
 
     Arguments as above. Nothing is measured where there is no choice.
     """
-    others = {f"uniform {i}": layouts for i, layouts in enumerate(even, 1)}
-    candidates = {"mix": mix.layouts} | {
-        name: layouts for name, layouts in others.items() if layouts != mix.layouts
-    }
+    candidates = {"mix": mix.layouts}
+    for name, layouts in others.items():
+        if layouts not in candidates.values():
+            candidates[name] = layouts
     if len(candidates) == 1:
         return mix.layouts, {}
     found = measured(checkpoint, scheme, candidates, windows, progress)
