@@ -18,7 +18,7 @@ class Amount(NamedTuple):
 EFFORTS = {  # for COLUMNS or more of them
     "quick": Amount(4096, 4096),
     "normal": Amount(32768, 8192),
-    "high": Amount(131072, 131072),
+    "high": Amount(131072, 32768),
 }
 EFFORT = "normal"
 COLUMNS = 1536  # narrower matrices need less text, in proportion
