@@ -189,7 +189,8 @@ class _Walk:
         self, i: int, kind: str, twin: "torch.nn.Module", norm: "torch.nn.Module", found: Solved
     ) -> None:
         """A unit that reads the streams through a norm."""
-        sums, sizes = self._sums(i, kind, found), self._sizes(i, kind)
+        sums = self._sums(i, kind, found)
+        sizes = self._sizes(i, kind) if sums else None
         for part in self._chunks():
             original, quantized = (stream.read(part) for stream in self._streams)
             if self._pending:
@@ -216,7 +217,8 @@ class _Walk:
         found: Solved,
     ) -> None:
         """A unit whose output is added to the streams; it makes up for their difference too."""
-        sums, sizes = self._sums(i, kind, found), self._sizes(i, kind)
+        sums = self._sums(i, kind, found)
+        sizes = self._sizes(i, kind) if sums else None
         name = self._unit(i, kind).parts[0]
         linear, twin = (self._net.linear(layer, name) for layer in layers)
         kept = self._spill(linear.in_features)
