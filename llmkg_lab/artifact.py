@@ -146,6 +146,7 @@ class Calibration(Record, frozen=True, omit_defaults=True):
     own_tokens: Count | None = None  # of them, that the model wrote itself
     window: Count | None = None  # tokens
     effort: str | None = None
+    gpu: str | None = None  # through which the text passed, where it was not the processor
     distillation: Distillation | None = None
     budget: StoredBudget | None = None
 

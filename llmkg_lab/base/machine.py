@@ -140,6 +140,11 @@ def accelerators() -> tuple[str, ...]:
     return tuple(providers)
 
 
+def may_have_gpu() -> bool:
+    """Whether to ask torch for one, which takes seconds to import."""
+    return any(os.path.exists(f"/dev/{name}") for name in ("nvidia0", "dxg", "kfd"))
+
+
 def read_bandwidth(threads: int) -> float:
     """GB/s at which ``threads`` threads together read an array that no cache holds."""
     from concurrent.futures import ThreadPoolExecutor

@@ -19,7 +19,15 @@ from llmkg_lab.quantize.budget import compare
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import calibrate
-from llmkg_lab.quantize.solve.effort import EFFORT, amount_of, seconds_of, weighed_of, widest
+from llmkg_lab.quantize.solve.device import device_of, gpu_name
+from llmkg_lab.quantize.solve.effort import (
+    EFFORT,
+    Amount,
+    amount_of,
+    seconds_of,
+    weighed_of,
+    widest,
+)
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
 from llmkg_lab.quantize.solve.text import (
@@ -119,12 +127,17 @@ def reads_text(checkpoint: Checkpoint, scheme: Scheme) -> bool:
 def expected_seconds(checkpoint: Checkpoint, scheme: Scheme, text: Text, effort: str) -> float:
     """About how long a decoder's calibration on ``text`` takes here.
 
-    A budget is priced, and its mix compared with simpler ones, which takes about as long as a
-    quick calibration each.
+    A budget is priced, which takes about as long as a quick calibration, and its mix compared.
     """
-    compared = 1 + compare.UNIFORM + compare.TWO_WIDTHS
-    besides = (1 + compared) * seconds_of(checkpoint, "quick") if scheme.budget else 0.0
-    return seconds_of(checkpoint, effort, own=0.5 if text.text else 1.0) + besides
+    columns = widest(checkpoint)
+    amount = amount_of(effort, columns)
+    weighed = weighed_of(amount, alone=not text.text)
+    written = amount.solved // 2 if text.text else amount.solved
+    whole = seconds_of(checkpoint, Amount(amount.solved, weighed), written)
+    if not scheme.budget:
+        return whole
+    pricing = seconds_of(checkpoint, amount_of("quick", columns))
+    return whole + pricing + compare.expected_seconds(checkpoint)
 
 
 def _without_text(checkpoint: Checkpoint, scheme: Scheme, error: TextError) -> Prepared:
@@ -157,6 +170,8 @@ def _calibrated(
     """weighed: windows that say how much outputs count."""
     even: Checkpoint = equalized(checkpoint)
     record: dict[str, Any] = {"method": scheme.method, "damping": DAMPING, **calibration.record}
+    if gpu := gpu_name(device_of(even)):
+        record["gpu"] = gpu
     layouts: dict[str, Layout] = {}
     found = None
     if scheme.budget:

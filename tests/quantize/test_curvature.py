@@ -12,11 +12,14 @@ from llmkg_lab.quantize.solve import curvature, decoder
 from llmkg_lab.quantize.solve.coupled import Group, coupled
 from llmkg_lab.quantize.solve.curvature import Curvature
 from llmkg_lab.quantize.solve.decoder import calibrate
+from llmkg_lab.quantize.solve.device import CPU, GPU
 from llmkg_lab.quantize.solve.gptq import factored, gptq
 from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 from llmkg_lab.reference.filled import load_model
 from llmkg_lab.scheme import Layout, Scheme
+from tests.quantize.test_device import needs_gpu
 
+DEVICES = pytest.mark.parametrize("device", [CPU, pytest.param(GPU, marks=needs_gpu)])
 LAYOUT = Layout(4, 32, False)
 SCHEME = Scheme.parse("int4-s16-gptq")
 
@@ -37,29 +40,32 @@ def whole(checkpoint, windows: np.ndarray) -> tuple[torch.Tensor, dict[str, torc
     return model(torch.from_numpy(windows)).logits, outputs
 
 
-def test_the_mean_square_of_slopes_is_the_fisher_information(checkpoint):
+@DEVICES
+def test_the_mean_square_of_slopes_is_the_fisher_information(checkpoint, device):
     """Of one token: Jᵀ (diag(p) - p pᵀ) J, with J by PyTorch's own jacobian."""
-    net = LayerwiseLlama(checkpoint)
+    net = LayerwiseLlama(checkpoint, device)
     state = torch.randn(1, net.table.shape[1], generator=torch.Generator().manual_seed(0))
+    state = state.to(device)
     jacobian = torch.autograd.functional.jacobian(net.logits, state)[0, :, 0]  # (vocab, hidden)
     p = net.logits(state)[0].softmax(0)
     exact = jacobian.T @ (p.diag() - p[:, None] * p) @ jacobian
-    random = torch.Generator().manual_seed(1)
+    random = torch.Generator(device).manual_seed(1)
     slopes = curvature._slopes(net, state.expand(1, 40_000, -1), random)[0]
     found = slopes.T @ slopes / len(slopes)
     assert (found - exact).norm() < 0.05 * exact.norm()
 
 
-def test_sums_are_those_of_gradients_through_the_whole_model(checkpoint, monkeypatch):
+@DEVICES
+def test_sums_are_those_of_gradients_through_the_whole_model(checkpoint, device, monkeypatch):
     """Σ g gᵀ, where g comes from one backward pass of transformers' model and all counts whole."""
     monkeypatch.setattr(curvature, "CLIP", 1e9)
     monkeypatch.setattr(curvature, "WIDEST", 40)  # some units in several groups
     windows = np.random.default_rng(0).integers(0, 131, (3, 64))
     logits, outputs = whole(checkpoint, windows)
-    p, random = logits.detach().softmax(-1), torch.Generator().manual_seed(curvature.SEED)
+    p, random = logits.detach().softmax(-1), torch.Generator(device).manual_seed(curvature.SEED)
     drawn = torch.cat(
         [
-            torch.randn(piece.shape, generator=random)
+            torch.randn(piece.shape, generator=random, device=device).cpu()
             for chunk in p.split(curvature.AT_ONCE // 64)
             for piece in chunk.flatten(0, 1).split(curvature.PREDICTED)
         ]
@@ -69,7 +75,7 @@ def test_sums_are_those_of_gradients_through_the_whole_model(checkpoint, monkeyp
     expected = {name: g.flatten(0, 1) for name, g in zip(outputs, gradients, strict=True)}
 
     with closing(Curvature(checkpoint.form, windows)) as own:
-        own.find(LayerwiseLlama(checkpoint))
+        own.find(LayerwiseLlama(checkpoint, device))
         several = 0
         for unit in checkpoint.form.units():
             if unit.kind in ("table", "head"):
@@ -91,12 +97,12 @@ def test_steep_tokens_count_as_some_usual_ones():
     random = np.random.default_rng(0)
     slopes = torch.from_numpy(random.normal(size=(1, 101, 20))).float()
     slopes[0, 7] *= 1000
-    group = Group(np.arange(20), np.zeros((20, 20), np.float32))
-    squares = curvature._add([group], [slopes[..., :12], slopes[..., 12:]])
+    gram = torch.zeros(20, 20)
+    squares = curvature._add([np.arange(20)], [gram], [slopes[..., :12], slopes[..., 12:]])
     torch.testing.assert_close(squares, slopes[0].square().sum(1))
     others = squares.sum() - squares[7]
     expected = float(others + curvature.CLIP * squares.median())
-    assert np.trace(group.gram) == pytest.approx(expected, rel=1e-3)
+    assert float(gram.trace()) == pytest.approx(expected, rel=1e-3)
 
 
 def test_tokens_count_by_their_slopes_and_all_text_counts_alike(checkpoint, monkeypatch):

@@ -20,6 +20,8 @@ from llmkg_lab.quantize.budget import allocate
 from llmkg_lab.quantize.budget.allocate import Allocation
 from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import Solved, calibrate
+from llmkg_lab.quantize.solve.effort import Amount, seconds_of
+from llmkg_lab.quantize.solve.text import WINDOW
 from llmkg_lab.scheme import Layout, Scheme
 
 if TYPE_CHECKING:
@@ -86,6 +88,14 @@ def uniform(sensitivities: Sensitivities, nbytes: int) -> list[dict[str, Layout]
         ]
     fitting = sorted((c for c in choices if c[1] <= nbytes), key=lambda choice: choice[0])
     return [layouts for _, _, layouts in fitting[:UNIFORM]]
+
+
+def expected_seconds(checkpoint: Checkpoint) -> float:
+    """About how long ``better`` takes here, of all that it may compare."""
+    window = min(WINDOW, checkpoint.form.positions)
+    first = seconds_of(checkpoint, Amount(SOLVING * window, SOLVING // 2 * window))
+    later = seconds_of(checkpoint, Amount(SOLVING * window, 0))
+    return first + (UNIFORM + TWO_WIDTHS) * later
 
 
 def measured(

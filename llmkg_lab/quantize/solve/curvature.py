@@ -28,6 +28,7 @@ from torch import Tensor
 from llmkg_lab.base.progress import Counter, Progress, silent
 from llmkg_lab.models.base import Form, Unit
 from llmkg_lab.quantize.solve.coupled import WIDEST, Group
+from llmkg_lab.quantize.solve.device import CPU
 from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 from llmkg_lab.quantize.solve.streams import Spilled, chunks
 from llmkg_lab.quantize.solve.sums import products
@@ -55,7 +56,9 @@ class Curvature:
 
     def groups(self, unit: Unit) -> list[Group]:
         """The outputs of a unit, its parts stacked; after ``find``."""
-        return self._read(self._found[unit.name])
+        found = self._found[unit.name]
+        pairs = zip(found.rows, self._read(found), strict=True)
+        return [Group(rows, gram.numpy()) for rows, gram in pairs]
 
     def counts(self, unit: Unit) -> Tensor:
         """How much each token's outputs count, (windows, tokens), 1 on average; after ``find``."""
@@ -74,10 +77,10 @@ class Curvature:
         tokens, width = self._windows.shape[1], net.table.shape[1]
         parts = list(chunks(len(self._windows), tokens, KEPT))
         steps = Counter(progress, "curvature", "steps", (1 + BACK) * len(net.layers) * len(parts))
-        random, found = torch.Generator().manual_seed(SEED), dict[str, _Found]()
+        random, found = torch.Generator(net.device).manual_seed(SEED), dict[str, _Found]()
         for part in parts:
             windows = self._windows[part]
-            with closing(Spilled(tokens, width)) as states, products("medium"):
+            with closing(Spilled(tokens, width, net.device)) as states, products("medium"):
                 _forward(net, windows, states, steps)
                 self._back(net, states, len(windows), random, found, steps)
         self._found = found
@@ -101,12 +104,13 @@ class Curvature:
             for unit in units:
                 if unit.name not in found:
                     found[unit.name] = self._begin(net, unit)
-            sums = {unit.name: self._read(found[unit.name]) for unit in units}
+            sums = {unit.name: self._read(found[unit.name], net.device) for unit in units}
             for part in parts:
                 slopes[part], passed = net.back(i, states.read(_at(i, count, part)), slopes[part])
                 for unit in units:
                     gradients = [passed[name].gradient for name in unit.parts]
-                    found[unit.name].squares.append(_add(sums[unit.name], gradients))
+                    own = found[unit.name]
+                    own.squares.append(_add(own.rows, sums[unit.name], gradients).cpu())
             for unit in units:
                 self._write(found[unit.name], sums[unit.name])
             steps.advance(BACK)
@@ -121,17 +125,18 @@ class Curvature:
             np.save(self._file, np.zeros((len(own), len(own)), np.float32))
         return _Found(rows, places, [])
 
-    def _read(self, found: "_Found") -> list[Group]:
-        groups = []
-        for rows, place in zip(found.rows, found.places, strict=True):
+    def _read(self, found: "_Found", device: str = CPU) -> list[Tensor]:
+        """The sums of each group, (rows, rows)."""
+        grams = []
+        for place in found.places:
             self._file.seek(place)
-            groups.append(Group(rows, np.load(self._file)))
-        return groups
+            grams.append(torch.from_numpy(np.load(self._file)).to(device))
+        return grams
 
-    def _write(self, found: "_Found", groups: Sequence[Group]) -> None:
-        for group, place in zip(groups, found.places, strict=True):
+    def _write(self, found: "_Found", grams: Sequence[Tensor]) -> None:
+        for gram, place in zip(grams, found.places, strict=True):
             self._file.seek(place)
-            np.save(self._file, group.gram)
+            np.save(self._file, gram.cpu().numpy())
 
 
 class _Found(NamedTuple):
@@ -161,18 +166,21 @@ def _forward(net: LayerwiseLlama, windows: np.ndarray, states: Spilled, steps: C
         steps.advance()
 
 
-def _add(groups: Sequence[Group], gradients: Sequence[Tensor]) -> Tensor:
+def _add(
+    groups: Sequence[np.ndarray], grams: Sequence[Tensor], gradients: Sequence[Tensor]
+) -> Tensor:
     """Count tokens in; returns the squares of their slopes, (tokens,).
 
-    gradients: (windows, tokens, rows) of each part of a unit.
+    groups, grams: the rows of each group of a unit, and their sums; gradients: (windows, tokens,
+    rows) of each part of the unit.
     """
     stacked = torch.cat(list(gradients), -1).flatten(0, 1)  # (tokens, rows)
     squares = stacked.square().sum(1, keepdim=True)
     usual = CLIP * squares.median()
     even = stacked * torch.where(squares > usual, usual / squares, 1).sqrt()
-    for rows, gram in groups:
+    for rows, gram in zip(groups, grams, strict=True):
         own = even[:, torch.from_numpy(rows)]
-        torch.from_numpy(gram).addmm_(own.T, own)
+        gram.addmm_(own.T, own)
     return squares.flatten()
 
 
@@ -193,7 +201,8 @@ def _slopes(net: LayerwiseLlama, states: Tensor, random: torch.Generator) -> Ten
     found = []
     for piece in states.flatten(0, 1).split(PREDICTED):
         predictions = net.logits(piece).softmax(-1)  # (tokens, vocab)
-        drawn = predictions.sqrt() * torch.randn(predictions.shape, generator=random)
+        drawn = torch.randn(predictions.shape, generator=random, device=net.device)
+        drawn *= predictions.sqrt()
         drawn -= predictions * drawn.sum(-1, keepdim=True)
         with torch.enable_grad():
             before = piece.clone().requires_grad_()

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmkg_lab.base import cache, machine
+from llmkg_lab.base import cache
 from llmkg_lab.base.progress import Progress, silent, track
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.models.base import Unit
 from llmkg_lab.quantize.blocks.rounding import Quantized, round_to_nearest
 from llmkg_lab.quantize.solve.coupled import RIDGE, Group, coupled
+from llmkg_lab.quantize.solve.device import arithmetic, device_of
 from llmkg_lab.quantize.solve.gptq import DAMPING, factored
 from llmkg_lab.scheme import Layout, Scheme, integer_layout
 
@@ -71,7 +72,8 @@ def calibrate(
     table = integer_layout(scheme.table(is_head=form.tied))
     chosen[form.table] = layouts.get(form.table, table)
     weighed = max(1, min(weighed, len(windows)))
-    walk = _Walk(checkpoint, windows, chosen, progress, weighed, curvature)
+    device = device_of(checkpoint)
+    walk = _Walk(checkpoint, windows, chosen, progress, weighed, device, curvature)
     total = form.layers
     known = [asdict(chosen[form.table])]  # and of all layers up to the one at hand
     key = {
@@ -81,7 +83,7 @@ def calibrate(
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
         "weighed": "all" if weighed == len(windows) else weighed,
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
-        "instructions": machine.instruction_sets(),  # they say which products are in bfloat16
+        "instructions": arithmetic(device),
         "layouts": known,
     }
     solved: Solved = {}
@@ -112,8 +114,10 @@ class _Walk:
         layouts: Mapping[str, Layout],
         progress: Progress,
         weighed: int,
+        device: str,
         curvature: "Curvature | None" = None,
     ) -> None:
+        self._device = device
         self._checkpoint = checkpoint
         self._progress = progress
         self._weighed = weighed  # windows
@@ -149,7 +153,7 @@ class _Walk:
     def _net(self) -> "LayerwiseLlama":
         from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 
-        return LayerwiseLlama(self._checkpoint)
+        return LayerwiseLlama(self._checkpoint, self._device)
 
     @cached_property
     def _streams(self) -> "tuple[Spilled, Spilled]":
@@ -158,7 +162,7 @@ class _Walk:
         (windows, tokens, hidden) each.
         """
         layout = self._layouts[self._checkpoint.form.table]
-        table = self._net.table.numpy()
+        table = self._net.table.cpu().numpy()
         stored = round_to_nearest(table, layout).dequantize()
         streams = [self._spill(table.shape[1]) for _ in range(2)]
         for part in self._chunks():
@@ -251,7 +255,8 @@ class _Walk:
         assert self._curvature  # found when the layer began
         if self._weighed < len(self._windows):
             return None
-        return self._curvature.counts(self._unit(i, kind)).sqrt()[..., None]
+        counts = self._curvature.counts(self._unit(i, kind))
+        return counts.sqrt()[..., None].to(self._device)
 
     @staticmethod
     def _count(sums: "tuple[Sums, Sums]", part: slice, *inputs: "torch.Tensor") -> None:
@@ -286,7 +291,7 @@ class _Walk:
     def _spill(self, width: int) -> "Spilled":
         from llmkg_lab.quantize.solve.streams import Spilled
 
-        self._spilled.append(Spilled(self._windows.shape[1], width))
+        self._spilled.append(Spilled(self._windows.shape[1], width, self._device))
         return self._spilled[-1]
 
     def _unit(self, i: int, kind: str) -> Unit:
@@ -315,8 +320,8 @@ def _solve(
     """
     from llmkg_lab.quantize.solve.sums import goals
 
-    goal = goals(list(weights.values()), kinds)[0].numpy()
-    ready = factored((kinds[0] + kinds[1]).hessian.numpy(), layout.block_size)
+    goal = goals(list(weights.values()), kinds)[0].cpu().numpy()
+    ready = factored((kinds[0] + kinds[1]).hessian.cpu().numpy(), layout.block_size)
     found = coupled(goal, ready, layout, groups)
     ends = np.cumsum([len(weight) for weight in weights.values()])
     parts = [slice(end - len(own), end) for end, own in zip(ends, weights.values(), strict=True)]

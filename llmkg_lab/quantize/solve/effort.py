@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.solve.coupled import WIDEST
+from llmkg_lab.quantize.solve.device import CPU, device_of
 from llmkg_lab.scheme import SchemeError
 
 
@@ -18,7 +19,7 @@ class Amount(NamedTuple):
 EFFORTS = {  # for COLUMNS or more of them
     "quick": Amount(4096, 4096),
     "normal": Amount(32768, 8192),
-    "high": Amount(131072, 32768),
+    "high": Amount(262144, 262144),
 }
 EFFORT = "normal"
 COLUMNS = 1536  # narrower matrices need less text, in proportion
@@ -62,13 +63,11 @@ def widest(checkpoint: Checkpoint) -> int:
     return max(shape[1] for shape in shapes if len(shape) == 2)
 
 
-def seconds_of(checkpoint: Checkpoint, effort: str, own: float = 0.5) -> float:
+def seconds_of(checkpoint: Checkpoint, amount: Amount, written: int = 0) -> float:
     """About how long a decoder's calibration takes on this machine, as busy as it is now.
 
-    own: the share of the text that the model writes itself. A fifth of a second is measured.
+    written: how many tokens the model writes itself. A fifth of a second is measured.
     """
-    amount = amount_of(effort, widest(checkpoint))
-    tokens, weighed = amount.solved, weighed_of(amount, alone=own == 1)
     walked = solved = passed = 0
     for unit in checkpoint.form.units():
         if unit.kind not in ("table", "head"):
@@ -77,27 +76,23 @@ def seconds_of(checkpoint: Checkpoint, effort: str, own: float = 0.5) -> float:
             walked += 6 * rows * columns + 4 * columns**2  # products, and sums of their inputs
             passed += 8 * rows * columns + 2 * rows * min(rows, WIDEST)  # forward twice, and back
             solved += rows * columns**2
-    written = own * tokens * 2 * checkpoint.parameters
-    slow, fast = _speeds()
-    passing = PASSING * weighed * passed / fast
-    walking, writing = WALKING * tokens * walked / fast, WRITING * written / slow
-    return passing + walking + SOLVING * solved / slow + writing
+    slow, fast = _speed("highest", CPU), _speed("medium", device_of(checkpoint))
+    passing, walking = PASSING * amount.weighed * passed, WALKING * amount.solved * walked
+    writing = WRITING * written * 2 * checkpoint.parameters
+    return (passing + walking) / fast + (SOLVING * solved + writing) / slow
 
 
-def _speeds() -> tuple[float, float]:
-    """Operations a second in products of float32, and with factors in bfloat16."""
+def _speed(precision: str, device: str) -> float:
+    """Operations a second in products of float32, with factors in bfloat16 for "medium"."""
     import torch
 
     from llmkg_lab.quantize.solve.sums import products
 
-    speeds = []
-    x = torch.ones(PROBE, PROBE)
-    for precision in ("highest", "medium"):
-        with products(precision):
-            x @ x  # what is prepared once
-            start, count = time.perf_counter(), 0
-            while (took := time.perf_counter() - start) < PROBING / 2:
-                x @ x
-                count += 1
-        speeds.append(2 * PROBE**3 * count / took)
-    return speeds[0], speeds[1]
+    x = torch.ones(PROBE, PROBE, device=device)
+    with products(precision):
+        float((x @ x)[0, 0])  # what is prepared once
+        start, count = time.perf_counter(), 0
+        while (took := time.perf_counter() - start) < PROBING / 2:
+            float((x @ x)[0, 0])  # a GPU is waited for
+            count += 1
+    return 2 * PROBE**3 * count / took

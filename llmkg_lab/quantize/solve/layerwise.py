@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmkg_lab.checkpoint.base import Checkpoint
+from llmkg_lab.quantize.solve.device import CPU
 from llmkg_lab.reference.filled import load_model
 
 
@@ -22,8 +23,10 @@ class Passed(NamedTuple):
 class LayerwiseLlama:
     """The model in float32, its layers apart; the weights may be replaced as it goes."""
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.model = load_model(checkpoint).requires_grad_(False)
+    def __init__(self, checkpoint: Checkpoint, device: str = CPU) -> None:
+        """device: where the weights lie, and what goes through them."""
+        self.device = device
+        self.model = load_model(checkpoint).requires_grad_(False).to(device)
         self.layers: nn.ModuleList = self.model.base_model.layers
         self.norm: nn.Module = self.model.base_model.norm
         self.head: nn.Linear = self.model.lm_head
@@ -36,8 +39,10 @@ class LayerwiseLlama:
 
     def embed(self, windows: np.ndarray, table: np.ndarray | None = None) -> Tensor:
         """Token ids (windows, tokens) -> (windows, tokens, hidden); ``table`` replaces the own."""
-        stored = self.table if table is None else torch.from_numpy(table)
-        return stored[torch.from_numpy(windows)]
+        ids = torch.from_numpy(windows)
+        if table is None:
+            return self.table[ids.to(self.device)]
+        return torch.from_numpy(table)[ids].to(self.device)
 
     def run(self, i: int, states: Tensor) -> Tensor:
         """Layer ``i`` on (windows, tokens, hidden)."""
@@ -150,8 +155,10 @@ class LayerwiseLlama:
         """What every layer takes besides its input: rotary positions and the causal mask."""
         tokens = states.shape[1]
         if tokens not in self._contexts:
-            mask = torch.full((tokens, tokens), torch.finfo(torch.float32).min).triu(1)
-            rotary = self.model.base_model.rotary_emb(states[:1], torch.arange(tokens)[None])
+            shape, least = (tokens, tokens), torch.finfo(torch.float32).min
+            mask = torch.full(shape, least, device=self.device).triu(1)
+            places = torch.arange(tokens, device=self.device)[None]
+            rotary = self.model.base_model.rotary_emb(states[:1], places)
             context = {"attention_mask": mask[None, None], "position_embeddings": rotary}
             self._contexts[tokens] = context
         return self._contexts[tokens]

@@ -12,11 +12,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from llmkg_lab.quantize.solve.device import CPU
+
 
 class Spilled:
     """A float32 tensor (windows, tokens, width) in a file, read and written by windows."""
 
-    def __init__(self, tokens: int, width: int) -> None:
+    def __init__(self, tokens: int, width: int, device: str = CPU) -> None:
+        """device: where it is read to."""
+        self._device = device
         self._shape = (tokens, width)
         self._stride = tokens * width * 4  # bytes of a window
         self._file = tempfile.TemporaryFile(prefix="llmkg-lab-")  # noqa: SIM115  # closed by close
@@ -28,11 +32,11 @@ class Spilled:
         view = memoryview(held.view(-1).numpy()).cast("B")
         if os.preadv(self._file.fileno(), [view], windows.start * self._stride) != len(view):
             raise EOFError(f"windows {windows.start} to {windows.stop} were never written")
-        return held
+        return held.to(self._device)
 
     def write(self, windows: slice, values: Tensor) -> None:
         """Put ``values`` (n, tokens, width) in the place of some windows."""
-        view = memoryview(values.contiguous().view(-1).numpy()).cast("B")
+        view = memoryview(values.cpu().contiguous().view(-1).numpy()).cast("B")
         written, start = 0, windows.start * self._stride
         while written < len(view):  # a disk may take less at once
             written += os.pwrite(self._file.fileno(), view[written:], start + written)

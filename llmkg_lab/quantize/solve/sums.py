@@ -26,13 +26,13 @@ class Sums:
         """Count tokens in: inputs (…, columns) in both models, gap (…, rows)."""
         x, y = original.flatten(0, -2), quantized.flatten(0, -2)
         if not len(self.hessian):
-            self.hessian, self.shift = torch.zeros(2, y.shape[1], y.shape[1])
+            self.hessian, self.shift = y.new_zeros(2, y.shape[1], y.shape[1])
         self.hessian.addmm_(y.T, y)
         self.shift.addmm_((x - y).T, y)
         if gap is not None:
             g = gap.flatten(0, -2)
             if self.gap is None:
-                self.gap = torch.zeros(g.shape[1], y.shape[1])
+                self.gap = y.new_zeros(g.shape[1], y.shape[1])
             self.gap.addmm_(g.T, y)
 
     def __add__(self, other: "Sums") -> "Sums":
@@ -53,8 +53,10 @@ class Sums:
         if self.gap is not None:
             missing += self.gap
         held = ridge * self.hessian.diagonal().mean()
-        held = held if held > 0 else torch.ones(())  # no inputs, or all zero: nothing moves
-        lower = torch.linalg.cholesky(self.hessian + held * torch.eye(len(self.hessian)))
+        held = held if held > 0 else torch.ones_like(held)  # all inputs zero: nothing moves
+        ridged = self.hessian.clone()
+        ridged.diagonal().add_(held)
+        lower = torch.linalg.cholesky(ridged)
         return weight + torch.cholesky_solve(missing.T, lower).T
 
     def error(self, weight: Tensor, found: Tensor) -> float:
