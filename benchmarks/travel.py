@@ -8,10 +8,10 @@ under a hash of its files, so that a run that was cut off goes on where it stopp
 does not measure stay as they were.
 
 travel.json: {protocol {kinds {name: {sha256, windows, tokens_scored}}, …}, points [{name, runtime,
-how, bytes, seeds, sha256 [of each seed's files], method of our solvers, kinds {name: {kl {value,
-low, high, n}, perplexity_ratio {…}, kl_by_seed […], less {…}}}}]}. less: the divergence less PEER's
-on the same tokens, where both were measured. Intervals are 95 %, over blocks of text; with several
-seeds each token's figures are their mean.
+how, bytes, seeds, sha256 [of each seed's files], method of our solvers, gpu, kinds {name: {kl
+{value, low, high, n}, perplexity_ratio {…}, kl_by_seed […], less {…}}}}]}. less: the divergence
+less PEER's on the same tokens, where both were measured. Intervals are 95 %, over blocks of text;
+with several seeds each token's figures are their mean.
 """
 
 import argparse
@@ -37,6 +37,7 @@ from benchmarks.common import (
 from benchmarks.contestants import CALIBRATION, SIGMA, WINDOW, Contestant, Weights
 from benchmarks.kinds import KINDS, Kind, read
 from benchmarks.quality import measure
+from llmkg_lab.artifact import Artifact
 from llmkg_lab.base.errors import LabError
 from llmkg_lab.data import texts
 from llmkg_lab.measure.estimate import estimate
@@ -164,8 +165,15 @@ def point(
         "seeds": list(seeds),
         "sha256": [contestant.sha256 for contestant, _ in runs],
         "method": METHOD if row.calibrates else None,
+        "gpu": gpu(runs[0][0]) if row.calibrates else None,
         "kinds": kinds,
     }
+
+
+def gpu(contestant: Contestant) -> str | None:
+    """Through which calibration text passed, where that was not the processor."""
+    calibration = Artifact.open(contestant.folder).manifest.calibration
+    return calibration.gpu if calibration else None
 
 
 def joined(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
@@ -267,19 +275,29 @@ def table(points: Sequence[dict], protocol: dict) -> str:
         cells = [_cell(p["kinds"][name]) if name in p["kinds"] else "" for name in kinds]
         seeds = ", ".join(map(str, p["seeds"]))
         mb = f"{p['bytes'] / 1e6:.1f}"
-        older = p.get("method") and p["method"] != METHOD
-        how = f"{p['how']}, as solved before" if older else p["how"]
+        remarks = ["as solved before"] if _older(p) else []
+        remarks += [f"on an {p['gpu']}"] if p.get("gpu") else []
+        how = ", ".join([p["how"], *remarks])
         rows.append([p["runtime"], f"`{p['name']}`", how, mb, seeds, *cells])
     lines = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    before = (
+        "As solved before: rows of matrices did not make up for one another's errors yet. "
+        if any(map(_older, points))
+        else ""
+    )
     scored = ", ".join(f"{v['tokens_scored']:,} of {k}" for k, v in protocol["kinds"].items())
     return (
         f"{lines}\n\nKL divergence from float32 in nats per token, in parentheses 95 % over text; "
         f"by seed; perplexity; and less than `{PEER.name}` by how much, paired token by token. "
         f"Tokens scored: {scored}. {protocol['weights']}. Effort: how much text is read; unless "
         "the row says otherwise, half of it is of WikiText-2's first half and half the model's "
-        "own. As solved before: rows of matrices did not make up for one another's errors yet. "
+        f"own. {before}"
         f"The importance matrix is of {protocol['importance_tokens']:,} tokens of that half.\n"
     )
+
+
+def _older(p: Mapping[str, Any]) -> bool:
+    return bool(p.get("method")) and p["method"] != METHOD
 
 
 def _cell(kind: Mapping[str, Any]) -> str:
