@@ -28,6 +28,7 @@ LEAST = Amount(2048, 2048)  # but for that
 # What was measured on SmolLM2-135M with two threads of a Xeon with AMX, as multiples of the
 # operations counted below: the speed of the steps relative to that of one large product.
 PASSING, WALKING, SOLVING, WRITING = 4.0, 2.6, 300.0, 5.6
+ON_GPU = 12.5  # passing and walking on an H200, which waits for the disk and for small kernels
 PROBE = 1024  # rows and columns of that product
 PROBING = 0.2  # seconds
 
@@ -76,8 +77,10 @@ def seconds_of(checkpoint: Checkpoint, amount: Amount, written: int = 0) -> floa
             walked += 6 * rows * columns + 4 * columns**2  # products, and sums of their inputs
             passed += 8 * rows * columns + 2 * rows * min(rows, WIDEST)  # forward twice, and back
             solved += rows * columns**2
-    slow, fast = _speed("highest", CPU), _speed("medium", device_of(checkpoint))
-    passing, walking = PASSING * amount.weighed * passed, WALKING * amount.solved * walked
+    device = device_of(checkpoint)
+    slow, fast = _speed("highest", CPU), _speed("medium", device)
+    back, forth = (PASSING, WALKING) if device == CPU else (ON_GPU, ON_GPU)
+    passing, walking = back * amount.weighed * passed, forth * amount.solved * walked
     writing = WRITING * written * 2 * checkpoint.parameters
     return (passing + walking) / fast + (SOLVING * solved + writing) / slow
 
