@@ -7,19 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.gpu import DEVICES
 
 from llmkg_lab.quantize.solve import curvature, decoder
 from llmkg_lab.quantize.solve.coupled import Group, coupled
 from llmkg_lab.quantize.solve.curvature import Curvature
 from llmkg_lab.quantize.solve.decoder import calibrate
-from llmkg_lab.quantize.solve.device import CPU, GPU
 from llmkg_lab.quantize.solve.gptq import factored, gptq
 from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 from llmkg_lab.reference.filled import load_model
 from llmkg_lab.scheme import Layout, Scheme
-from tests.quantize.test_device import needs_gpu
 
-DEVICES = pytest.mark.parametrize("device", [CPU, pytest.param(GPU, marks=needs_gpu)])
 LAYOUT = Layout(4, 32, False)
 SCHEME = Scheme.parse("int4-s16-gptq")
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from support.gpu import needs_gpu
 
 from llmkg_lab.base import machine
 from llmkg_lab.quantize.solve import decoder, device
@@ -13,7 +14,6 @@ from llmkg_lab.quantize.solve.curvature import Curvature
 from llmkg_lab.quantize.solve.device import CPU, GPU, device_of
 from llmkg_lab.scheme import Scheme
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 SCHEME = Scheme.parse("int4-s16-gptq")
 
 
