@@ -39,6 +39,8 @@ from llmkg_lab.quantize.solve.text import (
 )
 from llmkg_lab.scheme import Layout, Scheme, SchemeError, integer_layout
 
+CHARACTERS = 4  # of English, about: a token
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -132,8 +134,8 @@ def expected_seconds(checkpoint: Checkpoint, scheme: Scheme, text: Text, effort:
     columns = widest(checkpoint)
     amount = amount_of(effort, columns)
     weighed = weighed_of(amount, alone=not text.text)
-    written = amount.solved // 2 if text.text else amount.solved
-    whole = seconds_of(checkpoint, Amount(amount.solved, weighed), written)
+    given = min(amount.solved // 2, len(text.calibration) // CHARACTERS)
+    whole = seconds_of(checkpoint, Amount(amount.solved, weighed), amount.solved - given)
     if not scheme.budget:
         return whole
     pricing = seconds_of(checkpoint, amount_of("quick", columns))
