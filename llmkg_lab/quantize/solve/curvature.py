@@ -62,9 +62,9 @@ class Curvature:
 
     def counts(self, unit: Unit) -> Tensor:
         """How much each token's outputs count, (windows, tokens), 1 on average; after ``find``."""
-        squares = torch.cat(self._found[unit.name].squares)
+        squares = self._found[unit.name].squares
         even = squares.clamp(max=COUNTED * squares.median())
-        return (even / even.mean()).view(self._windows.shape)
+        return even / even.mean()
 
     def close(self) -> None:
         """Give the disk back."""
@@ -77,40 +77,40 @@ class Curvature:
         tokens, width = self._windows.shape[1], net.table.shape[1]
         parts = list(chunks(len(self._windows), tokens, KEPT))
         steps = Counter(progress, "curvature", "steps", (1 + BACK) * len(net.layers) * len(parts))
-        random, found = torch.Generator(net.device).manual_seed(SEED), dict[str, _Found]()
+        random = torch.Generator(net.device).manual_seed(SEED)
+        units = [unit for unit in self._form.units() if unit.layer >= 0]
+        found = {unit.name: self._begin(net, unit) for unit in units}
         for part in parts:
             windows = self._windows[part]
             with closing(Spilled(tokens, width, net.device)) as states, products("medium"):
                 _forward(net, windows, states, steps)
-                self._back(net, states, len(windows), random, found, steps)
+                self._back(net, states, part, random, found, steps)
         self._found = found
 
     def _back(
         self,
         net: LayerwiseLlama,
         states: Spilled,
-        count: int,
+        windows: slice,
         random: torch.Generator,
         found: "dict[str, _Found]",
         steps: Counter,
     ) -> None:
-        """Add to ``found``, by unit, what the slopes of ``count`` windows say."""
-        tokens, layers = self._windows.shape[1], len(net.layers)
-        parts = list(chunks(count, tokens, AT_ONCE))
+        """Add to ``found``, by unit, what the slopes of some windows say."""
+        count, layers = windows.stop - windows.start, len(net.layers)
+        parts = list(chunks(count, self._windows.shape[1], AT_ONCE))
         last = (states.read(_at(layers, count, part)) for part in parts)
         slopes = torch.cat([_slopes(net, x, random) for x in last])  # (windows, tokens, hidden)
         for i in reversed(range(layers)):
             units = [unit for unit in self._form.units() if unit.layer == i]
-            for unit in units:
-                if unit.name not in found:
-                    found[unit.name] = self._begin(net, unit)
             sums = {unit.name: self._read(found[unit.name], net.device) for unit in units}
             for part in parts:
                 slopes[part], passed = net.back(i, states.read(_at(i, count, part)), slopes[part])
                 for unit in units:
                     gradients = [passed[name].gradient for name in unit.parts]
                     own = found[unit.name]
-                    own.squares.append(_add(own.rows, sums[unit.name], gradients).cpu())
+                    squares = _add(own.rows, sums[unit.name], gradients)
+                    own.squares[windows][part] = squares.view(-1, self._windows.shape[1]).cpu()
             for unit in units:
                 self._write(found[unit.name], sums[unit.name])
             steps.advance(BACK)
@@ -123,7 +123,7 @@ class Curvature:
         for own in rows:
             places.append(self._file.seek(0, 2))
             np.save(self._file, np.zeros((len(own), len(own)), np.float32))
-        return _Found(rows, places, [])
+        return _Found(rows, places, torch.empty(self._windows.shape))
 
     def _read(self, found: "_Found", device: str = CPU) -> list[Tensor]:
         """The sums of each group, (rows, rows)."""
@@ -144,7 +144,7 @@ class _Found(NamedTuple):
 
     rows: list[np.ndarray]
     places: list[int]  # in the file
-    squares: list[Tensor]  # of the tokens' slopes, (tokens,) each
+    squares: Tensor  # of the tokens' slopes, (windows, tokens); small pieces would split the heap
 
 
 def _at(i: int, count: int, part: slice) -> slice:
