@@ -72,7 +72,7 @@ def seconds_of(checkpoint: Checkpoint, amount: Amount, written: int = 0) -> floa
     """
     walked = solved = passed = 0
     for unit in checkpoint.form.units():
-        if unit.kind not in ("table", "head"):
+        if unit.layer >= 0:
             shapes = [checkpoint.tensors[name].shape for name in unit.parts]
             rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
             walked += 6 * rows * columns + 4 * columns**2  # products, and sums of their inputs
