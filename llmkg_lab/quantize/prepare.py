@@ -20,20 +20,15 @@ from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import calibrate
 from llmkg_lab.quantize.solve.device import device_of, gpu_name
-from llmkg_lab.quantize.solve.effort import (
-    EFFORT,
-    Amount,
-    amount_of,
-    seconds_of,
-    weighed_of,
-    widest,
-)
+from llmkg_lab.quantize.solve.effort import EFFORT, check_effort, seconds_of, tokens_of, widest
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
 from llmkg_lab.quantize.solve.text import (
+    CORPORA,
     PROSE,
     CalibrationText,
     Writer,
+    at_hand,
     calibration_text,
     check_form,
 )
@@ -79,7 +74,7 @@ def prepare(
     Raises SchemeError for what a method cannot solve or for too small a budget, TextError
     for a text that is too short.
     """
-    amount = amount_of(effort, widest(checkpoint))
+    check_effort(effort)
     if scheme.dynamic and task == "text-generation":
         raise SchemeError(
             f"{scheme.name}: one scale per token is too coarse beside a language model's int8, "
@@ -98,15 +93,15 @@ def prepare(
         if is_encoder:
             corpora = [text] if text else texts.load_all(PROSE)
             return _encoder(checkpoint, scheme, corpora, effort, progress)
-        calibration = calibration_text(checkpoint, text, amount.solved, write, progress)
+        text = text or (at_hand() if write else texts.load(CORPORA))
+        tokens = tokens_of(effort, widest(checkpoint), alone=not text.text)
+        calibration = calibration_text(checkpoint, text, tokens, write, progress)
     except TextError as error:
         if text or not is_encoder:
             raise
         return _without_text(checkpoint, scheme, error)
     record = {**calibration.record, "effort": effort}
-    alone = calibration.record["own_tokens"] == calibration.windows.size
-    weighed = weighed_of(amount, alone=alone) // calibration.windows.shape[1]
-    return _calibrated(checkpoint, scheme, replace(calibration, record=record), weighed, progress)
+    return _calibrated(checkpoint, scheme, replace(calibration, record=record), progress)
 
 
 def _encoder(
@@ -132,13 +127,12 @@ def expected_seconds(checkpoint: Checkpoint, scheme: Scheme, text: Text, effort:
     A budget is priced, which takes about as long as a quick calibration, and its mix compared.
     """
     columns = widest(checkpoint)
-    amount = amount_of(effort, columns)
-    weighed = weighed_of(amount, alone=not text.text)
-    given = min(amount.solved // 2, len(text.calibration) // CHARACTERS)
-    whole = seconds_of(checkpoint, Amount(amount.solved, weighed), amount.solved - given)
+    tokens = tokens_of(effort, columns, alone=not text.text)
+    given = min(tokens // 2, len(text.calibration) // CHARACTERS)
+    whole = seconds_of(checkpoint, tokens, written=tokens - given)
     if not scheme.budget:
         return whole
-    pricing = seconds_of(checkpoint, amount_of("quick", columns))
+    pricing = seconds_of(checkpoint, tokens_of("quick", columns))
     return whole + pricing + compare.expected_seconds(checkpoint)
 
 
@@ -166,10 +160,8 @@ def _calibrated(
     checkpoint: Checkpoint,
     scheme: Scheme,
     calibration: CalibrationText,
-    weighed: int,
     progress: Progress,
 ) -> Prepared:
-    """weighed: windows that say how much outputs count."""
     even: Checkpoint = equalized(checkpoint)
     record: dict[str, Any] = {"method": scheme.method, "damping": DAMPING, **calibration.record}
     if gpu := gpu_name(device_of(even)):
@@ -181,7 +173,7 @@ def _calibrated(
         layouts, record["budget"] = _within_budget(
             even, scheme, found, calibration.windows, progress
         )
-    solved = calibrate(even, scheme, calibration.windows, layouts, progress, weighed=weighed)
+    solved = calibrate(even, scheme, calibration.windows, layouts, progress)
     if scheme.distilled:
         even, solved, record["distillation"] = _distilled(
             even, scheme, solved, layouts, calibration.windows, progress

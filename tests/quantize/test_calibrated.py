@@ -13,7 +13,8 @@ from llmkg_lab.checkpoint import open_checkpoint
 from llmkg_lab.checkpoint.views import Rescaled
 from llmkg_lab.conversion.to_onnx import convert
 from llmkg_lab.data import texts
-from llmkg_lab.quantize.blocks.grid import cover, search_grid
+from llmkg_lab.quantize.blocks.grid import cover, inverse, search_grid
+from llmkg_lab.quantize.blocks.kernels import errors_on_grids
 from llmkg_lab.quantize.blocks.rounding import round_to_nearest
 from llmkg_lab.quantize.solve.curvature import Curvature
 from llmkg_lab.quantize.solve.decoder import calibrate
@@ -75,6 +76,25 @@ def test_the_searched_grid_is_never_worse_than_the_range(layout, seed):
 
     searched = error(*search_grid(blocks, layout, importance))
     assert np.all(searched <= error(*cover(blocks.min(-1), blocks.max(-1), layout)) * 1.0001)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(LAYOUTS), st.integers(0, 2**32 - 1), st.sampled_from([1e-38, 1, 1e30]))
+def test_grids_are_compared_by_the_error_that_numpy_finds(layout, seed, size):
+    """To the bit where a sum's order is the same; and what overflows is no grid's error."""
+    random = np.random.default_rng(seed)
+    blocks = (random.standard_t(3, size=(5, layout.block_size)) * size).astype(np.float32)
+    blocks[0] = 0
+    scales, zeros = (np.stack([c, c]) for c in cover(blocks.min(-1), blocks.max(-1), layout))
+    scales[1] *= np.float32(0.8)
+    importance = random.lognormal(size=layout.block_size).astype(np.float32)
+    errors, highest = np.empty_like(scales), 2**layout.bits - 1
+    errors_on_grids(blocks, scales, inverse(scales), zeros, highest, importance, errors)
+    exact = blocks * inverse(scales)[..., None]
+    codes = np.clip(np.rint(exact), -zeros[..., None], highest - zeros[..., None])
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = (np.square(exact - codes) * importance).sum(-1) * np.square(scales)
+    np.testing.assert_array_equal(errors, expected)
 
 
 @pytest.mark.slow
@@ -144,18 +164,18 @@ def test_equalizing_undoes_any_rescaling(checkpoint):
 @pytest.mark.slow
 def test_calibration_resumes_and_repeats_to_the_bit(checkpoint, monkeypatch):
     scheme, windows = Scheme.parse("int4-gptq"), random_windows(4, 1)
-    first = calibrate(checkpoint, scheme, windows, weighed=2)
+    first = calibrate(checkpoint, scheme, windows)
     layers = sorted((paths.cache() / "calibrated").iterdir())
     assert len(layers) == 2
     layers[0].unlink()  # as if cut off: one of the two layers is solved again
-    second = calibrate(checkpoint, scheme, windows, weighed=2)
+    second = calibrate(checkpoint, scheme, windows)
     assert set(first) == set(second)
     assert len(first) == 14
     for name, one in first.items():
         np.testing.assert_array_equal(one.codes, second[name].codes)
         np.testing.assert_array_equal(one.scales, second[name].scales)
     monkeypatch.setattr(machine, "instruction_sets", lambda: ("another processor's",))
-    calibrate(checkpoint, scheme, windows, weighed=2)
+    calibrate(checkpoint, scheme, windows)
     assert len(list((paths.cache() / "calibrated").iterdir())) == 4  # its products differ
 
 

@@ -44,9 +44,7 @@ def test_both_solve_alike(tiny_llama_of_numbers, monkeypatch, tmp_path):
         for own in (CPU, GPU):
             monkeypatch.setattr(decoder, "device_of", lambda _, own=own: own)
             found.append(
-                decoder.calibrate(
-                    tiny_llama_of_numbers, SCHEME, windows, weighed=6, curvature=slopes
-                )
+                decoder.calibrate(tiny_llama_of_numbers, SCHEME, windows, curvature=slopes)
             )
             errors.append(sum(q.squared_error for q in found[-1].values()))
     one, other = (own["model.layers.0.self_attn.q_proj.weight"] for own in found)

@@ -96,9 +96,10 @@ def test_steep_tokens_count_as_some_usual_ones():
     slopes = torch.from_numpy(random.normal(size=(1, 101, 20))).float()
     slopes[0, 7] *= 1000
     gram = torch.zeros(20, 20)
-    squares = curvature._add([np.arange(20)], [gram], [slopes[..., :12], slopes[..., 12:]])
-    torch.testing.assert_close(squares, slopes[0].square().sum(1))
-    others = squares.sum() - squares[7]
+    whole = [slice(0, 12), slice(0, 8)]
+    squares = curvature._add([whole], [gram], [slopes[..., :12], slopes[..., 12:]])
+    torch.testing.assert_close(squares, slopes.square().sum(2))
+    others = squares.sum() - squares[0, 7]
     expected = float(others + curvature.CLIP * squares.median())
     assert float(gram.trace()) == pytest.approx(expected, rel=1e-3)
 
@@ -129,14 +130,14 @@ def test_tokens_without_slopes_are_as_if_they_were_not_there(checkpoint, monkeyp
     monkeypatch.setenv("LLMKG_LAB_CACHE", str(tmp_path / "cache"))
     windows = np.random.default_rng(0).integers(0, 131, (6, 64))
     monkeypatch.setattr(Curvature, "counts", lambda own, _: torch.ones(own._windows.shape))
-    few = calibrate(checkpoint, SCHEME, windows[:2], weighed=2)
+    few = calibrate(checkpoint, SCHEME, windows[:2])
     for mute in (True, False):
         counts = torch.ones(windows.shape)
         counts[2:] = 0.0 if mute else 1.0
         monkeypatch.setattr(Curvature, "counts", lambda *_, counts=counts: counts)
         monkeypatch.setattr(decoder, "METHOD", f"mute {mute}")
         with closing(Curvature(checkpoint.form, windows[:2])) as same:
-            found = calibrate(checkpoint, SCHEME, windows, weighed=6, curvature=same)
+            found = calibrate(checkpoint, SCHEME, windows, curvature=same)
         # What is solved first; the others' inputs differ as its roundings do
         name = "model.layers.0.self_attn.q_proj.weight"
         difference = np.abs(found[name].dequantize() - few[name].dequantize())

@@ -25,7 +25,7 @@ from llmkg_lab.quantize.budget import bounds, compare
 from llmkg_lab.quantize.budget import price as sensitivity
 from llmkg_lab.quantize.prepare import prepare
 from llmkg_lab.quantize.solve import distill
-from llmkg_lab.quantize.solve.effort import amount_of, widest
+from llmkg_lab.quantize.solve.effort import tokens_of, widest
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.text import calibration_text
 from llmkg_lab.reference.filled import load_model
@@ -59,7 +59,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(checkpoint, text):
     """What budgets are priced by: the text and the model's own, as ``convert`` reads them."""
-    tokens = amount_of("normal", widest(checkpoint)).solved
+    tokens = tokens_of("normal", widest(checkpoint))
     return sensitivity.measure(checkpoint, calibration_text(checkpoint, text, tokens, WRITE))
 
 

@@ -8,7 +8,7 @@ from llmkg_lab.data import texts
 from llmkg_lab.data.texts import Text, TextError
 from llmkg_lab.quantize.solve import decoder
 from llmkg_lab.quantize.solve.decoder import calibrate
-from llmkg_lab.quantize.solve.effort import amount_of
+from llmkg_lab.quantize.solve.effort import tokens_of
 from llmkg_lab.quantize.solve.streams import Spilled, chunks
 from llmkg_lab.quantize.solve.sums import RIDGES, Sums, goals
 from llmkg_lab.quantize.solve.text import OWN_ALONE, calibration_text
@@ -47,17 +47,19 @@ def test_a_goal_gives_the_originals_output():
         sums.add(x[part, None], disturbed[part, None], gap[part, None])
     wanted = x @ weight.T + gap
     exact = torch.linalg.lstsq(disturbed, wanted).solution.T
-    torch.testing.assert_close(sums.goal(weight, 1e-6), exact, rtol=1e-3, atol=1e-4)
+    missing = sums.missing(weight)
+    found = weight + sums.move(missing, 1e-6)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
     empty = Sums()
     empty.add(x[:0, None], x[:0, None], gap[:0, None])
-    assert torch.equal(empty.goal(weight, 0.1), weight)
+    assert not empty.move(empty.missing(weight), 0.1).any()
 
     def outputs(found: torch.Tensor) -> float:
         return float((wanted - disturbed @ found.T).square().sum())
 
-    held = sums.goal(weight, 0.3)
+    held = weight + sums.move(missing, 0.3)
     assert outputs(exact) < outputs(held) < outputs(weight)
-    difference = sums.error(weight, held) - sums.error(weight, exact)
+    difference = sums.error(missing, held - weight) - sums.error(missing, exact - weight)
     assert difference == pytest.approx(outputs(held) - outputs(exact), rel=1e-3)
 
 
@@ -83,10 +85,10 @@ def test_the_ridge_is_what_serves_the_other_kind_of_text():
 def test_the_walk_is_the_same_however_it_is_cut(tiny_llama_of_numbers, monkeypatch):
     scheme = Scheme.parse("int4-s16-gptq")
     windows = np.random.default_rng(0).integers(0, 131, (6, 64))
-    whole = calibrate(tiny_llama_of_numbers, scheme, windows, weighed=3)
+    whole = calibrate(tiny_llama_of_numbers, scheme, windows)
     monkeypatch.setattr(decoder, "AT_ONCE", 64)
     monkeypatch.setattr(decoder, "METHOD", "not from the cache")
-    cut = calibrate(tiny_llama_of_numbers, scheme, windows, weighed=3)
+    cut = calibrate(tiny_llama_of_numbers, scheme, windows)
     for name, one in whole.items():
         difference = np.abs(one.dequantize() - cut[name].dequantize())
         assert np.median(difference) < 0.1 * np.abs(one.scales).mean(), name  # sums round otherwise
@@ -119,5 +121,7 @@ def test_without_a_text_or_a_writer_there_is_nothing_to_solve_on(
     with pytest.raises(TextError, match="no text is here"):
         calibration_text(tiny_llama_of_numbers, None, 1200)
     with pytest.raises(SchemeError, match="no effort 'huge'"):
-        amount_of("huge", 1536)
-    assert amount_of("quick", 384) < amount_of("normal", 384) < amount_of("normal", 1536)
+        tokens_of("huge", 1536)
+    assert tokens_of("quick", 384) < tokens_of("normal", 384) < tokens_of("normal", 1536)
+    assert tokens_of("normal", 1536) < tokens_of("normal", 1536, alone=True)
+    assert tokens_of("high", 1536) == tokens_of("high", 9999, alone=True)

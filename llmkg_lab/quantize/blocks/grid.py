@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from llmkg_lab.quantize.blocks.kernels import errors_on_grids
 from llmkg_lab.scheme import Layout
 
 TINY = np.finfo(np.float32).tiny  # the smallest normal number: 1 / TINY is still finite
@@ -53,7 +54,10 @@ def _searched(
     """All shrunken ranges of (n, block_size) side by side."""
     low, high = blocks.min(-1) * SHRINKS, blocks.max(-1) * SHRINKS  # (shrinks, n)
     scales, zero_points = cover(low, high, layout)
-    errors = _error(blocks, scales, zero_points, layout, importance)
+    errors = np.empty(scales.shape, np.float32)
+    weights = np.broadcast_to(importance, blocks.shape[-1:])
+    highest = 2**layout.bits - 1
+    errors_on_grids(blocks, scales, inverse(scales), zero_points, highest, weights, errors)
     best = np.where(np.isnan(errors), np.inf, errors).argmin(0)  # the largest range of equals
     own = np.arange(len(blocks))
     return scales[best, own], zero_points[best, own]
@@ -84,21 +88,3 @@ def inverse(scales: np.ndarray) -> np.ndarray:
     """1 / scales, and zero for the scale of a block that is all zeros."""
     with np.errstate(divide="ignore", over="ignore"):
         return np.where(np.abs(scales) < TINY, 0, 1 / scales)
-
-
-def _error(
-    blocks: np.ndarray,
-    scales: np.ndarray,
-    zero_points: np.ndarray,
-    layout: Layout,
-    importance: np.ndarray,
-) -> np.ndarray:
-    """The weighted squared error of blocks (n, block_size) on grids (…, n)."""
-    exact = blocks * inverse(scales)[..., None]  # in units of the scale, zero at zero
-    lowest = -zero_points[..., None]
-    codes = np.clip(np.rint(exact), lowest, lowest + (2**layout.bits - 1))
-    exact -= codes
-    np.square(exact, out=exact)
-    exact *= importance
-    with np.errstate(over="ignore", invalid="ignore"):  # such a candidate counts as the worst
-        return exact.sum(-1) * np.square(scales)

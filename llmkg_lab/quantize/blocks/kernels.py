@@ -91,6 +91,38 @@ def _pack(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
             packed[i] = low | high << 4
 
 
+@_compiled(error_model="numpy")
+def errors_on_grids(
+    blocks: np.ndarray,
+    scales: np.ndarray,
+    inverses: np.ndarray,
+    zero_points: np.ndarray,
+    highest: int,
+    importance: np.ndarray,
+    errors: np.ndarray,
+) -> None:
+    """The weighted squared error of each block on each of its grids.
+
+    blocks: float32 (blocks, block_size), of a multiple of 8 values; scales, inverses, zero_points:
+    float32 (grids, blocks); importance: float32 (block_size,). Written: errors, float32 (grids,
+    blocks); infinite or NaN for a grid that is too wide to count in float32.
+    """
+    top, lanes = np.float32(highest), np.empty(8, np.float32)
+    for g in range(len(scales)):
+        for i in range(len(blocks)):
+            scale, inverse, zero_point = scales[g, i], inverses[g, i], zero_points[g, i]
+            lanes[:] = 0
+            for start in range(0, blocks.shape[1], 8):
+                for lane in range(8):  # side by side: the compiler may not change the order of sums
+                    exact = blocks[i, start + lane] * inverse
+                    code = min(max(np.rint(exact), -zero_point), top - zero_point)
+                    exact -= code
+                    lanes[lane] += exact * exact * importance[start + lane]
+            halves = (lanes[0] + lanes[1]) + (lanes[2] + lanes[3])
+            halves += (lanes[4] + lanes[5]) + (lanes[6] + lanes[7])
+            errors[g, i] = halves * (scale * scale)
+
+
 # Whole numbers stay exact, so that only the order of additions is the compiler's.
 @_compiled(fastmath={"nnan", "nsz", "reassoc", "contract"})
 def round_columns(

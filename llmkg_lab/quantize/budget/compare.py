@@ -20,7 +20,7 @@ from llmkg_lab.quantize.budget import allocate
 from llmkg_lab.quantize.budget.allocate import Allocation
 from llmkg_lab.quantize.budget.options import Sensitivities
 from llmkg_lab.quantize.solve.decoder import Solved, calibrate
-from llmkg_lab.quantize.solve.effort import Amount, seconds_of
+from llmkg_lab.quantize.solve.effort import seconds_of
 from llmkg_lab.quantize.solve.text import WINDOW
 from llmkg_lab.scheme import Layout, Scheme
 
@@ -93,8 +93,8 @@ def uniform(sensitivities: Sensitivities, nbytes: int) -> list[dict[str, Layout]
 def expected_seconds(checkpoint: Checkpoint) -> float:
     """About how long ``better`` takes here, of all that it may compare."""
     window = min(WINDOW, checkpoint.form.positions)
-    first = seconds_of(checkpoint, Amount(SOLVING * window, SOLVING // 2 * window))
-    later = seconds_of(checkpoint, Amount(SOLVING * window, 0))
+    first = seconds_of(checkpoint, SOLVING * window)
+    later = seconds_of(checkpoint, SOLVING * window, again=True)
     return first + (UNIFORM + TWO_WIDTHS) * later
 
 
@@ -115,8 +115,7 @@ def measured(
 
     solving = min(SOLVING, max(len(windows) - JUDGING, (len(windows) + 1) // 2))
     judging = windows[solving : solving + JUDGING] if len(windows) > 1 else windows
-    weighed = max(1, solving // 2)
-    with closing(Curvature(checkpoint.form, windows[:weighed])) as curvature:
+    with closing(Curvature(checkpoint.form, windows[:solving])) as curvature:
         solved = {
             name: calibrate(
                 checkpoint,
@@ -124,7 +123,6 @@ def measured(
                 windows[:solving],
                 layouts,
                 inside(progress, name),
-                weighed=weighed,
                 curvature=curvature,
             )
             for name, layouts in candidates.items()

@@ -15,7 +15,7 @@ from llmkg_lab.data.texts import Text
 from llmkg_lab.quantize.budget.options import Sensitivities, fixed_bytes
 from llmkg_lab.quantize.solve.text import CalibrationText, calibration_text
 
-METHOD = 5  # counted up when the same inputs would give other figures: cached ones are then void
+METHOD = 6  # counted up when the same inputs would give other figures: cached ones are then void
 TOKENS = 10 * 512  # of calibration text: for the solver, and two windows to price
 
 

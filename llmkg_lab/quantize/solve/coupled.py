@@ -8,7 +8,7 @@ H, and the predictions' slope at the outputs has second moments G (``Curvature``
 
 (as YAQA, Tseng et al., 2025, arXiv:2505.22988). So rows are rounded some at a time, and the errors
 of those that are done move the goals of those to come, as GPTQ does with columns. Within those
-few, rows are still taken one by one.
+few, rows are still taken one by one. Groups, which know nothing of one another, go side by side.
 """
 
 from collections.abc import Sequence
@@ -41,21 +41,33 @@ def coupled(
 
     goal: float32 (rows, columns); hessian: of its inputs, for the layout's block size.
     """
+    waiting = [_Waiting.of(group, goal) for group in groups]
     parts, order, error = [], [], 0.0
-    for group in groups:
-        first = np.argsort(-np.diagonal(group.gram), kind="stable")  # those that count most
-        factor = _factor(group.gram[np.ix_(first, first)])
-        rows = group.rows[first]
-        moved = goal[rows]  # what is still to be rounded makes up for what is
-        for start in range(0, len(rows), AT_ONCE):
-            own, later = slice(start, start + AT_ONCE), slice(start + AT_ONCE, None)
-            found = gptq(moved[own], hessian, layout)
-            values = found.dequantize()
-            _pass_on(moved[own] - values, factor[own], own, moved[later])
-            error += float(np.square(goal[rows[own]] - values, dtype=np.float64).sum())
-            parts.append(found)
-        order.append(rows)
+    for start in range(0, max(len(own.rows) for own in waiting), AT_ONCE):
+        now, later = slice(start, start + AT_ONCE), slice(start + AT_ONCE, None)
+        found = gptq(np.concatenate([own.goal[now] for own in waiting]), hessian, layout)
+        ends = np.cumsum([len(own.goal[now]) for own in waiting])[:-1]
+        values = np.split(found.dequantize(), ends)  # by group
+        for own, rounded in zip(waiting, values, strict=True):
+            _pass_on(own.goal[now] - rounded, own.factor[now], now, own.goal[later])
+            error += float(np.square(goal[own.rows[now]] - rounded, dtype=np.float64).sum())
+            order.append(own.rows[now])
+        parts.append(found)
     return _in_order(parts, np.argsort(np.concatenate(order)), error)
+
+
+class _Waiting(NamedTuple):
+    """A group whose rows are rounded some at a time, those first that count most."""
+
+    rows: np.ndarray  # int (n,)
+    goal: np.ndarray  # (n, columns): what is still to be rounded makes up for what is
+    factor: np.ndarray  # (n, n), of G
+
+    @classmethod
+    def of(cls, group: Group, goal: np.ndarray) -> "_Waiting":
+        first = np.argsort(-np.diagonal(group.gram), kind="stable")
+        rows = group.rows[first]
+        return cls(rows, goal[rows], _factor(group.gram[np.ix_(first, first)]))
 
 
 def _factor(gram: np.ndarray) -> np.ndarray:

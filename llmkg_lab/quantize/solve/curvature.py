@@ -18,7 +18,7 @@ GuidedQuant, Kim et al., 2025, arXiv:2505.07004): ``counts``, at most COUNTED us
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
-from itertools import pairwise
+from itertools import pairwise, starmap
 from typing import NamedTuple
 
 import numpy as np
@@ -57,8 +57,8 @@ class Curvature:
     def groups(self, unit: Unit) -> list[Group]:
         """The outputs of a unit, its parts stacked; after ``find``."""
         found = self._found[unit.name]
-        pairs = zip(found.rows, self._read(found), strict=True)
-        return [Group(rows, gram.numpy()) for rows, gram in pairs]
+        pairs = zip(found.shares, self._read(found), strict=True)
+        return [Group(_stacked(found.counts, share), gram.numpy()) for share, gram in pairs]
 
     def counts(self, unit: Unit) -> Tensor:
         """How much each token's outputs count, (windows, tokens), 1 on average; after ``find``."""
@@ -109,8 +109,8 @@ class Curvature:
                 for unit in units:
                     gradients = [passed[name].gradient for name in unit.parts]
                     own = found[unit.name]
-                    squares = _add(own.rows, sums[unit.name], gradients)
-                    own.squares[windows][part] = squares.view(-1, self._windows.shape[1]).cpu()
+                    squares = _add(own.shares, sums[unit.name], gradients)
+                    own.squares[windows][part] = squares.cpu()
             for unit in units:
                 self._write(found[unit.name], sums[unit.name])
             steps.advance(BACK)
@@ -118,12 +118,13 @@ class Curvature:
     def _begin(self, net: LayerwiseLlama, unit: Unit) -> "_Found":
         """A unit of which nothing was counted yet."""
         modules = dict(net.linears(unit.layer))
-        rows = _together([modules[name].out_features for name in unit.parts])
-        places = []
-        for own in rows:
+        counts = [modules[name].out_features for name in unit.parts]
+        shares, places = _shares(counts), []
+        for share in shares:
+            rows = len(_stacked(counts, share))
             places.append(self._file.seek(0, 2))
-            np.save(self._file, np.zeros((len(own), len(own)), np.float32))
-        return _Found(rows, places, torch.empty(self._windows.shape))
+            np.save(self._file, np.zeros((rows, rows), np.float32))
+        return _Found(counts, shares, places, torch.empty(self._windows.shape))
 
     def _read(self, found: "_Found", device: str = CPU) -> list[Tensor]:
         """The sums of each group, (rows, rows)."""
@@ -139,10 +140,14 @@ class Curvature:
             np.save(self._file, gram.cpu().numpy())
 
 
+Share = Sequence[slice]  # of the outputs of each part of a unit, those that are in one group
+
+
 class _Found(NamedTuple):
     """What is known of a unit: its outputs in groups, where the sums of each lie, and tokens."""
 
-    rows: list[np.ndarray]
+    counts: list[int]  # of the outputs of each part
+    shares: list[Share]
     places: list[int]  # in the file
     squares: Tensor  # of the tokens' slopes, (windows, tokens); small pieces would split the heap
 
@@ -166,33 +171,38 @@ def _forward(net: LayerwiseLlama, windows: np.ndarray, states: Spilled, steps: C
         steps.advance()
 
 
-def _add(
-    groups: Sequence[np.ndarray], grams: Sequence[Tensor], gradients: Sequence[Tensor]
-) -> Tensor:
-    """Count tokens in; returns the squares of their slopes, (tokens,).
+def _add(shares: Sequence[Share], grams: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
+    """Count tokens in; returns the squares of their slopes, (windows, tokens).
 
-    groups, grams: the rows of each group of a unit, and their sums; gradients: (windows, tokens,
-    rows) of each part of the unit.
+    shares, grams: the groups of a unit, and their sums; gradients: (windows, tokens, rows) of each
+    part of the unit.
     """
-    stacked = torch.cat(list(gradients), -1).flatten(0, 1)  # (tokens, rows)
-    squares = stacked.square().sum(1, keepdim=True)
+    norms = [torch.linalg.vector_norm(part, dim=-1) for part in gradients]
+    squares = torch.stack(norms).square_().sum(0)
     usual = CLIP * squares.median()
-    even = stacked * torch.where(squares > usual, usual / squares, 1).sqrt()
-    for rows, gram in zip(groups, grams, strict=True):
-        own = even[:, torch.from_numpy(rows)]
-        gram.addmm_(own.T, own)
-    return squares.flatten()
+    factors = torch.where(squares > usual, usual / squares, 1).sqrt_()[..., None]
+    for share, gram in zip(shares, grams, strict=True):
+        pieces = [part[..., own] for part, own in zip(gradients, share, strict=True)]
+        even = torch.cat(pieces, -1).mul_(factors).flatten(0, 1)  # (tokens, rows)
+        gram.addmm_(even.T, even)
+    return squares
 
 
-def _together(counts: Sequence[int]) -> list[np.ndarray]:
-    """The rows of stacked matrices in groups of at most WIDEST, each with a share of each matrix.
+def _shares(counts: Sequence[int]) -> list[Share]:
+    """The rows of several matrices in groups of at most WIDEST, each with a share of each matrix.
 
     So that gates stay with what they let through, and queries with their keys.
     """
-    starts = np.cumsum([0, *counts])
-    parts = -(-int(starts[-1]) // WIDEST)
-    shares = [np.array_split(np.arange(*ends), parts) for ends in pairwise(starts)]
-    return [np.concatenate(share) for share in zip(*shares, strict=True)]
+    groups = -(-sum(counts) // WIDEST)
+    ends = [[count * i // groups for i in range(groups + 1)] for count in counts]
+    return list(zip(*(list(starmap(slice, pairwise(own))) for own in ends), strict=True))
+
+
+def _stacked(counts: Sequence[int], share: Share) -> np.ndarray:
+    """Where a group's rows lie among those of all matrices."""
+    starts = np.cumsum([0, *counts[:-1]])
+    pairs = zip(starts, share, strict=True)
+    return np.concatenate([np.arange(start + own.start, start + own.stop) for start, own in pairs])
 
 
 @torch.no_grad()
@@ -203,7 +213,7 @@ def _slopes(net: LayerwiseLlama, states: Tensor, random: torch.Generator) -> Ten
         predictions = net.logits(piece).softmax(-1)  # (tokens, vocab)
         drawn = torch.randn(predictions.shape, generator=random, device=net.device)
         drawn *= predictions.sqrt()
-        drawn -= predictions * drawn.sum(-1, keepdim=True)
+        drawn.addcmul_(predictions, drawn.sum(-1, keepdim=True), value=-1)
         with torch.enable_grad():
             before = piece.clone().requires_grad_()
             found += torch.autograd.grad(net.norm(before), before, drawn @ net.head.weight)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from llmkg_lab.quantize.solve.streams import Spilled
     from llmkg_lab.quantize.solve.sums import Sums
 
-METHOD = 6  # counted up when the same inputs would give other codes: cached layers are then void
+METHOD = 7  # counted up when the same inputs would give other codes: cached layers are then void
 AT_ONCE = 2048  # tokens that pass a layer together
 
 Solved = dict[str, Quantized]  # by the checkpoint's name of the matrix
@@ -52,17 +52,13 @@ def calibrate(
     windows: np.ndarray,
     layouts: Mapping[str, Layout] = MappingProxyType({}),
     progress: Progress = silent,
-    *,
-    weighed: int,
     curvature: "Curvature | None" = None,
 ) -> Solved:
     """Solve all linear layers of a decoder by GPTQ.
 
     windows: token ids of calibration text, (n, tokens) int64.
     layouts: of units that are stored otherwise than the scheme says, by the unit's name.
-    weighed: how many windows, the first ones, say how much outputs count. Where all do, each token
-    counts as its own slopes say, too.
-    curvature: of those, where several calls share it; it stays open.
+    curvature: of the windows, where several calls share it; it stays open.
     Needs torch and transformers where the cache lacks a layer.
     """
     form = checkpoint.form
@@ -71,9 +67,8 @@ def calibrate(
     chosen = {unit.name: layouts.get(unit.name, plain) for unit in units}
     table = integer_layout(scheme.table(is_head=form.tied))
     chosen[form.table] = layouts.get(form.table, table)
-    weighed = max(1, min(weighed, len(windows)))
     device = device_of(checkpoint)
-    walk = _Walk(checkpoint, windows, chosen, progress, weighed, device, curvature)
+    walk = _Walk(checkpoint, windows, chosen, progress, device, curvature)
     total = form.layers
     known = [asdict(chosen[form.table])]  # and of all layers up to the one at hand
     key = {
@@ -81,7 +76,6 @@ def calibrate(
         "fingerprint": checkpoint.fingerprint(),
         "damping": [DAMPING, RIDGE],  # of inputs and of outputs
         "windows": [*windows.shape, hashlib.sha256(windows.astype("<i8").tobytes()).hexdigest()],
-        "weighed": "all" if weighed == len(windows) else weighed,
         "versions": {name: version(name) for name in ("numpy", "torch", "transformers")},
         "instructions": arithmetic(device),
         "layouts": known,
@@ -113,20 +107,19 @@ class _Walk:
         windows: np.ndarray,
         layouts: Mapping[str, Layout],
         progress: Progress,
-        weighed: int,
         device: str,
         curvature: "Curvature | None" = None,
     ) -> None:
         self._device = device
         self._checkpoint = checkpoint
         self._progress = progress
-        self._weighed = weighed  # windows
         self._curvature, self._own_curvature = curvature, curvature is None
         self._windows = windows
         self._layouts = layouts  # by unit
         self._units = list(checkpoint.form.units())
         self._position = 0  # the layer whose inputs the streams are
         self._spilled: list[Spilled] = []
+        self._inputs: dict[str, Spilled] = {}  # of the last unit of a kind, in the second model
         self._pending: tuple[torch.nn.Linear, Spilled] | None = None  # to add to the second stream
 
     def solve(self, i: int, solved: Solved) -> Solved:
@@ -134,7 +127,7 @@ class _Walk:
         from llmkg_lab.quantize.solve.curvature import Curvature
 
         if self._curvature is None:
-            self._curvature = Curvature(self._checkpoint.form, self._windows[: self._weighed])
+            self._curvature = Curvature(self._checkpoint.form, self._windows)
         self._curvature.find(self._net, self._progress)
         while self._position < i:  # where the cache had them
             self._through(self._position, dict(solved))
@@ -194,7 +187,7 @@ class _Walk:
     ) -> None:
         """A unit that reads the streams through a norm."""
         sums = self._sums(i, kind, found)
-        sizes = self._sizes(i, kind) if sums else None
+        sizes = self._sizes(i, kind)
         for part in self._chunks():
             original, quantized = (stream.read(part) for stream in self._streams)
             if self._pending:
@@ -202,13 +195,8 @@ class _Walk:
                 quantized += linear(inputs.read(part))
                 self._streams[1].write(part, quantized)
             if sums:
-                read = (norm(original), norm(quantized))
-                sized = read if sizes is None else [x * sizes[part] for x in read]
-                self._count(sums, part, *sized)
-        if self._pending:
-            self._pending[1].close()
-            self._spilled.remove(self._pending[1])
-            self._pending = None
+                self._count(sums, part, *(norm(x) * sizes[part] for x in (original, quantized)))
+        self._pending = None
         self._place(i, kind, twin, sums, found)
 
     def _add(
@@ -222,20 +210,16 @@ class _Walk:
     ) -> None:
         """A unit whose output is added to the streams; it makes up for their difference too."""
         sums = self._sums(i, kind, found)
-        sizes = self._sizes(i, kind) if sums else None
+        sizes = self._sizes(i, kind)
         name = self._unit(i, kind).parts[0]
         linear, twin = (self._net.linear(layer, name) for layer in layers)
-        kept = self._spill(linear.in_features)
+        kept = self._inputs_of(kind, linear.in_features)
         for part in self._chunks():
             streams = [stream.read(part) for stream in self._streams]
             inputs = [inputs_of(*pair) for pair in zip(layers, map(norm, streams), strict=True)]
             if sums:
-                # Where slopes do not say it, what is added counts by the stream's own size, which
-                # the next norm divides by; else the few tokens of huge activations that models
-                # begin texts with would count alone
-                size = _inverse_size(streams[0]) if sizes is None else sizes[part]
-                gap = (streams[0] - streams[1]) * size
-                self._count(sums, part, inputs[0] * size, inputs[1] * size, gap)
+                counted = (*inputs, streams[0] - streams[1])
+                self._count(sums, part, *(values * sizes[part] for values in counted))
             self._streams[0].write(part, streams[0] + linear(inputs[0]))
             kept.write(part, inputs[1])
         self._place(i, kind, layers[1], sums, found)
@@ -247,14 +231,9 @@ class _Walk:
 
         return None if found.keys() >= set(self._unit(i, kind).parts) else (Sums(), Sums())
 
-    def _sizes(self, i: int, kind: str) -> "torch.Tensor | None":
-        """What tokens are multiplied with, (windows, tokens, 1), to count as their slopes say.
-
-        None where the slopes of some are not known.
-        """
+    def _sizes(self, i: int, kind: str) -> "torch.Tensor":
+        """What tokens are multiplied with, (windows, tokens, 1), to count as their slopes say."""
         assert self._curvature  # found when the layer began
-        if self._weighed < len(self._windows):
-            return None
         counts = self._curvature.counts(self._unit(i, kind))
         return counts.sqrt()[..., None].to(self._device)
 
@@ -288,6 +267,12 @@ class _Walk:
         for name, module in modules.items():
             module.weight.copy_(torch.from_numpy(found[name].dequantize()))
 
+    def _inputs_of(self, kind: str, width: int) -> "Spilled":
+        """A file that is written over and over: pages that the system has are taken quickly."""
+        if kind not in self._inputs:
+            self._inputs[kind] = self._spill(width)
+        return self._inputs[kind]
+
     def _spill(self, width: int) -> "Spilled":
         from llmkg_lab.quantize.solve.streams import Spilled
 
@@ -301,11 +286,6 @@ class _Walk:
         from llmkg_lab.quantize.solve.streams import chunks
 
         return chunks(len(self._windows), self._windows.shape[1], AT_ONCE)
-
-
-def _inverse_size(states: "torch.Tensor") -> "torch.Tensor":
-    """One over the root mean square of each token's state, (windows, tokens, 1)."""
-    return states.square().mean(-1, keepdim=True).rsqrt()
 
 
 def _solve(

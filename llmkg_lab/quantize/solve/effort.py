@@ -1,34 +1,22 @@
 """How much text calibration reads, and how long that will take here."""
 
 import time
-from typing import NamedTuple
 
 from llmkg_lab.checkpoint.base import Checkpoint
 from llmkg_lab.quantize.solve.coupled import WIDEST
 from llmkg_lab.quantize.solve.device import CPU, device_of
 from llmkg_lab.scheme import SchemeError
 
-
-class Amount(NamedTuple):
-    """How many tokens of text are read."""
-
-    solved: int  # what matrices are solved on
-    weighed: int  # of these, what says how much their outputs count
-
-
-EFFORTS = {  # for COLUMNS or more of them
-    "quick": Amount(4096, 4096),
-    "normal": Amount(32768, 8192),
-    "high": Amount(262144, 262144),
-}
+EFFORTS = {"quick": 4096, "normal": 16384, "high": 262144}  # tokens, for COLUMNS or more of them
 EFFORT = "normal"
 COLUMNS = 1536  # narrower matrices need less text, in proportion
-LEAST = Amount(2048, 2048)  # but for that
+LEAST = 2048  # tokens, but for that
+ALONE = 2  # of the model's own text, where it is alone: more makes up for what it lacks
 
 # What was measured on SmolLM2-135M with two threads of Xeons with and without AMX. Passing and
 # walking take the operations counted below at the speed of one large product, and these shares of
 # them at that of one in float32, for what is none; the others so many times theirs.
-PASSING, WALKING, SOLVING, WRITING = 1.1, 0.7, 300.0, 5.6
+PASSING, WALKING, SOLVING, WRITING = 0.85, 0.65, 115.0, 4.7
 ON_GPU = 12.5  # passing and walking take on an H200, which waits for the disk and small kernels
 PROBE = 1024  # rows and columns of that product
 PROBING = 0.2  # seconds
@@ -40,23 +28,14 @@ def check_effort(effort: str) -> None:
         raise SchemeError(f"there is no effort {effort!r}", f"choose one of {', '.join(EFFORTS)}")
 
 
-def amount_of(effort: str, columns: int) -> Amount:
-    """How much an effort reads for a model whose widest matrix has so many columns.
+def tokens_of(effort: str, columns: int, *, alone: bool = False) -> int:
+    """How much an effort reads for a model whose widest matrix has so many columns, in tokens.
 
-    Raises SchemeError for an effort that is not known.
+    alone: whether the model writes all of it. Raises SchemeError for an effort that is not known.
     """
     check_effort(effort)
-    share = min(1.0, columns / COLUMNS)
-    pairs = zip(EFFORTS[effort], LEAST, strict=True)
-    return Amount(*(min(most, max(least, int(most * share))) for most, least in pairs))
-
-
-def weighed_of(amount: Amount, *, alone: bool) -> int:
-    """How many tokens say how much outputs count; all where the model's own text is alone.
-
-    What that text lacks of others, more of its slopes make up for.
-    """
-    return amount.solved if alone else amount.weighed
+    most = min((ALONE if alone else 1) * EFFORTS[effort], EFFORTS["high"])
+    return max(LEAST, int(most * min(1.0, columns / COLUMNS)))
 
 
 def widest(checkpoint: Checkpoint) -> int:
@@ -65,10 +44,13 @@ def widest(checkpoint: Checkpoint) -> int:
     return max(shape[1] for shape in shapes if len(shape) == 2)
 
 
-def seconds_of(checkpoint: Checkpoint, amount: Amount, written: int = 0) -> float:
+def seconds_of(
+    checkpoint: Checkpoint, tokens: int, *, written: int = 0, again: bool = False
+) -> float:
     """About how long a decoder's calibration takes on this machine, as busy as it is now.
 
-    written: how many tokens the model writes itself. A fifth of a second is measured.
+    written: how many tokens the model writes itself; again: how much outputs count is known
+    already. A fifth of a second is measured.
     """
     walked = solved = passed = 0
     for unit in checkpoint.form.units():
@@ -80,7 +62,7 @@ def seconds_of(checkpoint: Checkpoint, amount: Amount, written: int = 0) -> floa
             solved += rows * columns**2
     device = device_of(checkpoint)
     slow, fast = _speed("highest", CPU), _speed("medium", device)
-    passing, walking = amount.weighed * passed, amount.solved * walked
+    passing, walking = 0 if again else tokens * passed, tokens * walked
     writing = WRITING * written * 2 * checkpoint.parameters
     others = SOLVING * solved + writing
     if device != CPU:

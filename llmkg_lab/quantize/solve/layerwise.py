@@ -27,10 +27,11 @@ class LayerwiseLlama:
         """device: where the weights lie, and what goes through them."""
         self.device = device
         self.model = load_model(checkpoint).requires_grad_(False).to(device)
+        self.model.config._attn_implementation = "sdpa"  # causal where no mask is given
         self.layers: nn.ModuleList = self.model.base_model.layers
         self.norm: nn.Module = self.model.base_model.norm
         self.head: nn.Linear = self.model.lm_head
-        self._contexts: dict[int, dict] = {}
+        self._rotary: dict[int, tuple[Tensor, Tensor]] = {}  # by the number of tokens
 
     @cached_property
     def table(self) -> Tensor:
@@ -46,7 +47,7 @@ class LayerwiseLlama:
 
     def run(self, i: int, states: Tensor) -> Tensor:
         """Layer ``i`` on (windows, tokens, hidden)."""
-        return self.layers[i](states, **self._context(states))
+        return self.layers[i](states, position_embeddings=self._positions(states))
 
     def attend(self, layer: nn.Module, x: Tensor) -> Tensor:
         """What goes into the output projection of a layer, the model's own or a copy of one.
@@ -55,20 +56,17 @@ class LayerwiseLlama:
         """
         attention = layer.self_attn
         projection, attention.o_proj = attention.o_proj, nn.Identity()
-        rotary = self._context(x)["position_embeddings"]
-        attention.config._attn_implementation = "sdpa"  # causal, as no mask is given
         try:
-            attended: Tensor = attention(x, attention_mask=None, position_embeddings=rotary)[0]
+            attended: Tensor = attention(x, self._positions(x))[0]
         finally:
             attention.o_proj = projection
-            attention.config._attn_implementation = "eager"
         return attended
 
     @staticmethod
     def gate(layer: nn.Module, x: Tensor) -> Tensor:
         """What goes into the layer's ``down_proj``; arguments as for ``attend``."""
         mlp = layer.mlp
-        gated: Tensor = mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+        gated: Tensor = mlp.act_fn(mlp.gate_proj(x)).mul_(mlp.up_proj(x))
         return gated
 
     @staticmethod
@@ -151,14 +149,10 @@ class LayerwiseLlama:
         if i is None:
             yield "model.norm.weight", self.norm
 
-    def _context(self, states: Tensor) -> dict:
-        """What every layer takes besides its input: rotary positions and the causal mask."""
+    def _positions(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What turns queries and keys, for states (windows, tokens, hidden)."""
         tokens = states.shape[1]
-        if tokens not in self._contexts:
-            shape, least = (tokens, tokens), torch.finfo(torch.float32).min
-            mask = torch.full(shape, least, device=self.device).triu(1)
+        if tokens not in self._rotary:
             places = torch.arange(tokens, device=self.device)[None]
-            rotary = self.model.base_model.rotary_emb(states[:1], places)
-            context = {"attention_mask": mask[None, None], "position_embeddings": rotary}
-            self._contexts[tokens] = context
-        return self._contexts[tokens]
+            self._rotary[tokens] = self.model.base_model.rotary_emb(states[:1], places)
+        return self._rotary[tokens]

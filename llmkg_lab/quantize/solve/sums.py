@@ -43,32 +43,31 @@ class Sums:
             total.gap = self.gap + other.gap
         return total
 
-    def goal(self, weight: Tensor, ridge: float) -> Tensor:
-        """The weights nearest to ``weight`` (rows, columns) that give the original's output.
+    def missing(self, weight: Tensor) -> Tensor:
+        """What the quantized model's outputs lack, Σ (w x - w x̂ + g) x̂ᵀ, (rows, columns)."""
+        lost = weight @ self.shift
+        return lost if self.gap is None else lost.add_(self.gap)
 
-        By least squares; ridge: of the mean square of the inputs, how strongly they hold on to
-        ``weight``.
+    def move(self, missing: Tensor, ridge: float) -> Tensor:
+        """How to change weights to give the original's output, (rows, columns), by least squares.
+
+        missing: of those weights; ridge: of the mean square of the inputs, how strongly they hold
+        on to where they are.
         """
-        missing = weight @ self.shift
-        if self.gap is not None:
-            missing += self.gap
         held = ridge * self.hessian.diagonal().mean()
         held = held if held > 0 else torch.ones_like(held)  # all inputs zero: nothing moves
         ridged = self.hessian.clone()
         ridged.diagonal().add_(held)
         lower = torch.linalg.cholesky(ridged)
-        return weight + torch.cholesky_solve(missing.T, lower).T
+        return torch.cholesky_solve(missing.T, lower).T
 
-    def error(self, weight: Tensor, found: Tensor) -> float:
-        """How far ``found`` is from giving the output of ``weight``, squared, but for a constant.
+    def error(self, missing: Tensor, move: Tensor) -> float:
+        """How far weights that were moved are from the original's output, squared, less a constant.
 
-        On the text that was counted here; ``found`` may come from another.
+        On the text that was counted here; ``move`` may come from another.
         """
-        moved = found - weight  # (rows, columns), small: nothing is lost in the difference
-        missing = weight @ self.shift
-        if self.gap is not None:
-            missing += self.gap
-        return float((moved * (moved @ self.hessian - 2 * missing)).sum(dtype=torch.float64))
+        slope = torch.addmm(missing, move, self.hessian, beta=-2)
+        return float(slope.mul_(move).sum(dtype=torch.float64))
 
 
 def goals(weights: Sequence[Tensor], kinds: "tuple[Sums, Sums]") -> tuple[Tensor, float]:
@@ -79,14 +78,15 @@ def goals(weights: Sequence[Tensor], kinds: "tuple[Sums, Sums]") -> tuple[Tensor
     are then those of both kinds together.
     """
     stacked = torch.cat(list(weights))
-    pairs = (kinds, kinds[::-1])
+    lacks = [kind.missing(stacked) for kind in kinds]
 
     @cache
     def error(ridge: float) -> float:
-        return sum(other.error(stacked, kind.goal(stacked, ridge)) for kind, other in pairs)
+        moves = [kind.move(lack, ridge) for kind, lack in zip(kinds, lacks, strict=True)]
+        return sum(map(Sums.error, kinds, lacks, reversed(moves)))
 
     best = _downhill(RIDGES, error)
-    return (kinds[0] + kinds[1]).goal(stacked, best), best
+    return stacked.add_((kinds[0] + kinds[1]).move(lacks[0] + lacks[1], best)), best
 
 
 def _downhill(values: Sequence[float], error: Callable[[float], float]) -> float:
