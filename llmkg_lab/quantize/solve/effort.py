@@ -16,7 +16,7 @@ ALONE = 2  # of the model's own text, where it is alone: more makes up for what 
 # What was measured on SmolLM2-135M with two threads of Xeons with and without AMX. Passing and
 # walking take the operations counted below at the speed of one large product, and these shares of
 # them at that of one in float32, for what is none; the others so many times theirs.
-PASSING, WALKING, SOLVING, WRITING = 0.85, 0.65, 115.0, 4.7
+PASSING, WALKING, SOLVING, WRITING = 0.9, 0.65, 130.0, 5.0
 ON_GPU = 12.5  # passing and walking take on an H200, which waits for the disk and small kernels
 PROBE = 1024  # rows and columns of that product
 PROBING = 0.2  # seconds

@@ -57,9 +57,11 @@ class LayerwiseLlama:
         attention = layer.self_attn
         projection, attention.o_proj = attention.o_proj, nn.Identity()
         try:
-            attended: Tensor = attention(x, self._positions(x))[0]
+            positions = self._positions(x)
+            found = attention(x, attention_mask=None, position_embeddings=positions)
         finally:
             attention.o_proj = projection
+        attended: Tensor = found[0]
         return attended
 
     @staticmethod
