@@ -24,13 +24,12 @@ from llmkg_lab.quantize.solve.effort import EFFORT, check_effort, seconds_of, to
 from llmkg_lab.quantize.solve.equalize import equalized
 from llmkg_lab.quantize.solve.gptq import DAMPING
 from llmkg_lab.quantize.solve.text import (
-    CORPORA,
     PROSE,
     CalibrationText,
     Writer,
-    at_hand,
     calibration_text,
     check_form,
+    text_or_default,
 )
 from llmkg_lab.scheme import Layout, Scheme, SchemeError, integer_layout
 
@@ -93,7 +92,7 @@ def prepare(
         if is_encoder:
             corpora = [text] if text else texts.load_all(PROSE)
             return _encoder(checkpoint, scheme, corpora, effort, progress)
-        text = text or (at_hand() if write else texts.load(CORPORA))
+        text = text_or_default(text, write)
         tokens = tokens_of(effort, widest(checkpoint), alone=not text.text)
         calibration = calibration_text(checkpoint, text, tokens, write, progress)
     except TextError as error:

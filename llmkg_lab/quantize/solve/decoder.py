@@ -213,7 +213,7 @@ class _Walk:
         sizes = self._sizes(i, kind)
         name = self._unit(i, kind).parts[0]
         linear, twin = (self._net.linear(layer, name) for layer in layers)
-        kept = self._inputs_of(kind, linear.in_features)
+        kept = self._kept(kind, linear.in_features)
         for part in self._chunks():
             streams = [stream.read(part) for stream in self._streams]
             inputs = [inputs_of(*pair) for pair in zip(layers, map(norm, streams), strict=True)]
@@ -267,7 +267,7 @@ class _Walk:
         for name, module in modules.items():
             module.weight.copy_(torch.from_numpy(found[name].dequantize()))
 
-    def _inputs_of(self, kind: str, width: int) -> "Spilled":
+    def _kept(self, kind: str, width: int) -> "Spilled":
         """A file that is written over and over: pages that the system has are taken quickly."""
         if kind not in self._inputs:
             self._inputs[kind] = self._spill(width)

@@ -56,6 +56,14 @@ def at_hand() -> Text:
         return OWN_ALONE
 
 
+def text_or_default(text: Text | None, write: Writer | None) -> Text:
+    """The text, by default the first of CORPORA that is here; without one, OWN_ALONE for a writer.
+
+    Raises TextError where there is neither a text nor a writer.
+    """
+    return text or (at_hand() if write else texts.load(CORPORA))
+
+
 def calibration_text(
     checkpoint: Checkpoint,
     text: Text | None,
@@ -74,8 +82,7 @@ def calibration_text(
     check_form(checkpoint)
     window = min(WINDOW, checkpoint.form.positions)
     count = max(1, tokens // window)
-    if text is None:
-        text = at_hand() if write else texts.load(CORPORA)
+    text = text_or_default(text, write)
     given = np.empty((0, window), np.int64)
     if text.text:
         given = _given(checkpoint, text, window, count - count // 2 if write else count, write)
