@@ -1,18 +1,19 @@
 """Every table of speed and memory, one after the other: `make bench`.
 
-conversion        SmolLM2-135M to int4, beside onnxruntime-genai's builder and a copy
-decoders          SmolLM2-135M beside llama.cpp, onnxruntime-genai and PyTorch
-operators         where the time of a token and of a prompt goes
-embedders         all-MiniLM-L6-v2 beside llama.cpp, PyTorch and sentence-transformers
-rankers           a cross-encoder beside PyTorch and sentence-transformers
-conversion_large  OpenELM-3B to int4, beside a copy
-low_memory        OpenELM-3B generating within 500 MB
-server            chats and embeddings over HTTP beside llama.cpp's server and our library
-startup           the command line, until it has answered
-knowledge         a million facts beside pyoxigraph and LMDB, and search over 100,000 chunks
-browser           SmolLM2-135M in Chromium beside onnxruntime-web, Transformers.js and wllama
-browser_encoders  all-MiniLM-L6-v2 in Chromium by scheme
-browser_large     TinyLlama-1.1B's and OpenELM-3B's shapes in Chromium
+conversion          SmolLM2-135M to int4, beside onnxruntime-genai's builder and a copy
+conversion_default  what convert without options takes, beside llama.cpp's Q4_K_M
+decoders            SmolLM2-135M beside llama.cpp, onnxruntime-genai and PyTorch
+operators           where the time of a token and of a prompt goes
+embedders           all-MiniLM-L6-v2 beside llama.cpp, PyTorch and sentence-transformers
+rankers             a cross-encoder beside PyTorch and sentence-transformers
+conversion_large    OpenELM-3B to int4, beside a copy
+low_memory          OpenELM-3B generating within 500 MB
+server              chats and embeddings over HTTP beside llama.cpp's server and our library
+startup             the command line, until it has answered
+knowledge           a million facts beside pyoxigraph and LMDB, and search over 100,000 chunks
+browser             SmolLM2-135M in Chromium beside onnxruntime-web, Transformers.js and wllama
+browser_encoders    all-MiniLM-L6-v2 in Chromium by scheme
+browser_large       TinyLlama-1.1B's and OpenELM-3B's shapes in Chromium
 
 Those of OpenELM-3B take some minutes of preparation and 15 GB of disk the first time, and are
 left out where there is less. After Ctrl-C the same command goes on; what the same code measured
@@ -27,6 +28,7 @@ from benchmarks import (
     browser_encoders,
     browser_large,
     conversion,
+    conversion_default,
     decoders,
     embedders,
     knowledge,
@@ -40,6 +42,7 @@ from benchmarks.common import WORK, arguments, start
 
 TABLES = {
     "conversion": conversion.main,
+    "conversion_default": conversion_default.main,
     "decoders": decoders.main,
     "operators": operators.main,
     "embedders": embedders.main,

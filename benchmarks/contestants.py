@@ -27,12 +27,12 @@ from benchmarks.common import (
     run,
     versions,
 )
-from benchmarks.importance import METHOD, importance
+from benchmarks.importance import METHOD, importance_on
 from llmkg_lab.artifact import Artifact
 from llmkg_lab.checkpoint.gguf_file import read_header
 from llmkg_lab.conversion import to_gguf as gguf
 from llmkg_lab.conversion.to_onnx import convert
-from llmkg_lab.data.texts import Text, windows
+from llmkg_lab.data.texts import Text
 from llmkg_lab.measure.quality import Decoder
 from llmkg_lab.quantize.solve.effort import EFFORT
 from llmkg_lab.quantize.solve.equalize import random_rescaling
@@ -41,7 +41,6 @@ from llmkg_lab.runtime.ort import decoder as ort
 from llmkg_lab.scheme import Scheme
 
 SIGMA = 0.3  # of the log-normal factors that take the weights off the grid they were packaged on
-CALIBRATION, WINDOW = 32, 512  # windows of how many tokens an importance matrix is measured on
 SCHEMES = (
     "int4-rtn",
     "int4-s16-mse-e8b64sym",
@@ -133,12 +132,8 @@ class Weights:
     @cached_property
     def importance(self) -> Path:
         """llama.cpp's importance matrix, from the calibration half."""
-        from llmkg_lab.runtime.text.tokenizer import Tokenizer
-
-        ids = Tokenizer.from_folder(self.float32).encode(self.text.calibration)
-        matrix = importance(self.checkpoint, windows(ids, WINDOW, CALIBRATION * WINDOW))
         path = self.folder / "importance.npz"
-        np.savez(path, **matrix)
+        np.savez(path, **importance_on(self.checkpoint, self.text))
         return path
 
     def ours(self, name: str, effort: str = EFFORT, alone: bool = False) -> Contestant:

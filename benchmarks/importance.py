@@ -1,4 +1,7 @@
-"""An importance matrix for llama.cpp's quantizer, as its own tool computes it."""
+"""An importance matrix for llama.cpp's quantizer, as its own tool computes it.
+
+python -m benchmarks.importance MODEL OUT    of a folder, on the text at hand; OUT is an .npz file
+"""
 
 import hashlib
 import sys
@@ -8,10 +11,21 @@ import numpy as np
 from tqdm import tqdm
 
 from llmkg_lab.base import cache
-from llmkg_lab.checkpoint import Checkpoint
+from llmkg_lab.checkpoint import Checkpoint, open_checkpoint
+from llmkg_lab.data.texts import Text, windows
+from llmkg_lab.quantize.solve.text import at_hand
 from llmkg_lab.reference.filled import load_model
+from llmkg_lab.runtime.text.tokenizer import Tokenizer
 
 METHOD = 1  # counted up when the same inputs would give other values
+CALIBRATION, WINDOW = 32, 512  # windows of how many tokens it is measured on
+
+
+def importance_on(checkpoint: Checkpoint, text: Text) -> dict[str, np.ndarray]:
+    """On the first windows of a text's calibration half, as ``importance`` returns it."""
+    tokenizer = Tokenizer.from_files(checkpoint.sidecars())
+    ids = tokenizer.encode(text.calibration)
+    return importance(checkpoint, windows(ids, WINDOW, CALIBRATION * WINDOW))
 
 
 def importance(checkpoint: Checkpoint, windows: np.ndarray) -> dict[str, np.ndarray]:
@@ -49,3 +63,8 @@ def _measure(checkpoint: Checkpoint, windows: np.ndarray) -> dict[str, np.ndarra
         for window in tqdm(windows, desc="importance matrix", unit="window", file=sys.stderr):
             model.base_model(input_ids=torch.tensor(window[None]), use_cache=False)
     return {name: (total / windows.size).float().numpy() for name, total in sums.items()}
+
+
+if __name__ == "__main__":
+    model, out = sys.argv[1:]
+    np.savez(out, **importance_on(open_checkpoint(model), at_hand()))

@@ -25,15 +25,14 @@ from tqdm import tqdm
 
 from benchmarks.common import RESULTS, VARIANT, interval, machine, start, versions
 from benchmarks.contestants import (
-    CALIBRATION,
     GENAI,
     GGUF_TYPES,
     SCHEMES,
     SIGMA,
-    WINDOW,
     Contestant,
     Weights,
 )
+from benchmarks.importance import CALIBRATION, WINDOW
 from benchmarks.pareto import draw
 from llmkg_lab.base import cache
 from llmkg_lab.data import texts

@@ -34,7 +34,8 @@ from benchmarks.common import (
     start,
     versions,
 )
-from benchmarks.contestants import CALIBRATION, SIGMA, WINDOW, Contestant, Weights
+from benchmarks.contestants import SIGMA, Contestant, Weights
+from benchmarks.importance import CALIBRATION, WINDOW
 from benchmarks.kinds import KINDS, Kind, read
 from benchmarks.quality import measure
 from llmkg_lab.artifact import Artifact

@@ -19,6 +19,8 @@ from llmkg_lab.measure.values import Estimate, Measurement
 from llmkg_lab.results.verdict import Verdict
 from llmkg_lab.roster.metrics import METRICS, SUMMARY
 
+MINUTE = 60.0  # seconds between two lines of a step that lasts, where there is no terminal
+
 
 @dataclass
 class Watched:
@@ -60,7 +62,10 @@ class Watched:
         if self.state is not RunState.RUNNING:
             return self.state, cell, "", clock(self.elapsed), ""
         left = timing.left(self.run, self.expected, self.at_hand, datetime.now(UTC))
-        return self.state, cell, self.run.step, clock(self.elapsed), str(left or "unknown")
+        step = self.run.step
+        if step and self.at_hand:
+            step = f"{step}: {self.at_hand.step}"
+        return self.state, cell, step, clock(self.elapsed), str(left or "unknown")
 
 
 @dataclass
@@ -80,8 +85,6 @@ class Watch:
         rows = []
         for watched in shown:
             state, cell, step, elapsed, left = watched.cells()
-            if watched.at_hand and step:
-                step = f"{step}: {watched.at_hand.step}"
             name = watched.job.variant.id
             rows.append((name, console.state(state), cell, step, elapsed, left))
         table = console.table(("variant", "state", "cell", "step", "elapsed", "left"), rows)
@@ -142,17 +145,20 @@ def _rows(outcome: Outcome) -> list[tuple]:
 
 
 def _lines(watch: Watch) -> Callable[[], object]:
-    """Prints a line whenever a job comes to another state or step."""
-    last: dict[str, tuple[str, str]] = {}
+    """Prints a line when a job comes to another state or step, and each minute of a long step."""
+    last: dict[str, tuple[tuple[str, str], float]] = {}  # by name: what was said, and when
 
     def report() -> None:
+        now = time.monotonic()
         for watched in watch.jobs:
             watched.update()
-            state, cell, step, elapsed, left = watched.cells()
-            name = watched.job.variant.id
-            if state != RunState.WAITING and last.get(name) != (state, step):
-                last[name] = state, step
-                parts = (name, state, cell, step, elapsed, left and f"time left {left}")
+            state, *cells, left = watched.cells()
+            name, step = watched.job.variant.id, watched.run.step if watched.run else ""
+            said, at = last.get(name, (None, now))
+            lasts = state == RunState.RUNNING and now - at >= MINUTE
+            if state != RunState.WAITING and (said != (state, step) or lasts):
+                last[name] = (state, step), now
+                parts = (name, state, *cells, left and f"time left {left}")
                 console.err.print(" · ".join(filter(None, parts)), highlight=False, markup=False)
 
     return report

@@ -1,0 +1,96 @@
+"""What `convert` without options takes: time, peak memory, and the size that is bought with it.
+
+SmolLM2-135M, 538 MB of float32 safetensors that are in the system's file cache: from an empty
+cache, once more from the cache that this left, and to int4-rtn. Beside them an importance matrix
+and llama.cpp's Q4_K_M of it, from a GGUF file in float32. One process each, in turn.
+"""
+
+import json
+import shutil
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.common import (
+    HERE,
+    WORK,
+    Runner,
+    arguments,
+    float32_model,
+    packaged_checkpoint,
+    peer_python,
+    run,
+    start,
+)
+from benchmarks.importance import CALIBRATION, WINDOW
+from benchmarks.measure import Benchmark
+from llmkg_lab.artifact import Artifact
+from llmkg_lab.conversion import to_gguf as gguf
+
+METRICS = {"seconds": "seconds", "peak_mb": "peak memory, MB", "mb": "artifact, MB"}
+TITLE = "SmolLM2-135M, 538 MB of float32, by `convert` without options"
+DEFAULT = Benchmark("conversion_default", TITLE, METRICS)
+OUT = WORK / "converted-default"
+ROUNDS = 3  # at most: the first contestant alone takes minutes
+
+
+def main(options: Namespace) -> None:
+    model = float32_model()
+    with tempfile.TemporaryDirectory(prefix="llmkg-lab-") as cache:
+        contestants = {
+            "llmkg-lab": converting(model, Path(cache) / "default"),
+            "from the cache": converting(model, Path(cache) / "default", emptied=False),
+            "int4-rtn": converting(model, Path(cache) / "rtn", ("--scheme", "int4-rtn")),
+            "Q4_K_M imatrix": quantizing(model),
+        }
+        rounds = min(ROUNDS, options.rounds)
+        samples = DEFAULT.alternate(contestants, rounds, {}, options.again)
+    shutil.rmtree(OUT, ignore_errors=True)
+    note = (
+        f"Files were in the system's cache. The importance matrix is of {CALIBRATION * WINDOW:,} "
+        "tokens, computed by PyTorch."
+    )
+    DEFAULT.publish(samples, {}, note, ("seconds", "peak_mb"))
+
+
+def converting(model: Path, cache: Path, more: Sequence[str] = (), emptied: bool = True) -> Runner:
+    """Our command line with a cache of its own, ``emptied`` before it begins."""
+    command = [sys.executable, "-m", "llmkg_lab.cli", "convert", str(model), *more]
+    command = ["env", f"LLMKG_LAB_CACHE={cache}", *command, "--out", str(OUT), "--force"]
+
+    def convert() -> dict:
+        if emptied:
+            shutil.rmtree(cache, ignore_errors=True)
+            shutil.rmtree(OUT, ignore_errors=True)
+        done = run(command)
+        (made,) = OUT.iterdir()
+        mb = Artifact.open(made).nbytes / 1e6
+        return {"seconds": done.seconds, "peak_mb": done.peak_bytes / 1e6, "mb": mb}
+
+    return convert
+
+
+def quantizing(model: Path) -> Runner:
+    """The importance matrix by PyTorch, then llama.cpp's quantizer, each a process."""
+    source, out = OUT.with_name("float32-gguf"), OUT.with_name("Q4_K_M.gguf")
+    if not (source / "manifest.json").exists():
+        gguf.export(packaged_checkpoint(), "F32", source, force=True)
+    matrix = out.with_suffix(".npz")
+    files = {"source": source / "model-F32.gguf", "out": out, "importance": matrix}
+    request = json.dumps({**{key: str(path) for key, path in files.items()}, "kind": "Q4_K_M"})
+
+    def quantize() -> dict:
+        found = run([sys.executable, "-m", "benchmarks.importance", str(model), str(matrix)])
+        done = run([peer_python(), str(HERE / "peers.py"), "quantize", request])
+        peak = max(found.peak_bytes, done.peak_bytes) / 1e6
+        seconds = found.seconds + done.seconds
+        return {"seconds": seconds, "peak_mb": peak, "mb": out.stat().st_size / 1e6}
+
+    return quantize
+
+
+if __name__ == "__main__":
+    options = arguments(__doc__).parse_args()
+    start(lambda: main(options))
