@@ -27,9 +27,10 @@ from benchmarks.common import (
 from benchmarks.importance import CALIBRATION, WINDOW
 from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.checkpoint.gguf_file import read_header
 from llmkg_lab.conversion import to_gguf as gguf
 
-METRICS = {"seconds": "seconds", "peak_mb": "peak memory, MB", "mb": "artifact, MB"}
+METRICS = {"seconds": "seconds", "peak_mb": "peak memory, MB", "mb": "weights and graph, MB"}
 TITLE = "SmolLM2-135M, 538 MB of float32, by `convert` without options"
 DEFAULT = Benchmark("conversion_default", TITLE, METRICS)
 OUT = WORK / "converted-default"
@@ -85,8 +86,9 @@ def quantizing(model: Path) -> Runner:
         found = run([sys.executable, "-m", "benchmarks.importance", str(model), str(matrix)])
         done = run([peer_python(), str(HERE / "peers.py"), "quantize", request])
         peak = max(found.peak_bytes, done.peak_bytes) / 1e6
-        seconds = found.seconds + done.seconds
-        return {"seconds": seconds, "peak_mb": peak, "mb": out.stat().st_size / 1e6}
+        _, tensors = read_header(out)
+        mb = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
+        return {"seconds": found.seconds + done.seconds, "peak_mb": peak, "mb": mb}
 
     return quantize
 
