@@ -52,8 +52,7 @@ TOKENS = 16384  # of each kind, or as many as there are
 SCHEME = "int4-s16-gptq-e8b64sym"
 NOTHING = "nothing"  # read: a scheme that is not calibrated
 OLDER = {  # what our solvers' methods before this one did otherwise
-    6: "those before today's, whose sums are rounded otherwise; normal effort read 32,768 tokens"
-    " where a text is at hand, and sent 8,192 of them back",
+    6: "the same work, whose sums are rounded otherwise",
 }
 
 
