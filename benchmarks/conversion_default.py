@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.common import (
     HERE,
     WORK,
+    Run,
     Runner,
     arguments,
     float32_model,
@@ -44,7 +45,7 @@ def main(options: Namespace) -> None:
             "llmkg-lab": converting(model, Path(cache) / "default"),
             "from the cache": converting(model, Path(cache) / "default", emptied=False),
             "int4-rtn": converting(model, Path(cache) / "rtn", ("--scheme", "int4-rtn")),
-            "Q4_K_M imatrix": quantizing(model),
+            "Q4_K_M imatrix": quantizing(model, Path(cache) / "imatrix"),
         }
         rounds = min(ROUNDS, options.rounds)
         samples = DEFAULT.alternate(contestants, rounds, {}, options.again)
@@ -59,21 +60,20 @@ def main(options: Namespace) -> None:
 def converting(model: Path, cache: Path, more: Sequence[str] = (), emptied: bool = True) -> Runner:
     """Our command line with a cache of its own, ``emptied`` before it begins."""
     command = [sys.executable, "-m", "llmkg_lab.cli", "convert", str(model), *more]
-    command = ["env", f"LLMKG_LAB_CACHE={cache}", *command, "--out", str(OUT), "--force"]
+    command += ["--out", str(OUT), "--force"]
 
     def convert() -> dict:
         if emptied:
             shutil.rmtree(cache, ignore_errors=True)
             shutil.rmtree(OUT, ignore_errors=True)
-        done = run(command)
+        done = run(with_cache(cache, command))
         (made,) = OUT.iterdir()
-        mb = Artifact.open(made).nbytes / 1e6
-        return {"seconds": done.seconds, "peak_mb": done.peak_bytes / 1e6, "mb": mb}
+        return figures(Artifact.open(made).nbytes, done)
 
     return convert
 
 
-def quantizing(model: Path) -> Runner:
+def quantizing(model: Path, cache: Path) -> Runner:
     """The importance matrix by PyTorch, then llama.cpp's quantizer, each a process."""
     source, out = OUT.with_name("float32-gguf"), OUT.with_name("Q4_K_M.gguf")
     if not (source / "manifest.json").exists():
@@ -81,16 +81,27 @@ def quantizing(model: Path) -> Runner:
     matrix = out.with_suffix(".npz")
     files = {"source": source / "model-F32.gguf", "out": out, "importance": matrix}
     request = json.dumps({**{key: str(path) for key, path in files.items()}, "kind": "Q4_K_M"})
+    command = [sys.executable, "-m", "benchmarks.importance", str(model), str(matrix)]
 
     def quantize() -> dict:
-        found = run([sys.executable, "-m", "benchmarks.importance", str(model), str(matrix)])
+        shutil.rmtree(cache, ignore_errors=True)
+        found = run(with_cache(cache, command))
         done = run([peer_python(), str(HERE / "peers.py"), "quantize", request])
-        peak = max(found.peak_bytes, done.peak_bytes) / 1e6
         _, tensors = read_header(out)
-        mb = sum(tensor.nbytes for tensor in tensors.values()) / 1e6
-        return {"seconds": found.seconds + done.seconds, "peak_mb": peak, "mb": mb}
+        return figures(sum(tensor.nbytes for tensor in tensors.values()), found, done)
 
     return quantize
+
+
+def with_cache(cache: Path, command: Sequence[str]) -> list[str]:
+    """A command whose cache is ``cache``."""
+    return ["env", f"LLMKG_LAB_CACHE={cache}", *command]
+
+
+def figures(nbytes: int, *runs: Run) -> dict:
+    """Of processes one after the other, and how many bytes they made."""
+    seconds, peak = sum(r.seconds for r in runs), max(r.peak_bytes for r in runs)
+    return {"seconds": seconds, "peak_mb": peak / 1e6, "mb": nbytes / 1e6}
 
 
 if __name__ == "__main__":
