@@ -8,7 +8,15 @@ What programs use is named here and imported when it is first asked for:
     text = open_backend(artifact.folder).generate_text("The capital of France is")
 """
 
+import os
+
 from llmkg_lab.base.version import __version__
+
+# Nobody is told what runs here. Official builds of ONNX Runtime keep an id of the device and report
+# sessions to Microsoft, unless they find this when they are loaded; the Hub's client tells the Hub
+# what else is installed.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
