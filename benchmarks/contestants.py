@@ -21,6 +21,7 @@ import llmkg_lab
 from benchmarks.common import (
     HERE,
     WORK,
+    Run,
     float32_folder,
     packaged_checkpoint,
     peer_python,
@@ -29,6 +30,7 @@ from benchmarks.common import (
 )
 from benchmarks.importance import METHOD, importance_on
 from llmkg_lab.artifact import Artifact
+from llmkg_lab.checkpoint import Checkpoint
 from llmkg_lab.checkpoint.gguf_file import read_header
 from llmkg_lab.conversion import to_gguf as gguf
 from llmkg_lab.conversion.to_onnx import convert
@@ -124,10 +126,8 @@ class Weights:
 
     @cached_property
     def float32_gguf(self) -> Path:
-        out = self.folder / "gguf"
-        if not (out / "manifest.json").exists():
-            gguf.export(self.checkpoint, "F32", out, force=True)
-        return out / "model-F32.gguf"
+        """For llama.cpp's quantizer."""
+        return float32_gguf(self.checkpoint, self.folder / "gguf")
 
     @cached_property
     def importance(self) -> Path:
@@ -153,9 +153,7 @@ class Weights:
         out = self._kept("llama.cpp", name, asked).with_suffix(".gguf")
         importance = self.importance if with_importance else None
         quantize_gguf(self.float32_gguf, kind, out, importance)
-        _, tensors = read_header(out)
-        nbytes = sum(tensor.nbytes for tensor in tensors.values())
-        return Contestant(name, "llama.cpp", self.folder, (out,), nbytes)
+        return Contestant(name, "llama.cpp", self.folder, (out,), tensor_bytes(out))
 
     def genai(self, name: str) -> Contestant:
         out = self._kept("onnxruntime-genai", name, GENAI[name])
@@ -171,15 +169,33 @@ class Weights:
         return self.folder / f"{name.replace(' ', '-')}-{digest.hexdigest()[:12]}"
 
 
+def float32_gguf(checkpoint: Checkpoint, folder: Path) -> Path:
+    """A checkpoint as GGUF in float32, written where it is not there yet."""
+    if not (folder / "manifest.json").exists():
+        gguf.export(checkpoint, "F32", folder, force=True)
+    return folder / "model-F32.gguf"
+
+
 def quantize_gguf(source: Path, kind: str, out: Path, importance: Path | None = None) -> Path:
     """llama.cpp's quantizer, where ``out`` is not there yet."""
     if not out.exists():
         unfinished = out.with_suffix(".part")
-        request = {"source": str(source), "out": str(unfinished), "kind": kind}
-        request["importance"] = importance and str(importance)
-        run([peer_python(), str(HERE / "peers.py"), "quantize", json.dumps(request)])
+        run_quantizer(source, kind, unfinished, importance)
         unfinished.rename(out)
     return out
+
+
+def run_quantizer(source: Path, kind: str, out: Path, importance: Path | None = None) -> Run:
+    """llama.cpp's quantizer, in a process of its own."""
+    request = {"source": str(source), "out": str(out), "kind": kind}
+    request["importance"] = importance and str(importance)
+    return run([peer_python(), str(HERE / "peers.py"), "quantize", json.dumps(request)])
+
+
+def tensor_bytes(path: Path) -> int:
+    """Of a GGUF file, without its tokenizer."""
+    _, tensors = read_header(path)
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def build_genai(model: Path, out: Path, *options: str) -> None:

@@ -5,7 +5,6 @@ cache, once more from the cache that this left, and to int4-rtn. Beside them an 
 and llama.cpp's Q4_K_M of it, from a GGUF file in float32. One process each, in turn.
 """
 
-import json
 import shutil
 import sys
 import tempfile
@@ -14,22 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common import (
-    HERE,
     WORK,
     Run,
     Runner,
     arguments,
     float32_model,
     packaged_checkpoint,
-    peer_python,
     run,
     start,
 )
+from benchmarks.contestants import float32_gguf, run_quantizer, tensor_bytes
 from benchmarks.importance import CALIBRATION, WINDOW
 from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.checkpoint.gguf_file import read_header
-from llmkg_lab.conversion import to_gguf as gguf
 
 METRICS = {"seconds": "seconds", "peak_mb": "peak memory, MB", "mb": "weights and graph, MB"}
 TITLE = "SmolLM2-135M, 538 MB of float32, by `convert` without options"
@@ -75,20 +71,15 @@ def converting(model: Path, cache: Path, more: Sequence[str] = (), emptied: bool
 
 def quantizing(model: Path, cache: Path) -> Runner:
     """The importance matrix by PyTorch, then llama.cpp's quantizer, each a process."""
-    source, out = OUT.with_name("float32-gguf"), OUT.with_name("Q4_K_M.gguf")
-    if not (source / "manifest.json").exists():
-        gguf.export(packaged_checkpoint(), "F32", source, force=True)
-    matrix = out.with_suffix(".npz")
-    files = {"source": source / "model-F32.gguf", "out": out, "importance": matrix}
-    request = json.dumps({**{key: str(path) for key, path in files.items()}, "kind": "Q4_K_M"})
+    source = float32_gguf(packaged_checkpoint(), WORK / "gguf")
+    matrix, out = OUT.with_suffix(".npz"), OUT.with_suffix(".gguf")
     command = [sys.executable, "-m", "benchmarks.importance", str(model), str(matrix)]
 
     def quantize() -> dict:
         shutil.rmtree(cache, ignore_errors=True)
         found = run(with_cache(cache, command))
-        done = run([peer_python(), str(HERE / "peers.py"), "quantize", request])
-        _, tensors = read_header(out)
-        return figures(sum(tensor.nbytes for tensor in tensors.values()), found, done)
+        done = run_quantizer(source, "Q4_K_M", out, matrix)
+        return figures(tensor_bytes(out), found, done)
 
     return quantize
 

@@ -19,10 +19,9 @@ from benchmarks.common import (
     start,
     workload_of,
 )
-from benchmarks.contestants import build_genai, code_hash, quantize_gguf
+from benchmarks.contestants import build_genai, code_hash, float32_gguf, quantize_gguf
 from benchmarks.measure import Benchmark
 from llmkg_lab.artifact import Artifact
-from llmkg_lab.conversion import to_gguf as gguf
 from llmkg_lab.conversion.to_onnx import convert_all
 from llmkg_lab.measure.speed import read_bandwidth, weight_bytes_per_token
 from llmkg_lab.runtime.ort.packed import prepare
@@ -71,10 +70,8 @@ def our_models() -> dict[str, Artifact]:
 
 
 def gguf_model(kind: str) -> Path:
-    source = WORK / "gguf"
-    if not (source / "manifest.json").exists():
-        gguf.export(packaged_checkpoint(), "F32", source, force=True)
-    return quantize_gguf(source / "model-F32.gguf", kind, WORK / f"{kind}.gguf")
+    source = float32_gguf(packaged_checkpoint(), WORK / "gguf")
+    return quantize_gguf(source, kind, WORK / f"{kind}.gguf")
 
 
 def genai_model() -> Path:
