@@ -52,7 +52,8 @@ TOKENS = 16384  # of each kind, or as many as there are
 SCHEME = "int4-s16-gptq-e8b64sym"
 NOTHING = "nothing"  # read: a scheme that is not calibrated
 OLDER = {  # what our solvers' methods before this one did otherwise
-    6: "the same work, whose sums are rounded otherwise",
+    6: "how outputs count is told by other random numbers, sums are rounded otherwise",
+    7: "the same as 6",
 }
 
 

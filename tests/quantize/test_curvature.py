@@ -63,7 +63,7 @@ def test_sums_are_those_of_gradients_through_the_whole_model(checkpoint, device,
     p, random = logits.detach().softmax(-1), torch.Generator(device).manual_seed(curvature.SEED)
     drawn = torch.cat(
         [
-            torch.randn(piece.shape, generator=random, device=device).cpu()
+            torch.ones_like(piece).copysign(curvature._signs(piece.to(device), random).cpu())
             for chunk in p.split(curvature.AT_ONCE // 64)
             for piece in chunk.flatten(0, 1).split(curvature.PREDICTED)
         ]

@@ -10,7 +10,15 @@ from llmkg_lab.quantize.solve import decoder
 from llmkg_lab.quantize.solve.decoder import calibrate
 from llmkg_lab.quantize.solve.effort import tokens_of
 from llmkg_lab.quantize.solve.streams import Spilled, chunks
-from llmkg_lab.quantize.solve.sums import RIDGES, Sums, goals
+from llmkg_lab.quantize.solve.sums import (
+    BLOCK,
+    RIDGES,
+    Moments,
+    Sums,
+    add_squares,
+    best_ridge,
+    whole,
+)
 from llmkg_lab.quantize.solve.text import OWN_ALONE, calibration_text
 from llmkg_lab.scheme import Scheme, SchemeError
 
@@ -34,51 +42,65 @@ def test_spilled_windows_come_back_as_they_were_written():
     spilled.close()
 
 
-def test_a_goal_gives_the_originals_output():
+@pytest.mark.parametrize("width", [5, BLOCK, 2 * BLOCK + 3])
+def test_squares_are_summed_by_halves(width):
+    values = torch.randn(70, width, generator=torch.Generator().manual_seed(0))
+    total = torch.zeros(width, width)
+    for part in values.split(30):
+        add_squares(total, part)
+    torch.testing.assert_close(whole(total), values.T @ values, rtol=1e-4, atol=1e-4)
+    assert torch.equal(whole(total), total)
+
+
+@pytest.mark.parametrize("of_outputs", [False, True])
+def test_a_goal_gives_the_originals_output(of_outputs):
     """Against least squares over all tokens at once; and its error, against the outputs."""
     random = torch.Generator().manual_seed(0)
     weight, x, noise, gap = (
         torch.randn(*shape, generator=random) for shape in ((4, 6), (90, 6), (90, 6), (90, 4))
     )
     disturbed = x + 0.3 * noise
-    sums = Sums()
+    wanted = x @ weight.T + of_outputs * gap
+    lacking = wanted - disturbed @ weight.T if of_outputs else x - disturbed
+    sums = Sums(of_outputs)
     for start in range(0, 90, 25):  # the sums do not see where the text is cut
         part = slice(start, start + 25)
-        sums.add(x[part, None], disturbed[part, None], gap[part, None])
-    wanted = x @ weight.T + gap
+        sums.add(disturbed[part, None], lacking[part, None])
     exact = torch.linalg.lstsq(disturbed, wanted).solution.T
-    missing = sums.missing(weight)
-    found = weight + sums.move(missing, 1e-6)
+    moments = sums.done(weight)
+    found = weight + moments.move(1e-6)
     torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-4)
-    empty = Sums()
-    empty.add(x[:0, None], x[:0, None], gap[:0, None])
-    assert not empty.move(empty.missing(weight), 0.1).any()
+    empty = Sums(of_outputs)
+    empty.add(x[:0, None], lacking[:0, None])
+    assert not empty.done(weight).move(0.1).any()
 
     def outputs(found: torch.Tensor) -> float:
         return float((wanted - disturbed @ found.T).square().sum())
 
-    held = weight + sums.move(missing, 0.3)
+    held = weight + moments.move(0.3)
     assert outputs(exact) < outputs(held) < outputs(weight)
-    difference = sums.error(missing, held - weight) - sums.error(missing, exact - weight)
+    difference = moments.error(held - weight) - moments.error(exact - weight)
     assert difference == pytest.approx(outputs(held) - outputs(exact), rel=1e-3)
 
 
 def test_the_ridge_is_what_serves_the_other_kind_of_text():
     random = torch.Generator().manual_seed(0)
 
-    def kind(tokens: int, shift: float) -> Sums:
-        x, noise = torch.randn(2, tokens, 40, generator=random)
-        sums = Sums()
-        sums.add(x, x + shift * noise, torch.randn(tokens, 8, generator=random))
-        return sums
-
     weight = torch.randn(8, 40, generator=random)
-    few, many = (tuple(kind(n, 0.5) for _ in range(2)) for n in (60, 20_000))
-    ridges = [goals([weight], kinds)[1] for kinds in (few, many)]
+
+    def kind(tokens: int, shift: float) -> Moments:
+        x, noise = torch.randn(2, tokens, 40, generator=random)
+        sums = Sums(of_outputs=True)
+        gap = torch.randn(tokens, 8, generator=random)
+        sums.add(x + shift * noise, gap - shift * noise @ weight.T)
+        return sums.done(weight)
+
+    few, many = ([kind(n, 0.5) for _ in range(2)] for n in (60, 20_000))
+    ridges = [best_ridge(*kinds) for kinds in (few, many)]
     assert ridges[0] > ridges[1]  # what 60 tokens say of 40 columns is chance
     assert set(ridges) <= set(RIDGES)
-    parts, _ = goals([weight[:3], weight[3:]], many)
-    torch.testing.assert_close(parts, goals([weight], many)[0])
+    twice = [Moments(one.hessian, one.missing.repeat(100, 1)) for one in many]
+    assert best_ridge(*twice) == ridges[1]  # some of the rows tell
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ To second order, the divergence that an error e of a matrix's output causes at a
 F the Fisher information of what is predicted there (Amari, 1998). With p the predictions and J the
 way from the output to the logits, F = Jᵀ (diag(p) - p pᵀ) J, so that a slope
 
-    g = Jᵀ (√p ε - p √pᵀε),  ε normal,
+    g = Jᵀ (√p ε - p √pᵀε),  ε of random signs,
 
 has F as its mean g gᵀ: one pass forward and one back over some text, and no token to be drawn,
 which the last digit of a logit would decide. Sums over tokens leave out how errors at different
@@ -31,7 +31,7 @@ from llmkg_lab.quantize.solve.coupled import WIDEST, Group
 from llmkg_lab.quantize.solve.device import CPU
 from llmkg_lab.quantize.solve.layerwise import LayerwiseLlama
 from llmkg_lab.quantize.solve.streams import Spilled, chunks
-from llmkg_lab.quantize.solve.sums import products
+from llmkg_lab.quantize.solve.sums import add_squares, products, whole
 
 AT_ONCE = 1024  # tokens that pass a layer together
 KEPT = 32768  # tokens whose states lie on the disk together
@@ -58,7 +58,7 @@ class Curvature:
         """The outputs of a unit, its parts stacked; after ``find``."""
         found = self._found[unit.name]
         pairs = zip(found.shares, self._read(found), strict=True)
-        return [Group(_stacked(found.counts, share), gram.numpy()) for share, gram in pairs]
+        return [Group(_stacked(found.counts, share), whole(gram).numpy()) for share, gram in pairs]
 
     def counts(self, unit: Unit) -> Tensor:
         """How much each token's outputs count, (windows, tokens), 1 on average; after ``find``."""
@@ -184,7 +184,7 @@ def _add(shares: Sequence[Share], grams: Sequence[Tensor], gradients: Sequence[T
     for share, gram in zip(shares, grams, strict=True):
         pieces = [part[..., own] for part, own in zip(gradients, share, strict=True)]
         even = torch.cat(pieces, -1).mul_(factors).flatten(0, 1)  # (tokens, rows)
-        gram.addmm_(even.T, even)
+        add_squares(gram, even)
     return squares
 
 
@@ -211,10 +211,20 @@ def _slopes(net: LayerwiseLlama, states: Tensor, random: torch.Generator) -> Ten
     found = []
     for piece in states.flatten(0, 1).split(PREDICTED):
         predictions = net.logits(piece).softmax(-1)  # (tokens, vocab)
-        drawn = torch.randn(predictions.shape, generator=random, device=net.device)
-        drawn *= predictions.sqrt()
+        drawn = torch.copysign(predictions.sqrt(), _signs(predictions, random))
         drawn.addcmul_(predictions, drawn.sum(-1, keepdim=True), value=-1)
         with torch.enable_grad():
             before = piece.clone().requires_grad_()
             found += torch.autograd.grad(net.norm(before), before, drawn @ net.head.weight)
     return torch.cat(found).view_as(states)
+
+
+def _signs(like: Tensor, random: torch.Generator) -> Tensor:
+    """Numbers of the shape of ``like`` of which nothing counts but their signs, drawn evenly.
+
+    32 from each integer, which takes a fifth of the time of as many normal numbers.
+    """
+    count, bits = like.numel(), torch.arange(32, dtype=torch.int32, device=like.device)
+    drawn = torch.empty(-(-count // 32), 1, dtype=torch.int32, device=like.device)
+    drawn.random_(-(2**31), 2**31, generator=random)
+    return (drawn << bits).view(torch.float32).flatten()[:count].view_as(like)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from llmkg_lab.quantize.solve.streams import Spilled
     from llmkg_lab.quantize.solve.sums import Sums
 
-METHOD = 7  # counted up when the same inputs would give other codes: cached layers are then void
+METHOD = 8  # counted up when the same inputs would give other codes: cached layers are then void
 AT_ONCE = 2048  # tokens that pass a layer together
 
 Solved = dict[str, Quantized]  # by the checkpoint's name of the matrix
@@ -186,7 +186,7 @@ class _Walk:
         self, i: int, kind: str, twin: "torch.nn.Module", norm: "torch.nn.Module", found: Solved
     ) -> None:
         """A unit that reads the streams through a norm."""
-        sums = self._sums(i, kind, found)
+        sums = self._sums(i, kind, found, of_outputs=False)
         sizes = self._sizes(i, kind)
         for part in self._chunks():
             original, quantized = (stream.read(part) for stream in self._streams)
@@ -195,7 +195,8 @@ class _Walk:
                 quantized += linear(inputs.read(part))
                 self._streams[1].write(part, quantized)
             if sums:
-                self._count(sums, part, *(norm(x) * sizes[part] for x in (original, quantized)))
+                x, y = norm(original), norm(quantized)
+                self._count(sums, part, y * sizes[part], (x - y) * sizes[part])
         self._pending = None
         self._place(i, kind, twin, sums, found)
 
@@ -209,7 +210,7 @@ class _Walk:
         found: Solved,
     ) -> None:
         """A unit whose output is added to the streams; it makes up for their difference too."""
-        sums = self._sums(i, kind, found)
+        sums = self._sums(i, kind, found, of_outputs=True)
         sizes = self._sizes(i, kind)
         name = self._unit(i, kind).parts[0]
         linear, twin = (self._net.linear(layer, name) for layer in layers)
@@ -217,19 +218,24 @@ class _Walk:
         for part in self._chunks():
             streams = [stream.read(part) for stream in self._streams]
             inputs = [inputs_of(*pair) for pair in zip(layers, map(norm, streams), strict=True)]
+            original = streams[0] + linear(inputs[0])
             if sums:
-                counted = (*inputs, streams[0] - streams[1])
-                self._count(sums, part, *(values * sizes[part] for values in counted))
-            self._streams[0].write(part, streams[0] + linear(inputs[0]))
+                lacking = original - (streams[1] + linear(inputs[1]))
+                self._count(sums, part, inputs[1] * sizes[part], lacking * sizes[part])
+            self._streams[0].write(part, original)
             kept.write(part, inputs[1])
         self._place(i, kind, layers[1], sums, found)
         self._pending = (twin, kept)
 
-    def _sums(self, i: int, kind: str, found: Solved) -> "tuple[Sums, Sums] | None":
+    def _sums(
+        self, i: int, kind: str, found: Solved, of_outputs: bool
+    ) -> "tuple[Sums, Sums] | None":
         """What a unit is solved from; None where ``found`` has it."""
         from llmkg_lab.quantize.solve.sums import Sums
 
-        return None if found.keys() >= set(self._unit(i, kind).parts) else (Sums(), Sums())
+        if found.keys() >= set(self._unit(i, kind).parts):
+            return None
+        return Sums(of_outputs), Sums(of_outputs)
 
     def _sizes(self, i: int, kind: str) -> "torch.Tensor":
         """What tokens are multiplied with, (windows, tokens, 1), to count as their slopes say."""
@@ -238,10 +244,10 @@ class _Walk:
         return counts.sqrt()[..., None].to(self._device)
 
     @staticmethod
-    def _count(sums: "tuple[Sums, Sums]", part: slice, *inputs: "torch.Tensor") -> None:
+    def _count(sums: "tuple[Sums, Sums]", part: slice, *values: "torch.Tensor") -> None:
         """Count windows in, of which every other one is of another kind."""
         for i, own in enumerate(sums):
-            own.add(*(values[(i - part.start) % 2 :: 2] for values in inputs))
+            own.add(*(each[(i - part.start) % 2 :: 2] for each in values))
 
     def _place(
         self,
@@ -291,17 +297,22 @@ class _Walk:
 def _solve(
     weights: "Mapping[str, torch.Tensor]",
     layout: Layout,
-    kinds: "tuple[Sums, Sums]",
+    sums: "tuple[Sums, Sums]",
     groups: Sequence[Group],
 ) -> Solved:
     """Quantize matrices (rows, columns) that read the same inputs.
 
     Their outputs are to be the original's, and count as ``groups`` of the stacked rows say.
     """
-    from llmkg_lab.quantize.solve.sums import goals
+    import torch
 
-    goal = goals(list(weights.values()), kinds)[0].cpu().numpy()
-    ready = factored((kinds[0] + kinds[1]).hessian.cpu().numpy(), layout.block_size)
+    from llmkg_lab.quantize.solve.sums import best_ridge
+
+    stacked = torch.cat(list(weights.values()))
+    one, other = (own.done(stacked) for own in sums)
+    both = one.both(other)
+    goal = stacked.add_(both.move(best_ridge(one, other))).cpu().numpy()
+    ready = factored(both.hessian.cpu().numpy(), layout.block_size)
     found = coupled(goal, ready, layout, groups)
     ends = np.cumsum([len(weight) for weight in weights.values()])
     parts = [slice(end - len(own), end) for end, own in zip(ends, weights.values(), strict=True)]

@@ -123,6 +123,7 @@ class LayerwiseLlama:
 
         states: what goes into the layer, (windows, tokens, hidden); gradient: at what it gives.
         """
+        layer = self.layers[i]
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
 
@@ -135,13 +136,17 @@ class LayerwiseLlama:
         hooks = [linear.register_forward_hook(hook_of(name)) for name, linear in self.linears(i)]
         with torch.enable_grad():
             x = states.clone().requires_grad_()
-            out = self.run(i, x)
+            stream = x + layer.self_attn.o_proj(self.attend(layer, layer.input_layernorm(x)))
+            gated = self.gate(layer, layer.post_attention_layernorm(stream))
         for hook in hooks:
             hook.remove()
-        # A copy, for the last matrix's gradient is the very tensor that is handed in
-        before, *found = torch.autograd.grad(out, [x, *outputs.values()], gradient.clone())
-        pairs = zip(outputs, found, strict=True)
-        return before, {name: Passed(inputs[name], found) for name, found in pairs}
+        # What the last matrix gives need not be known: the gradient there is the one handed in
+        behind = gradient.clone()
+        gradients = [behind, behind @ layer.mlp.down_proj.weight]
+        before, *found = torch.autograd.grad([stream, gated], [x, *outputs.values()], gradients)
+        passed = {name: Passed(inputs[name], own) for name, own in zip(outputs, found, strict=True)}
+        passed[f"model.layers.{i}.mlp.down_proj.weight"] = Passed(gated.detach(), behind)
+        return before, passed
 
     def norms(self, i: int | None = None) -> Iterator[tuple[str, nn.Module]]:
         """The norms of layer ``i``, or all, by the checkpoint's names of their gains."""

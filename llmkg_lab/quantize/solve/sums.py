@@ -3,90 +3,113 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 # Of the mean square of the inputs: how strongly a goal holds on to the weights.
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
+JUDGES = 256  # rows, about, of which the ridge is told
+BLOCK = 256  # rows of squares that are summed together
 
 
 class Sums:
-    """Second moments of what goes into a matrix in the quantized model, and what it is to mend.
+    """Second moments of what goes into a matrix in the quantized model, and what is to be mended.
 
-    hessian: Σ x̂ x̂ᵀ, (columns, columns), x̂ the input in the quantized model; shift: Σ (x - x̂) x̂ᵀ,
-    x the original's; gap: Σ g x̂ᵀ, (rows, columns), g what the output is to make up for besides.
+    With x̂ the input in the quantized model and d what a value lacks there, Σ x̂ x̂ᵀ and Σ d x̂ᵀ. The
+    value is the matrix's input or, where it is to make up for more than that, its output.
     """
 
-    def __init__(self) -> None:
-        self.hessian = self.shift = torch.zeros(0)
-        self.gap: Tensor | None = None
+    def __init__(self, of_outputs: bool = False) -> None:
+        self._of_outputs = of_outputs
+        self._squares = self._lacking = torch.zeros(0)
 
-    def add(self, original: Tensor, quantized: Tensor, gap: Tensor | None = None) -> None:
-        """Count tokens in: inputs (…, columns) in both models, gap (…, rows)."""
-        x, y = original.flatten(0, -2), quantized.flatten(0, -2)
-        if not len(self.hessian):
-            self.hessian, self.shift = y.new_zeros(2, y.shape[1], y.shape[1])
-        self.hessian.addmm_(y.T, y)
-        self.shift.addmm_((x - y).T, y)
-        if gap is not None:
-            g = gap.flatten(0, -2)
-            if self.gap is None:
-                self.gap = y.new_zeros(g.shape[1], y.shape[1])
-            self.gap.addmm_(g.T, y)
+    def add(self, inputs: Tensor, lacking: Tensor) -> None:
+        """Count tokens in: what goes into the matrix, (…, columns), and what lacks, (…, width)."""
+        x, d = inputs.flatten(0, -2), lacking.flatten(0, -2)
+        if not len(self._squares):
+            self._squares = x.new_zeros(x.shape[1], x.shape[1])
+            self._lacking = x.new_zeros(d.shape[1], x.shape[1])
+        add_squares(self._squares, x)
+        self._lacking.addmm_(d.T, x)
 
-    def __add__(self, other: "Sums") -> "Sums":
-        """What both counted."""
-        total = Sums()
-        total.hessian, total.shift = self.hessian + other.hessian, self.shift + other.shift
-        if self.gap is not None and other.gap is not None:
-            total.gap = self.gap + other.gap
-        return total
+    def done(self, weight: Tensor) -> "Moments":
+        """What was counted, for the goals of ``weight``, (rows, columns)."""
+        missing = self._lacking if self._of_outputs else weight @ self._lacking
+        return Moments(whole(self._squares), missing)
 
-    def missing(self, weight: Tensor) -> Tensor:
-        """What the quantized model's outputs lack, Σ (w x - w x̂ + g) x̂ᵀ, (rows, columns)."""
-        lost = weight @ self.shift
-        return lost if self.gap is None else lost.add_(self.gap)
 
-    def move(self, missing: Tensor, ridge: float) -> Tensor:
+class Moments(NamedTuple):
+    """What the goals of weights are found from.
+
+    hessian: Σ x̂ x̂ᵀ, (columns, columns); missing: Σ d x̂ᵀ, d what the outputs lack, (rows, columns).
+    """
+
+    hessian: Tensor
+    missing: Tensor
+
+    def both(self, other: "Moments") -> "Moments":
+        """Those of both texts."""
+        return Moments(self.hessian + other.hessian, self.missing + other.missing)
+
+    def every(self, step: int) -> "Moments":
+        """Those of every so many-th row of the weights."""
+        return Moments(self.hessian, self.missing[::step])
+
+    def move(self, ridge: float) -> Tensor:
         """How to change weights to give the original's output, (rows, columns), by least squares.
 
-        missing: of those weights; ridge: of the mean square of the inputs, how strongly they hold
-        on to where they are.
+        ridge: of the mean square of the inputs, how strongly they hold on to where they are.
         """
         held = ridge * self.hessian.diagonal().mean()
         held = held if held > 0 else torch.ones_like(held)  # all inputs zero: nothing moves
         ridged = self.hessian.clone()
         ridged.diagonal().add_(held)
         lower = torch.linalg.cholesky(ridged)
-        return torch.cholesky_solve(missing.T, lower).T
+        return torch.cholesky_solve(self.missing.T, lower).T
 
-    def error(self, missing: Tensor, move: Tensor) -> float:
+    def error(self, move: Tensor) -> float:
         """How far weights that were moved are from the original's output, squared, less a constant.
 
         On the text that was counted here; ``move`` may come from another.
         """
-        slope = torch.addmm(missing, move, self.hessian, beta=-2)
+        slope = torch.addmm(self.missing, move, self.hessian, beta=-2)
         return float(slope.mul_(move).sum(dtype=torch.float64))
 
 
-def goals(weights: Sequence[Tensor], kinds: "tuple[Sums, Sums]") -> tuple[Tensor, float]:
-    """The goals of matrices that read the same inputs, and the ridge that they were found with.
+def best_ridge(*kinds: Moments) -> float:
+    """The one of RIDGES with which moves from one kind of text serve the other best.
 
-    weights: (rows, columns) each; kinds: the sums over two kinds of text. The ridge is the one
-    of RIDGES with which goals from one kind serve the other best; the goals, (all rows, columns),
-    are then those of both kinds together.
+    kinds: the moments over two kinds. Some of the rows tell.
     """
-    stacked = torch.cat(list(weights))
-    lacks = [kind.missing(stacked) for kind in kinds]
+    step = max(1, len(kinds[0].missing) // JUDGES)
+    judges = [kind.every(step) for kind in kinds]
 
     @cache
     def error(ridge: float) -> float:
-        moves = [kind.move(lack, ridge) for kind, lack in zip(kinds, lacks, strict=True)]
-        return sum(map(Sums.error, kinds, lacks, reversed(moves)))
+        moves = [kind.move(ridge) for kind in judges]
+        return sum(map(Moments.error, judges, reversed(moves)))
 
-    best = _downhill(RIDGES, error)
-    return stacked.add_((kinds[0] + kinds[1]).move(lacks[0] + lacks[1], best)), best
+    return _downhill(RIDGES, error)
+
+
+def add_squares(total: Tensor, values: Tensor) -> None:
+    """Add Σ v vᵀ over values (tokens, width) to ``total``, (width, width), until it is ``whole``.
+
+    One half is the other's mirror image: what lies below the blocks on the diagonal is left out.
+    """
+    for start in range(0, len(total), BLOCK):
+        rows = total[start : start + BLOCK, start:]
+        rows.addmm_(values[:, start : start + BLOCK].T, values[:, start:])
+
+
+def whole(total: Tensor) -> Tensor:
+    """What ``add_squares`` summed, with both halves, in place."""
+    for start in range(0, len(total), BLOCK):
+        own, behind = slice(start, start + BLOCK), slice(start + BLOCK, None)
+        total[behind, own] = total[own, behind].T
+    return total
 
 
 def _downhill(values: Sequence[float], error: Callable[[float], float]) -> float:
