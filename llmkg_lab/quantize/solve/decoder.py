@@ -186,7 +186,7 @@ class _Walk:
         self, i: int, kind: str, twin: "torch.nn.Module", norm: "torch.nn.Module", found: Solved
     ) -> None:
         """A unit that reads the streams through a norm."""
-        sums = self._sums(i, kind, found, of_outputs=False)
+        sums = self._sums(i, kind, found)
         sizes = self._sizes(i, kind)
         for part in self._chunks():
             original, quantized = (stream.read(part) for stream in self._streams)
@@ -218,17 +218,17 @@ class _Walk:
         for part in self._chunks():
             streams = [stream.read(part) for stream in self._streams]
             inputs = [inputs_of(*pair) for pair in zip(layers, map(norm, streams), strict=True)]
-            original = streams[0] + linear(inputs[0])
             if sums:
-                lacking = original - (streams[1] + linear(inputs[1]))
+                # of differences, which are small: the factors of products may be in bfloat16
+                lacking = (inputs[0] - inputs[1]) @ linear.weight.T + (streams[0] - streams[1])
                 self._count(sums, part, inputs[1] * sizes[part], lacking * sizes[part])
-            self._streams[0].write(part, original)
+            self._streams[0].write(part, streams[0] + linear(inputs[0]))
             kept.write(part, inputs[1])
         self._place(i, kind, layers[1], sums, found)
         self._pending = (twin, kept)
 
     def _sums(
-        self, i: int, kind: str, found: Solved, of_outputs: bool
+        self, i: int, kind: str, found: Solved, of_outputs: bool = False
     ) -> "tuple[Sums, Sums] | None":
         """What a unit is solved from; None where ``found`` has it."""
         from llmkg_lab.quantize.solve.sums import Sums

@@ -16,8 +16,8 @@ ALONE = 2  # of the model's own text, where it is alone: more makes up for what 
 # What was measured on SmolLM2-135M with two threads of Xeons with and without AMX. Passing and
 # walking take the operations counted below at the speed of one large product, and these shares of
 # them at that of one in float32, for what is none; the others so many times theirs.
-PASSING, WALKING, SOLVING, WRITING = 0.9, 0.65, 130.0, 5.0
-ON_GPU = 12.5  # passing and walking take on an H200, which waits for the disk and small kernels
+PASSING, WALKING, SOLVING, WRITING = 1.5, 0.85, 150.0, 5.0
+ON_GPU = 18.0  # passing and walking take on an H200, which waits for the disk and small kernels
 PROBE = 1024  # rows and columns of that product
 PROBING = 0.2  # seconds
 
@@ -57,8 +57,8 @@ def seconds_of(
         if unit.layer >= 0:
             shapes = [checkpoint.tensors[name].shape for name in unit.parts]
             rows, columns = sum(shape[0] for shape in shapes), shapes[0][1]
-            walked += 6 * rows * columns + 4 * columns**2  # products, and sums of their inputs
-            passed += 8 * rows * columns + 2 * rows * min(rows, WIDEST)  # forward twice, and back
+            walked += 5 * rows * columns + 2 * columns**2  # products, and sums of their inputs
+            passed += 6 * rows * columns + rows * min(rows, WIDEST)  # forward twice, and back
             solved += rows * columns**2
     device = device_of(checkpoint)
     slow, fast = _speed("highest", CPU), _speed("medium", device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 # Of the mean square of the inputs: how strongly a goal holds on to the weights.
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0)
-JUDGES = 256  # rows, about, of which the ridge is told
+JUDGES = 256  # rows of a matrix, about, that choose its ridge: all would say the same
 BLOCK = 256  # rows of squares that are summed together
 
 
@@ -21,7 +21,8 @@ class Sums:
     value is the matrix's input or, where it is to make up for more than that, its output.
     """
 
-    def __init__(self, of_outputs: bool = False) -> None:
+    def __init__(self, of_outputs: bool) -> None:
+        """of_outputs: whether what lacks is told of outputs."""
         self._of_outputs = of_outputs
         self._squares = self._lacking = torch.zeros(0)
 
@@ -81,7 +82,7 @@ class Moments(NamedTuple):
 def best_ridge(*kinds: Moments) -> float:
     """The one of RIDGES with which moves from one kind of text serve the other best.
 
-    kinds: the moments over two kinds. Some of the rows tell.
+    kinds: the moments over two kinds.
     """
     step = max(1, len(kinds[0].missing) // JUDGES)
     judges = [kind.every(step) for kind in kinds]
